@@ -1,0 +1,7 @@
+"""`python -m dpnet`."""
+
+import sys
+
+from dpnet.cli import main
+
+sys.exit(main())

@@ -1,0 +1,42 @@
+"""Geometric augmentation, batched on the training device; its draws come from the step, not from the device."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SCALE = (0.75, 1.15)
+DEGREES = 10.0  # PFENet's rotation, with probability 1/2
+
+
+def flips(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Which of `count` images are mirrored: bool [count]."""
+    return rng.random(count) < 0.5
+
+
+def geometric(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror, scale, rotate and shift each image on its own, in one resampling.
+
+    Arguments:
+        images: uint8 [N, 3, S, S].
+        labels: uint8 [N, S, S].
+        rng: draws the parameters, on the CPU, so that every device sees the same ones.
+
+    Returns:
+        float images [N, 3, S, S] in 0..1, grey where nothing was; labels [N, S, S], void (255) there.
+    """
+    N = len(images)
+    zoom = rng.uniform(*SCALE, N)
+    angle = np.deg2rad(rng.uniform(-DEGREES, DEGREES, N)) * (rng.random(N) < 0.5)
+    mirror = np.where(flips(rng, N), -1.0, 1.0)
+    shift = rng.uniform(-1, 1, (2, N)) * np.abs(1 - 1 / zoom)  # a crop of what is larger, a place for what is not
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    theta = np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)
+    grid = F.affine_grid(
+        torch.tensor(theta, dtype=torch.float32, device=images.device), list(images.shape), align_corners=True
+    )
+    # Zero padding is made grey, and void, by shifting values so that zero means just that.
+    moved = F.grid_sample(images.float() / 255 - 0.5, grid, align_corners=True) + 0.5
+    inverted = 255 - labels[:, None].float()
+    marked = 255 - F.grid_sample(inverted, grid, mode="nearest", align_corners=True)
+    return moved, marked[:, 0].round().to(torch.uint8)

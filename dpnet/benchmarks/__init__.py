@@ -1,0 +1,216 @@
+"""Benchmarks: what fills the common layout, and the way to a prepared one by its name."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from dpnet.benchmarks import layout, pascal, shapes
+from dpnet.benchmarks.folder import prepare_folder
+from dpnet.benchmarks.layout import INDEX, Benchmark, Entry, Recipe
+from dpnet.errors import DPNetError
+from dpnet.progress import progress
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder"]
+
+NAMES = ("shapes", "pascal", "pascal-mini", "folder")
+DEFAULT = Recipe()
+CHUNK = 20  # images per task: a second of rendering
+SPLITS = ("train", "val")
+
+
+def _noted(name: str, recipe: Recipe) -> dict[str, Any] | None:
+    # The part of the recipe that makes this benchmark what it is; None: whatever was prepared.
+    if name not in NAMES:
+        raise DPNetError(f"unknown benchmark {name!r}: known are {', '.join(NAMES)}")
+    if name == "shapes":
+        keys = ("size", "train", "val", "seed")
+        drawn = {key: getattr(recipe, key) for key in keys} | {"diversity": float(recipe.diversity)}
+        return {"version": shapes.RECIPE_VERSION, **drawn}
+    return {"pascal": {"images": recipe.images}, "pascal-mini": {}, "folder": None}[name]
+
+
+def _home() -> Path:
+    project = Path(__file__).parents[2]
+    return project if (project / "pyproject.toml").is_file() else Path.cwd()
+
+
+def _places(name: str, data: Path, recipe: Recipe) -> list[Path]:
+    # Where the index may be, best first.
+    if name == "shapes":
+        what = f"{recipe.size}px-d{recipe.diversity:g}-{recipe.train}+{recipe.val}-s{recipe.seed}"
+        return [data / name / f"v{shapes.RECIPE_VERSION}-{what}"]
+    if name == "folder":
+        return [data / name]
+    # The second is for a copy of VOC that is read-only, or somebody else's.
+    mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+    return [data / name, _home() / "data" / f"{name}-{mark}"]
+
+
+def _found(places: list[Path], noted: dict[str, Any] | None) -> Benchmark | None:
+    present = (layout.read(place) for place in places if (place / INDEX).exists())
+    return next((found for found in present if noted is None or found.recipe == noted), None)
+
+
+def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None) -> Benchmark:
+    """Make a benchmark ready; returns at once if it is.
+
+    Arguments:
+        name: one of `NAMES`.
+        data: the data folder; for "pascal" and "pascal-mini" the user's copy of VOC 2012. The index of a copy
+            that cannot be written is kept in the project's own data folder.
+        recipe: what the benchmark consists of.
+        workers: processes that render "shapes"; one per core if None. The result does not depend on it.
+
+    Returns:
+        the benchmark.
+
+    Raises:
+        DPNetError: the name is unknown, data is missing or bad, or nothing can be written.
+    """
+    data = Path(data).expanduser()
+    noted, places = _noted(name, recipe), _places(name, data, recipe)
+    found = _found(places, noted)
+    if found is not None:
+        return found
+    if noted is None:
+        usage = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE --root DIR"
+        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
+    if name == "shapes":
+        return _prepare_shapes(places[0], recipe, noted, workers)
+    pascal.source(data)
+    root = next((place for place in places if layout.writable(place)), places[-1])
+    layout.need_writable(root)
+    return pascal.prepare(name, data, root, recipe.images, noted)
+
+
+def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
+    """Read a benchmark that is ready.
+
+    Arguments:
+        name: one of `NAMES`.
+        data: the data folder that was given to `prepare`.
+        recipe: the recipe that was given to `prepare`.
+
+    Returns:
+        the benchmark.
+
+    Raises:
+        DPNetError: it is not prepared, or from another recipe.
+    """
+    data = Path(data).expanduser()
+    noted, places = _noted(name, recipe), _places(name, data, recipe)
+    found = _found(places, noted)
+    if found is None:
+        there = any((place / INDEX).exists() for place in places)
+        why = f"prepared from another recipe than {noted}" if there else "missing"
+        usage = f"python -m dpnet prepare {name} --root {data}"
+        raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage}")
+    return found
+
+
+def check(benchmark: Benchmark) -> "pandas.DataFrame":
+    """Decode every file again and compare it with the index.
+
+    Arguments:
+        benchmark: the benchmark.
+
+    Returns:
+        one row per class: fold (in which it is novel), id, class, tested, and its images in train and val.
+
+    Raises:
+        DPNetError: a file is bad or no longer what the index says; names the first.
+    """
+    import pandas
+
+    listed = [(e.id, e.split, benchmark.path(e.image), benchmark.path(e.label)) for e in benchmark.entries]
+    again = layout.scan(benchmark.root, listed, len(benchmark.classes), f"checking {benchmark.name}")
+    changed = [
+        f"{benchmark.path(old.label)}: not what {benchmark.root / INDEX} says: delete that and prepare again"
+        for old, new in zip(benchmark.entries, again, strict=True)
+        if (old.size, old.pixels) != (new.size, new.pixels)
+    ]
+    layout.complain(changed)
+    rows = [
+        {"fold": i, "id": c, "class": benchmark.classes[c - 1], "tested": c in benchmark.tested[i]}
+        | {split: len(benchmark.images_of(c, split)) for split in SPLITS}
+        for i, fold in enumerate(benchmark.folds)
+        for c in fold
+    ]
+    return pandas.DataFrame(rows)
+
+
+def _palette() -> list[int]:
+    # VOC's colours: bit by bit of the id, to red, green and blue in turn, the highest bits first.
+    return [
+        sum(((c >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)) for c in range(256) for channel in range(3)
+    ]
+
+
+def _end_with_parent() -> None:
+    # Or a worker waits for ever for the next task of a parent that was killed.
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
+    root, recipe, split, numbers = task
+    entries = []
+    for number in numbers:
+        seed = [recipe.seed, SPLITS.index(split), number]
+        classes = range(1, len(shapes.CLASSES) + 1)
+        picture, mask = shapes.render(seed, classes, recipe.size, recipe.diversity)
+        coloured = Image.fromarray(mask)
+        coloured.putpalette(_palette())
+        name = f"{split}-{number:05d}"
+        image, label = f"images/{name}.jpg", f"labels/{name}.png"
+        for file, made, how in ((image, Image.fromarray(picture), "JPEG"), (label, coloured, "PNG")):
+            made.save(packed := io.BytesIO(), how, **({"quality": 95} if how == "JPEG" else {}))
+            layout.replace(root / file, packed.getvalue())
+        height, width = np.shape(mask)
+        entries.append(Entry(name, split, image, label, (height, width), layout.count(mask)))
+    return entries
+
+
+def _prepare_shapes(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None) -> Benchmark:
+    layout.need_writable(root)
+    amounts = {"train": recipe.train, "val": recipe.val}
+    tasks = [
+        (root, recipe, split, range(first, min(first + CHUNK, amount + 1)))
+        for split, amount in amounts.items()
+        for first in range(1, amount + 1, CHUNK)
+    ]
+
+    def rendered() -> Iterator[Entry]:
+        processes = min(workers or os.cpu_count() or 1, len(tasks))
+        if processes == 1:
+            yield from (entry for task in tasks for entry in _render(task))
+            return
+        # spawn, because a fork of a process with threads (torch's, a notebook's) may hang
+        try:
+            with ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
+                yield from (entry for part in pool.map(_render, tasks) for entry in part)
+        except BrokenProcessPool as error:
+            why = "a script needs its `if __name__ == '__main__'`, or memory ran out"
+            raise DPNetError(f"{root}: a rendering process died ({why}): try workers=1") from error
+
+    entries = list(progress(rendered(), "rendering shapes", "image", sum(amounts.values())))
+    folds = layout.split_folds(len(shapes.CLASSES))
+    return layout.write(root, "shapes", shapes.CLASSES, folds, folds, entries, noted)

@@ -1,0 +1,172 @@
+"""The verbs: `python -m dpnet …`, for people, for Make, and for machines without notebooks."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from dpnet import __version__
+from dpnet.errors import DPNetError
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print it, say where help is, and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> Parser:
+    """All verbs and their options."""
+    top = Parser(prog="dpnet", description="Dual Prototype Network: a paper, beside the runs that test it.")
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+
+    prepare = verbs.add_parser("prepare", help="render, or index, a benchmark")
+    prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini or folder")
+    prepare.add_argument("--root", type=Path, help="the data folder [data]")
+    prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
+    for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
+        prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
+    check = verbs.add_parser("check", help="decode everything again, and count")
+    check.add_argument("benchmark", help="a prepared benchmark")
+    check.add_argument("--root", type=Path, help="the data folder [data]")
+    check.add_argument("--preset", default="quick", help="whose sizes were rendered [quick]")
+
+    verbs.add_parser("report", help="write README's numbers and its picture from results")
+
+    whole = {
+        "plan": "say what a target needs, and run nothing",
+        "reproduce": "everything that a target consists of: runs, CSV, executed notebooks",
+        "train": "train a target's variants on one fold, without notebooks",
+        "evaluate": "print the scores of a target's runs on one fold",
+    }
+    for verb, what in whole.items():
+        one = verbs.add_parser(verb, help=what)
+        one.add_argument("target", nargs="?" if verb in ("train", "evaluate") else None, default="table3")
+        one.add_argument("--benchmark", default="shapes", help="shapes, pascal, pascal-mini or folder [shapes]")
+        one.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
+        one.add_argument("--data", type=Path, help="the data folder [data]")
+        one.add_argument("--results", type=Path, help="the folder of all results [results]")
+        one.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+        if verb in ("plan", "reproduce"):
+            one.add_argument("--seeds", type=positive, default=1, help="trainings per variant and fold [1]")
+            one.add_argument("--jobs", type=positive, default=1, help="cohorts at a time [1]")
+        else:
+            one.add_argument("--fold", type=int, default=0, help="whose classes are novel [0]")
+            one.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
+            one.add_argument("--seed", type=int, default=0, help="of parameters, episodes and dropout [0]")
+    return top
+
+
+def positive(text: str) -> int:
+    """A number of things."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb.
+
+    Arguments:
+        arguments: None: the process's.
+
+    Returns:
+        the exit code; 1 after an error of the user's, said in one line.
+    """
+    options = parser().parse_args(arguments)
+    for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
+        if getattr(options, name, None) is not None:
+            os.environ[variable] = str(getattr(options, name))
+    try:
+        {"prepare": _prepare, "check": _check, "plan": _plan, "reproduce": _reproduce}.get(options.verb, _run)(
+            options
+        )
+    except DPNetError as error:
+        print(f"dpnet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"dpnet: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dpnet: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from dpnet import benchmarks, paths, presets
+
+    if options.benchmark == "folder":
+        if None in (options.images, options.labels, options.classes):
+            raise DPNetError("prepare folder needs --images DIR --labels DIR --classes FILE")
+        found = benchmarks.prepare_folder(options.images, options.labels, options.classes, paths.data())
+    else:
+        recipe = presets.get(options.benchmark, options.preset).recipe
+        found = benchmarks.prepare(options.benchmark, paths.data(), recipe)
+    print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from dpnet import benchmarks, paths, presets
+
+    recipe = presets.get(options.benchmark, options.preset).recipe
+    print(benchmarks.check(benchmarks.load(options.benchmark, paths.data(), recipe)).to_string())
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from dpnet import benchmarks, experiments, grid, paths, presets
+
+    experiment = experiments.get(options.target)
+    recipe = presets.get(options.benchmark, options.preset).recipe
+    benchmark = benchmarks.prepare(options.benchmark, paths.data(), recipe)
+    print(grid.plan(grid.cohorts(experiment, benchmark, options.preset, options.seeds)).to_string(index=False))
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from dpnet import experiments, grid, results
+
+    experiment = experiments.get(options.target)
+    reader = grid.reproduce(
+        experiment, options.benchmark, options.preset, options.seeds, options.jobs, _device(options.device)
+    )
+    print(results.as_text(reader, experiment))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from dpnet import benchmarks, experiments, grid, paths, presets, results
+
+    experiment = experiments.get(options.target)
+    sizes = presets.get(options.benchmark, options.preset)
+    cohort = grid.Cohort(
+        experiment.name, options.benchmark, options.preset, options.fold, options.seed, options.variant
+    )
+    untrained = cohort.untrained()
+    if options.verb == "evaluate" and untrained:
+        raise DPNetError(f"{untrained[0].id} and {len(untrained) - 1} more are not trained: `dpnet train` first")
+    benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
+    grid.run_cohort(cohort, _device(options.device))
+    grid.describe(benchmark, cohort.store)
+    print(results.scores(cohort.store, cohort.runs).to_string(index=False))
+
+
+def _report(_: argparse.Namespace) -> None:
+    from dpnet import report
+
+    report.write_readme()
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise DPNetError(f"unknown device {name!r}: choose from auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DPNetError("no CUDA device is to be had here: DEVICE=cpu")
+    os.environ["DPNET_DEVICE"] = name  # a notebook's kernel reads it
+    return name

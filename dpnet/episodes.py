@@ -1,0 +1,168 @@
+"""Episodes: who supports whom. Drawn from explicit seeds, independent of workers, devices and heads."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpnet.benchmarks.layout import Benchmark
+from dpnet.errors import DPNetError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One query and its supports; numbers are positions in `Benchmark.entries`.
+
+    Arguments:
+        class_id: what is to be segmented.
+        query: the query image.
+        supports: K other images of the class.
+        wrong_class: a class that the query lacks (the control), 0 where there is none.
+        wrong_supports: K images of that class.
+    """
+
+    class_id: int
+    query: int
+    supports: tuple[int, ...]
+    wrong_class: int = 0
+    wrong_supports: tuple[int, ...] = ()
+
+
+def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: int) -> list[Episode]:
+    """The fold's list: class first, then query, then supports, all uniform; k shots extend k - 1 shots.
+
+    Arguments:
+        benchmark: its "val" images are used.
+        fold: its tested classes are used.
+        shot: supports per episode.
+        seed: of the list.
+        count: episodes.
+
+    Returns:
+        `count` episodes.
+
+    Raises:
+        DPNetError: the fold is not part of the benchmark, or a class has too few images.
+    """
+    classes = benchmark.tested[fold] if fold < len(benchmark.tested) else ()
+    if not classes:
+        raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
+    pools = {c: _pool(benchmark, c, "val", shot) for c in classes}
+    result = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, fold, number])
+        class_id = int(rng.choice(classes))
+        order = rng.permutation(pools[class_id])
+        present = benchmark.entries[order[0]].pixels
+        lacking = [c for c in classes if c not in present]
+        wrong = int(rng.choice(lacking)) if lacking else 0
+        others = [i for i in pools[wrong] if i != order[0]] if wrong else []
+        wrong_order = rng.permutation(np.array(others, int))
+        query, supports = int(order[0]), _ints(order[1 : 1 + shot])
+        result.append(Episode(class_id, query, supports, wrong, _ints(wrong_order[:shot])))
+    return result
+
+
+def training_batch(
+    benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int
+) -> list[Episode]:
+    """One-shot episodes of one training step: a function of (seed, fold, step) and nothing else.
+
+    Arguments:
+        benchmark: for its entries.
+        pools: from `training_pools`.
+        fold, seed, step: which batch.
+        size: episodes in it.
+
+    Returns:
+        `size` episodes.
+    """
+    rng = np.random.default_rng([seed, fold, step])
+    result = []
+    for class_id in rng.choice(list(pools), size):
+        query, support = rng.choice(pools[class_id], 2, replace=False)
+        result.append(Episode(int(class_id), int(query), (int(support),)))
+    return result
+
+
+def training_pools(benchmark: Benchmark, fold: int, novel: str, least: int = 2) -> dict[int, list[int]]:
+    """Training images of each base class of a fold.
+
+    Arguments:
+        benchmark: its "train" images are used.
+        fold: its novel classes are never a target.
+        novel: "drop" leaves out images that show a novel class; "background" keeps them.
+        least: classes with fewer images than that, and than two, are left out.
+
+    Returns:
+        class id -> positions in `Benchmark.entries`.
+
+    Raises:
+        DPNetError: fewer than two classes are left.
+    """
+    unseen = set(benchmark.folds[fold])
+    pools = {}
+    for class_id in range(1, len(benchmark.classes) + 1):
+        if class_id in unseen:
+            continue
+        images = benchmark.images_of(class_id, "train")
+        if novel == "drop":
+            images = [i for i in images if not unseen & benchmark.entries[i].pixels.keys()]
+        if len(images) >= max(2, least):
+            pools[class_id] = images
+    if len(pools) < 2:
+        raise DPNetError(
+            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have {max(2, least)} training images, "
+            "and two are needed: add images, or choose another benchmark"
+        )
+    return pools
+
+
+def folds(benchmark: Benchmark) -> list[int]:
+    """The folds that the benchmark tests."""
+    return [f for f, classes in enumerate(benchmark.tested) if classes]
+
+
+def to_json(benchmark: Benchmark, episodes: Sequence[Episode]) -> str:
+    """Episodes by image id, so that a list outlives the order of an index.
+
+    Arguments:
+        benchmark: for the ids.
+        episodes: the list.
+
+    Returns:
+        JSON text; one episode a line: class, query, supports, wrong class, wrong supports.
+    """
+    ids = [entry.id for entry in benchmark.entries]
+    rows = [
+        [
+            e.class_id,
+            ids[e.query],
+            [ids[i] for i in e.supports],
+            e.wrong_class,
+            [ids[i] for i in e.wrong_supports],
+        ]
+        for e in episodes
+    ]
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+
+
+def digest(text: str) -> str:
+    """Sixteen hex digits of an episode list's JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pool(benchmark: Benchmark, class_id: int, split: str, shot: int) -> list[int]:
+    images = benchmark.images_of(class_id, split)
+    if len(images) < shot + 1:
+        raise DPNetError(
+            f"{benchmark.name}: class {benchmark.classes[class_id - 1]!r} has {len(images)} {split} image(s), and "
+            f"an episode of {shot} shot(s) needs {shot + 1}: add images, or lower SHOTS"
+        )
+    return images
+
+
+def _ints(values: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)

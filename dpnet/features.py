@@ -1,0 +1,125 @@
+"""Frozen features and resized images of a split, computed once and kept beside the benchmark."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpnet.backbones import Backbone
+from dpnet.benchmarks.layout import Benchmark
+from dpnet.progress import progress
+
+BATCH = 20
+
+
+class FeatureBank:
+    """Features of a split's images, in fp16, on disk; rows are read as they are asked for.
+
+    Arguments:
+        data: [n, mirrored, C, h, w] float16.
+        rows: position in `Benchmark.entries` -> row of `data`.
+    """
+
+    def __init__(self, data: np.ndarray, rows: dict[int, int]) -> None:
+        self.data, self.rows = data, rows
+
+    def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
+        """Features of some images.
+
+        Arguments:
+            positions: [n] in `Benchmark.entries`.
+            mirrored: bool [n]: of the mirrored image; None: of none.
+
+        Returns:
+            float32 [n, C, h, w].
+        """
+        rows = [self.rows[p] for p in positions]
+        which = np.zeros(len(rows), int) if mirrored is None else mirrored.astype(int)
+        return torch.from_numpy(self.data[rows, which].astype(np.float32))
+
+
+def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: str, mirror: bool) -> FeatureBank:
+    """The features of a split, from disk if they were computed before.
+
+    Arguments:
+        benchmark: whose images.
+        backbone: encodes them.
+        name: of the backbone and its weights; part of the file's name.
+        size: side of the square input in pixels.
+        split: "train" or "val".
+        mirror: whether to keep those of the mirrored images too.
+
+    Returns:
+        the bank.
+    """
+    positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
+    key = hashlib.sha256(f"{benchmark.digest} {name} {torch.__version__}".encode()).hexdigest()[:8]
+    file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        cells = -(-size // 8)
+        shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        data = np.lib.format.open_memmap(part, "w+", np.float16, shape)
+        device = next(backbone.parameters()).device
+        backbone.to(memory_format=torch.channels_last)
+        starts = range(0, len(positions), BATCH)
+        for start in progress(starts, f"features of {split} images", "batch"):
+            images = resized_images(benchmark, positions[start : start + BATCH], size).to(device)
+            with torch.inference_mode():
+                for m in range(1 + mirror):
+                    raw = backbone(images.flip(3) if m else images)
+                    data[start : start + BATCH, m] = raw.to(torch.float16).cpu().numpy()
+        data.flush()
+        os.replace(part, file)  # last: a killed run leaves no half file under this name
+    return FeatureBank(np.load(file, mmap_mode="r"), {p: row for row, p in enumerate(positions)})
+
+
+def resized_images(benchmark: Benchmark, positions: Sequence[int], size: int) -> Tensor:
+    """Images squashed to a square.
+
+    Arguments:
+        benchmark: whose images.
+        positions: [n] in `Benchmark.entries`.
+        size: side in pixels.
+
+    Returns:
+        uint8 [n, 3, size, size].
+    """
+
+    def one(position: int) -> np.ndarray:
+        image = Image.fromarray(benchmark.image(benchmark.entries[position]))
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor() as pool:
+        return torch.from_numpy(np.stack(list(pool.map(one, positions)))).permute(0, 3, 1, 2).contiguous()
+
+
+def resized_labels(benchmark: Benchmark, positions: Sequence[int], size: int) -> dict[int, Tensor]:
+    """Labels squashed to a square, without mixing ids.
+
+    Arguments:
+        benchmark: whose labels.
+        positions: in `Benchmark.entries`.
+        size: side in pixels.
+
+    Returns:
+        position -> uint8 [size, size].
+    """
+
+    def one(position: int) -> Tensor:
+        label = Image.fromarray(benchmark.label(benchmark.entries[position]))
+        return torch.from_numpy(np.array(label.resize((size, size), Image.Resampling.NEAREST)))
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(positions, pool.map(one, positions), strict=True))
+
+
+def binary(label: Tensor, class_id: int) -> Tensor:
+    """A label of class ids as one class's target: uint8 of the same shape, 0, 1, and 255 (void) kept."""
+    return torch.where(label == 255, label, (label == class_id).to(torch.uint8))

@@ -1,0 +1,123 @@
+"""Counts per episode, and everything that follows from them: both metrics, intervals, paired differences.
+
+A row of counts is int64 [2, 3]: prediction (background, foreground) x target (background, foreground, void).
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Metric = Literal["canet", "pfenet"]
+METRICS: tuple[Metric, ...] = ("canet", "pfenet")
+RESAMPLES = 2000  # of the bootstrap
+
+
+def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
+    """Count the pixels of one prediction.
+
+    Arguments:
+        prediction: 0 or 1, any shape and dtype.
+        target: 0, 1 or 255 (void), the same shape.
+
+    Returns:
+        int64 [2, 3].
+
+    Raises:
+        ValueError: shapes differ, or other values occur.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
+    return episode_counts(prediction[None], target[None])[0]
+
+
+def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
+    """Count the pixels of many predictions at once.
+
+    Arguments:
+        prediction: [E, ...] of 0 and 1.
+        target: [E, ...] of 0, 1 and 255.
+
+    Returns:
+        int64 [E, 2, 3].
+
+    Raises:
+        ValueError: other values occur.
+    """
+    E = prediction.shape[0]
+    prediction, target = prediction.long(), target.long()
+    kind = torch.where(target == 255, 2, target)
+    if kind.numel() and (kind.amax() > 2 or kind.amin() < 0 or prediction.amax() > 1 or prediction.amin() < 0):
+        raise ValueError("a prediction has values 0 and 1, a target 0, 1 and 255 (void)")
+    cell = torch.arange(E, device=target.device).reshape(E, *[1] * (target.ndim - 1)) * 6 + prediction * 3 + kind
+    return torch.bincount(cell.flatten(), minlength=6 * E).reshape(E, 2, 3)
+
+
+def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Intersection and union of the foreground.
+
+    Arguments:
+        counts: int64 [..., 2, 3].
+        metric: "canet" takes void as background, so foreground on it is a false positive; "pfenet" leaves
+            void out.
+
+    Returns:
+        int64 [...] each.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}: choose from {', '.join(METRICS)}")
+    hit, missed = counts[..., 1, 1], counts[..., 0, 1]
+    wrong = counts[..., 1, 0] + (counts[..., 1, 2] if metric == "canet" else 0)
+    return hit, hit + missed + wrong
+
+
+def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: Metric = "canet") -> float:
+    """Mean intersection over union: accumulated per class over all episodes, then divided, then averaged.
+
+    Arguments:
+        counts: int64 [E, 2, 3].
+        classes: int [E], the class of each episode.
+        metric: "canet" or "pfenet" (see `intersection_union`).
+
+    Returns:
+        0..100; NaN without episodes. A class without any union counts as 0.
+    """
+    return float(_weighted_miou(np.asarray(counts), np.asarray(classes), metric, np.ones((1, len(counts))))[0])
+
+
+def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, seed: int) -> np.ndarray:
+    """mIoU of resampled episode lists; the same seed and list give the same resamples, so results pair up.
+
+    Arguments:
+        counts: int64 [E, 2, 3].
+        classes: int [E].
+        metric: "canet" or "pfenet".
+        seed: of the resampling.
+
+    Returns:
+        float64 [RESAMPLES], 0..100. Episodes are drawn within their class, so no class ever vanishes.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((RESAMPLES, len(classes)))
+    for c in np.unique(classes):
+        of_class = np.flatnonzero(classes == c)
+        weights[:, of_class] = rng.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), RESAMPLES)
+    return _weighted_miou(counts, classes, metric, weights)
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of bootstrap samples [R] -> (low, high)."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _weighted_miou(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
+    """weights [R, E] -> mIoU [R]; sums of integers below 2^53 are exact in float64."""
+    hit, union = intersection_union(counts, metric)
+    per_class = []
+    for c in np.unique(classes):
+        chosen = classes == c
+        both = weights[:, chosen] @ np.stack([hit[chosen], union[chosen]], 1).astype(np.float64)
+        per_class.append(both[:, 0] / np.maximum(both[:, 1], 1))
+    return 100 * np.mean(per_class, 0) if per_class else np.full(len(weights), np.nan)

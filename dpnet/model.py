@@ -1,0 +1,280 @@
+"""DPNet (Fig. 2): a frozen backbone, and a head that holds everything that is trained."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnet import backbones
+from dpnet.backbones import Backbone
+from dpnet.config import Pseudo, Variant
+from dpnet.modules import (
+    ASPPDecoder,
+    CycleComparison,
+    Dropout2d,
+    MultiScaleFusion,
+    PrototypeInteraction,
+    candidate_counts,
+    masked_average,
+    pseudo_prototype,
+    resize,
+)
+
+FOREGROUND, VOID = 1, 255
+
+
+class Output(NamedTuple):
+    """What the network says of a batch of episodes, on the feature grid h x w."""
+
+    logits: Tensor  # [B, 2, h, w]
+    aux_logits: Tensor  # [B, 2, h, w], from the branch without pseudo-prototype
+    candidates: Tensor  # bool [B, K, h, w]: C, per support
+    selected: Tensor  # bool [B, K, h, w]: C', per support
+    scores: Tensor | None  # [B, K, h, w]: logits of the discriminator
+
+
+class Head(nn.Module):
+    """Everything that is trained, on features that several heads may share.
+
+    Arguments:
+        channels: of the backbone's features.
+        variant: modules and readings.
+        width: channels of the reduced features (256 in the paper).
+        dilations: of the decoder's 3x3 branches, in cells.
+        dropout: probability of dropping a channel.
+        generator: of the initial parameters; None: the global one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        variant: Variant,
+        width: int = 256,
+        dilations: tuple[int, ...] = (6, 12, 18),
+        dropout: float = 0.5,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        self.reduce: nn.Module
+        if variant.reduction == "3x3":
+            self.reduce = nn.Conv2d(channels, width, 3, padding=1)
+        else:  # PFENet's: one for the support, one for the query
+            self.reduce = nn.ModuleList(nn.Conv2d(channels, width, 1, bias=False) for _ in range(2))
+        self.dropout = Dropout2d(dropout)
+        cycle = variant.pseudo == "cycle"
+        self.comparison = CycleComparison(width, variant.discriminator_width * width) if cycle else None
+        self.interaction = PrototypeInteraction(width, variant.alpha) if variant.pim else None
+        fusions = 1 if variant.msf_convs == "shared" else 2
+        self.fusion = nn.ModuleList(MultiScaleFusion(width, 3 if variant.msf else 1) for _ in range(fusions))
+        self.decoder = ASPPDecoder(2 * width, width, dilations, dropout)
+        self.aux_decoder = ASPPDecoder(width, width, dilations, dropout)
+        backbones.reset(self, generator)
+
+    def draw_dropout_from(self, generator: torch.Generator) -> None:
+        """Let all dropout of this head come from `generator`."""
+        for module in self.modules():
+            if isinstance(module, Dropout2d):
+                module.generator = generator
+
+    def reduced(self, F: Tensor, of: Literal["support", "query"]) -> Tensor:
+        """Backbone features [N, C_b, h, w] of supports or queries -> [N, C, h, w]."""
+        reduce = self.reduce[of == "query"] if isinstance(self.reduce, nn.ModuleList) else self.reduce
+        return self.dropout(reduce(F).relu())
+
+    def decode(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
+        """Segment with a pair of prototypes.
+
+        Arguments:
+            F_q: reduced query features [B, C, h, w].
+            P: prototype [B, C].
+            P_q: pseudo-prototype [B, C].
+
+        Returns:
+            logits of the main and of the auxiliary branch, [B, 2, h, w] each.
+        """
+        if self.interaction is not None:
+            P, P_q, F_q = self.interaction(P, P_q, F_q)
+        if len(self.fusion) == 1:
+            with_P, with_P_q = self.fusion[0](F_q, P, P_q)
+        else:
+            (with_P,), (with_P_q,) = self.fusion[0](F_q, P), self.fusion[1](F_q, P_q)
+        return self.decoder(torch.cat([with_P, with_P_q], 1)), self.aux_decoder(with_P)
+
+    def prototypes(self, F_s: Tensor, masks: Tensor) -> Tensor:
+        """Backbone features of supports [B, K, C_b, h, w], soft masks [B, K, h, w] -> P of each, [B, K, C]."""
+        B, K = F_s.shape[:2]
+        reduced = self.reduced(F_s.flatten(0, 1), "support")
+        return masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
+
+    def match(self, P: Tensor, F_q: Tensor, counts: Tensor) -> "Matched":
+        """Everything up to the threshold, which several values of beta share.
+
+        Arguments:
+            P: prototype of each support [B, K, C].
+            F_q: backbone features of the queries [B, C_b, h, w].
+            counts: int64 [B, K, N]: how often each query cell is a candidate (see `candidate_counts`).
+
+        Returns:
+            reduced query, prototypes, candidates, and the discriminator's logits.
+        """
+        B, K = P.shape[:2]
+        F_q = self.reduced(F_q, "query")
+        if self.comparison is None:
+            return Matched(F_q, P, counts, None)
+        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        return Matched(F_q, P, counts, self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K)))
+
+    def segment(self, matched: "Matched", beta: float) -> Output:
+        """Select C' (Eq. 3), average over the supports, and decode.
+
+        Arguments:
+            matched: from `match`.
+            beta: the discriminator's threshold in [0, 1]; 0 keeps every candidate.
+
+        Returns:
+            logits of both branches, C and C' on the grid.
+        """
+        F_q, P, counts, scores = matched
+        B, K = P.shape[:2]
+        h, w = F_q.shape[-2:]
+        selected = counts > 0
+        if scores is not None and beta > 0:
+            selected = selected & (scores.sigmoid() > beta)
+        weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
+        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        P_q = pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1)).unflatten(0, (B, K))
+        logits, aux = self.decode(F_q, P.mean(1), P_q.mean(1))
+        grid = (B, K, h, w)
+        on_grid = None if scores is None else scores.reshape(grid)
+        return Output(logits, aux, (counts > 0).reshape(grid), selected.reshape(grid), on_grid)
+
+    def forward(self, F_s: Tensor, masks: Tensor, F_q: Tensor, counts: Tensor, beta: float) -> Output:
+        """`prototypes`, `match` and `segment` in one call; arguments as there."""
+        return self.segment(self.match(self.prototypes(F_s, masks), F_q, counts), beta)
+
+
+class Matched(NamedTuple):
+    """A head's state before the threshold."""
+
+    F_q: Tensor  # reduced query features [B, C, h, w]
+    P: Tensor  # [B, K, C]
+    counts: Tensor  # int64 [B, K, N]
+    scores: Tensor | None  # logits of the discriminator [B, K, N]
+
+
+class DPNet(nn.Module):
+    """The Dual Prototype Network.
+
+    Arguments:
+        backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
+        weights: the backbone's: "imagenet", a file, or None for random ones.
+        width: channels of the head.
+        dilations: of the decoder's 3x3 branches, in cells.
+        dropout: probability of dropping a channel.
+        generator: of the random parameters; None: the global one.
+        readings: fields of `Variant`: which modules, and each point that the paper leaves open.
+
+    Raises:
+        DPNetError: an unknown backbone, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "resnet50",
+        weights: str | Path | None = "imagenet",
+        *,
+        width: int = 256,
+        dilations: tuple[int, ...] = (6, 12, 18),
+        dropout: float = 0.5,
+        generator: torch.Generator | None = None,
+        **readings: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(backbone, str):
+            backbone = backbones.build(backbone, weights, generator)
+        self.backbone = backbone
+        self.head = Head(backbone.channels, Variant(**readings), width, dilations, dropout, generator)
+
+    def forward(
+        self, support_images: Tensor, support_masks: Tensor, query_images: Tensor, beta: float = 0.2
+    ) -> Output:
+        """Segment queries with the help of k supports each.
+
+        Arguments:
+            support_images: [B, K, 3, H, W], uint8 or float in 0..1.
+            support_masks: [B, K, H, W] with 0, 1 and 255 (void, taken as background).
+            query_images: [B, 3, H, W].
+            beta: the discriminator's threshold (0.2 in the paper's tests); 0 keeps every candidate.
+
+        Returns:
+            `.logits`, `.aux_logits` [B, 2, h, w]; `.candidates`, `.selected` bool [B, K, h, w].
+
+        Raises:
+            ValueError: shapes that do not belong together.
+        """
+        B, K = support_images.shape[:2]
+        if support_masks.shape != (B, K, *support_images.shape[3:]) or query_images.shape[0] != B:
+            raise ValueError(
+                "expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got "
+                f"{list(support_images.shape)}, {list(support_masks.shape)}, {list(query_images.shape)}"
+            )
+        raw_s = self.backbone(support_images.flatten(0, 1)).unflatten(0, (B, K))
+        raw_q = self.backbone(query_images)
+        masks = soft_masks(support_masks, raw_s.shape[-2:])
+        counts = shared_counts(self.backbone, raw_s, raw_q, masks, self.head.variant.pseudo)
+        features = self.backbone.features
+        return self.head(features(raw_s), masks, features(raw_q), counts, beta)
+
+
+def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
+    """Support masks on the feature grid: bilinear and soft; void is background.
+
+    Arguments:
+        masks: [B, K, H, W] with 0, 1, 255.
+        grid: (h, w).
+
+    Returns:
+        float32 [B, K, h, w] in 0..1.
+    """
+    return resize((masks == FOREGROUND).float(), grid)
+
+
+def hard_masks(soft: Tensor) -> Tensor:
+    """Labels of support cells for the comparison: > 0.5; where none is, the highest cell.
+
+    Arguments:
+        soft: [..., h, w].
+
+    Returns:
+        bool [..., h w]; at least one cell per mask.
+    """
+    soft = soft.flatten(-2)
+    hard = soft > 0.5
+    highest = F.one_hot(soft.argmax(-1), soft.shape[-1]).bool()
+    return torch.where(hard.any(-1, keepdim=True), hard, highest)
+
+
+@torch.no_grad()
+def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tensor, pseudo: Pseudo) -> Tensor:
+    """Candidates of all (query, support) pairs; frozen, so heads of the same kind share them.
+
+    Arguments:
+        backbone: says which channels are compared.
+        raw_s: its features of the supports [B, K, C_b, h, w].
+        raw_q: its features of the queries [B, C_b, h', w'].
+        masks: soft support masks [B, K, h, w].
+        pseudo: "cycle", "cosine", "global" (every cell) or "none" (no cell).
+
+    Returns:
+        int64 [B, K, h' w'].
+    """
+    B, K = raw_s.shape[:2]
+    if pseudo == "global" or pseudo == "none":
+        value = int(pseudo == "global")
+        return torch.full((B, K, raw_q.shape[-2] * raw_q.shape[-1]), value, device=raw_q.device)
+    F_s = backbone.comparison(raw_s).flatten(0, 1).float()
+    F_q = backbone.comparison(raw_q).float().repeat_interleave(K, 0)
+    return candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))

@@ -1,0 +1,258 @@
+"""The boxes of Fig. 2: cycle comparison, prototype interaction, multi-scale fusion, decoder.
+
+Symbols are the paper's: F_s, F_q features of support and query, P the prototype, P_q the pseudo-prototype,
+C the confidence set, C' what the discriminator leaves of it. B episodes, h x w cells, N = h w, C channels.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPSILON = 1e-5
+
+
+def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
+    """Nearest query cell of each support cell, and nearest support cell of each query cell (Eq. 1, 2).
+
+    Both arg-maxes come from one affinity, of which only `block` support rows exist at a time, so memory grows
+    with the cells of one image and not with their square.
+
+    Arguments:
+        F_s: support features [B, C, N_s], any scale; compared by cosine.
+        F_q: query features [B, C, N_q].
+        block: support rows at a time; None: all.
+
+    Returns:
+        j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
+    """
+    F_s, F_q = F.normalize(F_s, dim=1), F.normalize(F_q, dim=1)
+    forward, best, backward = [], None, None
+    for start in range(0, F_s.shape[2], block or F_s.shape[2]):
+        rows = F_s[:, :, start : start + (block or F_s.shape[2])]
+        affinity = rows.transpose(1, 2) @ F_q  # [B, block, N_q]
+        forward.append(affinity.argmax(2))
+        value, index = affinity.max(1)
+        if best is None or backward is None:
+            best, backward = value, index
+        else:  # strictly greater: of equals the first stays, as in one arg-max over all rows
+            backward = torch.where(value > best, index + start, backward)
+            best = torch.maximum(value, best)
+    assert backward is not None
+    return torch.cat(forward, 1), backward
+
+
+def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
+    """The confidence set C: query cells that a foreground support cell reaches, and that lead back to one.
+
+    Arguments:
+        F_s: support features [B, C, N_s].
+        F_q: query features [B, C, N_q].
+        foreground: bool [B, N_s].
+        block: support rows at a time (see `cycle_matches`).
+
+    Returns:
+        bool [B, N_q] (Eq. 1-2).
+    """
+    return candidate_counts(F_s, F_q, foreground, "cycle", block) > 0
+
+
+def candidate_counts(
+    F_s: Tensor,
+    F_q: Tensor,
+    foreground: Tensor,
+    pseudo: Literal["cycle", "cosine"] = "cycle",
+    block: int | None = None,
+) -> Tensor:
+    """How many foreground support cells reach each query cell: the multiset behind C.
+
+    Arguments:
+        F_s, F_q, foreground, block: as in `cycle_candidates`.
+        pseudo: "cycle" keeps cells whose way back ends on foreground; "cosine" keeps all (Table 4).
+
+    Returns:
+        int64 [B, N_q].
+    """
+    forward, backward = cycle_matches(F_s, F_q, block)
+    counts = torch.zeros_like(backward).scatter_add_(1, forward, foreground.long())
+    return counts * foreground.gather(1, backward) if pseudo == "cycle" else counts
+
+
+def masked_average(features: Tensor, weights: Tensor) -> Tensor:
+    """Average of features under non-negative weights (Eq. 3, and the prototype).
+
+    Arguments:
+        features: [B, C, N].
+        weights: [B, N], not negative.
+
+    Returns:
+        [B, C]; zero where all weights are zero.
+    """
+    total = torch.einsum("bcn,bn->bc", features, weights.to(features.dtype))
+    return total / weights.sum(1, keepdim=True).clamp(min=EPSILON).to(features.dtype)
+
+
+class Dropout2d(nn.Module):
+    """Dropout of whole channels, from an explicit generator, so that heads trained together stay independent.
+
+    Arguments:
+        p: probability of dropping a channel.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] -> the same shape; the identity in evaluation."""
+        if not self.training or self.p == 0:
+            return x
+        draws = torch.rand(x.shape[:2], device=x.device, generator=self.generator)
+        keep = (draws >= self.p).to(x.dtype) / (1 - self.p)
+        return x * keep.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
+class CycleComparison(nn.Module):
+    """The discriminator of the cycle comparison: does a query cell show the prototype's class?
+
+    [F_q at j ; P] -> FC -> ReLU -> FC; a sigmoid and the threshold beta follow where C' is selected. The
+    candidates themselves come from frozen features (`candidate_counts`), and heads share them.
+
+    Arguments:
+        width: channels of F_q and P.
+        hidden: units of the discriminator's first layer.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2 * width, hidden)
+        self.second = nn.Linear(hidden, 1)
+
+    def forward(self, F_q: Tensor, P: Tensor) -> Tensor:
+        """Logits.
+
+        Arguments:
+            F_q: reduced query features [B, C, N_q].
+            P: [B, C].
+
+        Returns:
+            [B, N_q].
+        """
+        # FC([F_q ; P]) without tiling P: the weight's two halves act on cells and on the prototype apart.
+        on_cells, on_P = self.first.weight.split([F_q.shape[1], P.shape[1]], 1)
+        hidden = F_q.transpose(1, 2) @ on_cells.T + F.linear(P, on_P, self.first.bias)[:, None]
+        return self.second(hidden.relu()).squeeze(2)
+
+
+def pseudo_prototype(F_q: Tensor, P: Tensor, weights: Tensor) -> Tensor:
+    """P_q, the mean of the selected query cells (Eq. 3), or P where none is selected (K = 0).
+
+    Arguments:
+        F_q: [B, C, N_q].
+        P: [B, C].
+        weights: [B, N_q], 0 where a cell is not selected.
+
+    Returns:
+        [B, C].
+    """
+    found = (weights > 0).any(1, keepdim=True)
+    return torch.where(found, masked_average(F_q, weights), P)
+
+
+class PrototypeInteraction(nn.Module):
+    """Channel weights from both prototypes, applied to P, P_q and F_q through a residual (Eq. 4-8).
+
+    Arguments:
+        width: channels.
+        alpha: the residual's learnable scale at the start.
+    """
+
+    def __init__(self, width: int, alpha: float = 0.0) -> None:
+        super().__init__()
+        self.collect = nn.Linear(2 * width, width)  # a 1x1 convolution on a 1x1 map
+        self.W_1 = nn.Linear(width, width // 2)
+        self.W_2 = nn.Linear(width // 2, width)
+        self.alpha = nn.Parameter(torch.tensor(alpha))
+
+    def forward(self, P: Tensor, P_q: Tensor, F_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """P, P_q [B, C] and F_q [B, C, h, w] -> the same three, reweighted."""
+        X = self.collect(torch.cat([P, P_q], 1))
+        X = F.layer_norm(X, X.shape[1:], eps=EPSILON)  # z-score over channels, no affine part (Eq. 4)
+        W = self.W_2(self.W_1(X).relu()).sigmoid()  # Eq. 5
+        scale = 1 + self.alpha * W
+        return scale * P, scale * P_q, scale[:, :, None, None] * F_q  # Eq. 6, 7, 8
+
+
+class MultiScaleFusion(nn.Module):
+    """Fuses a prototype with the query at full, half and quarter scale (Fig. 2, green block).
+
+    One unshared 1x1 convolution per scale on [F_q ; prototype]; the maps are resized, summed and rectified.
+    The convolution's weight acts on cells and on the prototype apart, so several prototypes share the cells'
+    part, and no prototype is tiled.
+
+    Arguments:
+        width: channels of F_q, prototype and result.
+        scales: 3, or 1 for the ablation without this module.
+    """
+
+    def __init__(self, width: int, scales: int = 3) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(scales))
+
+    def forward(self, F_q: Tensor, *prototypes: Tensor) -> list[Tensor]:
+        """F_q [B, C, h, w], prototypes [B, C] each -> one [B, C, h, w] per prototype."""
+        width, size = F_q.shape[1], F_q.shape[2:]
+        cells = []
+        mapped = [torch.zeros_like(P) for P in prototypes]
+        for level, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Linear)
+            on_cells, on_P = conv.weight.split([width, width], 1)
+            step = 2**level
+            scaled = F.avg_pool2d(F_q, step, step, ceil_mode=True, count_include_pad=False) if level else F_q
+            scaled = F.conv2d(scaled, on_cells[:, :, None, None])
+            cells.append(resize(scaled, size) if level else scaled)
+            mapped = [m + F.linear(P, on_P, conv.bias) for m, P in zip(mapped, prototypes, strict=True)]
+        summed = torch.stack(cells).sum(0) if len(cells) > 1 else cells[0]
+        return [(summed + m[:, :, None, None]).relu() for m in mapped]
+
+
+class ASPPDecoder(nn.Module):
+    """CANet's ASPP (1x1, three dilated 3x3, global pool; no BatchNorm), a 1x1 fusion and a classifier.
+
+    Arguments:
+        channels: of the input.
+        width: of the branches and of the fusion.
+        dilations: of the three 3x3 branches, in cells.
+        dropout: probability of dropping a channel after each branch.
+    """
+
+    def __init__(self, channels: int, width: int, dilations: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.pooled = nn.Conv2d(channels, width, 1)
+        self.local = nn.Conv2d(channels, width, 1)
+        self.dilated = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=d, dilation=d) for d in dilations)
+        self.fuse = nn.Conv2d((2 + len(dilations)) * width, width, 1)
+        self.classify = nn.Conv2d(width, 2, 1)
+        self.dropout = Dropout2d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, h, w] -> logits [B, 2, h, w]."""
+        pooled = self.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        maps = [pooled, self.local(x), *(conv(x) for conv in self.dilated)]
+        x = self.dropout(torch.cat(maps, 1).relu())
+        return self.classify(self.dropout(self.fuse(x).relu()))
+
+
+def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Bilinear, corners aligned: inputs of 8k + 1 pixels have their cells at pixels 0, 8, ..., 8k.
+
+    Arguments:
+        x: [B, C, h, w].
+        size: (height, width).
+
+    Returns:
+        [B, C, height, width].
+    """
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)

@@ -1,0 +1,167 @@
+"""Notebooks as functions: parameters are checked, failures keep no output, what is kept has no churn."""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dpnet import paths
+from dpnet.errors import DPNetError
+from dpnet.progress import RELAY
+from dpnet.store import write
+
+# What differs between two identical runs.
+CHURN = [
+    "metadata.papermill",
+    "cell.metadata.papermill",
+    "cell.metadata.execution",
+    "metadata.language_info",
+    "metadata.widgets",
+    "cell.metadata.jupyter",
+]
+PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
+# Code that shapes a table's notebook; if it changes, so may the notebook.
+PRESENTATION = ("results", "figures", "experiments", "presets", "config", "metrics", "paper")
+
+
+def installed() -> bool:
+    """Whether papermill is there; runs do without it, executed notebooks do not."""
+    return find_spec("papermill") is not None
+
+
+def check_parameters(names: Mapping[str, Any]) -> None:
+    """Fail on an unknown or mistyped parameter; papermill itself only warns, and runs the default.
+
+    Arguments:
+        names: the notebook's globals(), after its parameters and before anything else but imports.
+
+    Raises:
+        DPNetError: a name that the template does not declare, or a value of another type.
+    """
+    declared = names["__annotations__"]
+    for name, value in names.items():
+        if name.startswith("_") or name in PREDEFINED or isinstance(value, type(sys)):
+            continue
+        if name not in declared:
+            raise DPNetError(f"unknown parameter {name!r}: this notebook has {', '.join(declared)}")
+        if type(value) is not declared[name]:
+            kind = declared[name].__name__
+            raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
+
+
+def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute a template.
+
+    Arguments:
+        name: of the template in `notebooks/`, without its suffix.
+        output: the executed notebook; written only on success, without timestamps and random ids. A failed
+            one is kept beside it as `.failed.ipynb`.
+        parameters: for its parameters cell.
+
+    Raises:
+        DPNetError: the notebook failed; the message is its error's.
+    """
+    import nbformat
+    import papermill
+    from nbstripout import strip_output
+    from papermill.exceptions import PapermillExecutionError
+
+    failed = output.with_suffix(".failed.ipynb")
+    write(failed, b"")  # a folder that cannot be written is found out before hours of training
+    with _relayed_progress(output.with_suffix(".progress.log")):
+        try:
+            papermill.execute_notebook(
+                paths.NOTEBOOKS / f"{name}.ipynb",
+                failed,
+                dict(parameters),
+                kernel_name="python3",
+                cwd=paths.ROOT,
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+        except PapermillExecutionError as error:
+            if error.ename == "DPNetError":
+                failed.unlink(missing_ok=True)
+                raise DPNetError(error.evalue) from None
+            raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
+    notebook = strip_output(nbformat.read(failed, 4), True, True, False, CHURN)
+    notebook.metadata["dpnet"] = {"source": source(name, output)}
+    write(output, (nbformat.writes(notebook) + "\n").encode())
+    failed.unlink()
+
+
+def source(name: str, output: Path) -> str:
+    """Twelve hex digits of what an executed notebook was made from.
+
+    Arguments:
+        name: of the template.
+        output: the executed notebook; a table's depends on the metrics in its folder's runs.
+
+    Returns:
+        the digits; if they are not those that the notebook carries, it is stale.
+    """
+    template = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())
+    found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
+    if name != "train":
+        files = [Path(__file__).with_name(f"{room}.py") for room in PRESENTATION]
+        for file in [*files, *sorted((output.parent / "runs").glob("*/metrics.json"))]:
+            found.update(file.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def current(name: str, output: Path) -> bool:
+    """Whether an executed notebook is there and was made from what is there now."""
+    if not output.exists():
+        return False
+    metadata = json.loads(output.read_text())["metadata"]
+    return metadata.get("dpnet", {}).get("source") == source(name, output)
+
+
+class _relayed_progress:  # noqa: N801 - used as a statement
+    """Draws on this terminal the progress that a kernel writes to a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.stop = file, threading.Event()
+
+    def __enter__(self) -> None:
+        self.file.write_text("")
+        os.environ[RELAY] = str(self.file)
+        self.thread = threading.Thread(target=self.follow, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        del os.environ[RELAY]
+        self.file.unlink()
+
+    def follow(self) -> None:
+        bar, shown = None, None
+        with self.file.open() as lines:
+            while not self.stop.is_set():
+                for line in lines.readlines():
+                    now = json.loads(line)
+                    if bar is None or shown != (now["what"], now["total"]):
+                        if bar is not None:
+                            bar.close()
+                        shown = (now["what"], now["total"])
+                        bar = tqdm(
+                            total=now["total"],
+                            desc=now["what"],
+                            unit=now["unit"],
+                            leave=False,
+                            dynamic_ncols=True,
+                            disable=not sys.stderr.isatty(),
+                        )
+                    bar.update(now["done"] - bar.n)
+                time.sleep(0.3)
+        if bar is not None:
+            bar.close()

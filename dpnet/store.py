@@ -1,0 +1,167 @@
+"""Runs on disk. A folder with `metrics.json` is finished; anything less is begun again, or resumed."""
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpnet.config import Run, Yardsticks
+from dpnet.errors import DPNetError
+
+Thing = Run | Yardsticks
+Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
+
+
+class Store:
+    """The results of one benchmark at one preset.
+
+    Arguments:
+        root: its folder, `results/<benchmark>-<preset>`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, thing: Thing) -> Path:
+        """Where a run or a set of yardsticks is kept."""
+        return self.root / "runs" / thing.id
+
+    def missing(self, thing: Thing, wanted: list[str]) -> list[str]:
+        """Which evaluations of a run are still to be made.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            wanted: ids of evaluations.
+
+        Returns:
+            those that are not there, in the same order.
+
+        Raises:
+            DPNetError: the folder has a corrupt file; it is named.
+        """
+        there = self.metrics(thing)["evaluations"]
+        return [name for name in wanted if name not in there]
+
+    def metrics(self, thing: Thing) -> dict[str, Any]:
+        """What a run's `metrics.json` says; without evaluations if there is none."""
+        file = self.folder(thing) / "metrics.json"
+        if not file.exists():
+            return {"evaluations": {}}
+        found = read_json(file)
+        if not isinstance(found, dict) or found.get("id") != thing.id or "evaluations" not in found:
+            raise _corrupt(file, "it is not this run's")
+        return found
+
+    def counts(self, thing: Thing, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The counts of one evaluation.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            name: an evaluation's id.
+
+        Returns:
+            int64 [E, 2, 3], and the class of each episode, int64 [E].
+
+        Raises:
+            DPNetError: they are not there, or not what `metrics.json` says.
+        """
+        entry = self.metrics(thing)["evaluations"].get(name)
+        if entry is None:
+            raise DPNetError(f"{self.folder(thing)}: no evaluation {name}: run `make reproduce-…` again")
+        file = self.folder(thing) / "counts" / f"{name}.npy"
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise _corrupt(file, error.strerror or "unreadable") from error
+        if hashlib.sha256(content).hexdigest()[:16] != entry["counts"]:
+            raise _corrupt(file, "its content is not what metrics.json recorded")
+        table = np.load(io.BytesIO(content))
+        return table[:, 1:].reshape(-1, 2, 3), table[:, 0]
+
+    def write_episodes(self, name: str, text: str) -> None:
+        """Keep an episode list (JSON text) under `episodes/`."""
+        write(self.root / "episodes" / f"{name}.json", text.encode())
+
+    def history(self, thing: Thing) -> list[list[float]]:
+        """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
+        return read_json(self.folder(thing) / "history.json")
+
+    def begin(self, thing: Thing) -> Path:
+        """Make a run's folder, with its configuration, and return it."""
+        folder = self.folder(thing)
+        content = {"id": thing.id, "kind": type(thing).__name__, **asdict(thing)}
+        write(folder / "run.json", to_json(content))
+        return folder
+
+    def finish(
+        self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]
+    ) -> None:
+        """Keep the counts of some evaluations, then `metrics.json`, last and atomically.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            counts: evaluation -> int64 [E, 2, 3].
+            classes: evaluation -> int [E].
+            about: what else to say of each of them: list digest, scores.
+        """
+        metrics = {"id": thing.id, **self.metrics(thing)}
+        for name, values in counts.items():
+            buffer = io.BytesIO()
+            np.save(buffer, np.concatenate([classes[name][:, None], values.reshape(-1, 6)], 1).astype(np.int64))
+            write(self.folder(thing) / "counts" / f"{name}.npy", buffer.getvalue())
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+            metrics["evaluations"][name] = {"counts": digest, **about[name]}
+        write(self.folder(thing) / "metrics.json", to_json(metrics))
+
+
+def to_json(content: Any) -> bytes:
+    """Readable JSON with sorted keys: the same content gives the same bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_json(file: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        DPNetError: it is corrupt; the message names it and the way out.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise _corrupt(file, str(error)) from error
+
+
+def write(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all, making its folder.
+
+    Arguments:
+        file: the target; an existing one with the same bytes is left alone.
+        content: its bytes.
+
+    Raises:
+        DPNetError: the folder cannot be written.
+    """
+    try:
+        if file.exists() and file.read_bytes() == content:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(content)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DPNetError(
+            f"{error.filename or file}: cannot be written ({error.strerror}): choose another folder with RESULTS=…"
+        ) from error
+
+
+def _corrupt(file: Path, why: str) -> DPNetError:
+    folder = file.parent.parent if file.parent.name == "counts" else file.parent
+    return DPNetError(f"{file}: corrupt ({why}): remove the folder {folder} and run again")

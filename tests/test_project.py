@@ -1,0 +1,400 @@
+"""The house: configuration, run ids, store, notebooks, commands, files that must agree."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from dpnet import cli, experiments, notebooks, paths, presets, results
+from dpnet.config import Evaluation, Run, Variant, fingerprint
+from dpnet.errors import DPNetError
+from dpnet.store import Store, Thing, write
+
+ROOT = Path(__file__).parents[1]
+TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXECUTED = sorted((ROOT / "results").glob("*/*.ipynb")) + sorted((ROOT / "results").glob("*/train/*.ipynb"))
+EXECUTED = [n for n in EXECUTED if "-tiny" not in n.parent.as_posix() and ".failed" not in n.name]
+
+
+def some_run(**changes: object) -> Run:
+    run = experiments.run(Variant(), "shapes", "tiny", 0, 0)
+    return dataclasses.replace(run, **changes)
+
+
+# ---- run ids
+
+
+def test_a_runs_id_changes_with_what_changes_its_result() -> None:
+    run = some_run()
+    others = [
+        some_run(fold=1),
+        some_run(seed=1),
+        some_run(benchmark="pascal"),
+        some_run(variant=Variant(lambda_1=0.5)),
+        some_run(training=dataclasses.replace(run.training, steps=31)),
+        some_run(recipe=dataclasses.replace(run.recipe, diversity=0.5)),
+    ]
+    assert len({r.id for r in [run, *others]}) == 1 + len(others)
+    assert run.id == some_run().id
+
+
+def test_a_new_reading_at_its_default_renames_nothing() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Later(Variant):
+        reading: str = "as before"
+
+    def digits(variant: Variant) -> str:
+        object.__setattr__(variant, "__class__", Later)  # the kind's name is part of the id
+        return fingerprint(variant)
+
+    assert digits(Later()) == digits(Later(reading="as before"))
+    assert digits(Later()) != digits(Later(reading="new"))
+
+
+def test_slugs_are_readable() -> None:
+    assert Variant().slug == "pim+msf+ccm"
+    assert Variant(pim=False, msf=False, pseudo="none").slug == "base"
+    assert Variant(lambda_1=0.5, dis_over="C'").slug == "pim+msf+ccm-lambda_1=0.5-dis_over=Cp"
+    assert Evaluation(1000).id == "main-right-1shot-beta0.2-x1-1000ep"
+    assert len({e.id for e in (Evaluation(10), Evaluation(10, beta=0.3), Evaluation(10, scales=(0.7, 1.0)))}) == 3
+
+
+def test_every_preset_is_there() -> None:
+    for benchmark in presets.BENCHMARKS:
+        for preset in presets.PRESETS:
+            sizes = presets.get(benchmark, preset)
+            assert sizes.training.size % 8 == 1  # a grid whose cells lie on pixels 0, 8, ...
+            assert sizes.episodes >= 40
+    paper = presets.get("pascal", "paper").training
+    assert (paper.size, paper.learning_rate, paper.decay, paper.batch) == (321, 0.0025, 0.0, 4)
+    assert (paper.backbone, paper.width, paper.dilations) == ("resnet50", 256, (6, 12, 18))
+
+
+# ---- store
+
+
+def scored(tmp_path: Path) -> tuple[Store, Run]:
+    store, run = Store(tmp_path), some_run()
+    store.begin(run)
+    counts = np.arange(18).reshape(3, 2, 3)
+    store.finish(run, {"a": counts, "b": counts + 1}, dict.fromkeys("ab", np.array([1, 1, 2])), {"a": {}, "b": {}})
+    return store, run
+
+
+def test_counts_come_back(tmp_path: Path) -> None:
+    store, run = scored(tmp_path)
+    counts, classes = store.counts(run, "b")
+    assert counts.dtype == np.int64
+    assert counts.tolist() == (np.arange(18).reshape(3, 2, 3) + 1).tolist()
+    assert classes.tolist() == [1, 1, 2]
+    assert store.missing(run, ["a", "c"]) == ["c"]
+    store.finish(run, {"c": counts}, {"c": classes}, {"c": {}})
+    assert store.missing(run, ["a", "b", "c"]) == []
+
+
+@pytest.mark.parametrize("how", ["truncated", "not json", "another run's", "counts truncated", "counts gone"])
+def test_corrupt_files_are_named_with_the_way_out(how: str, tmp_path: Path) -> None:
+    store, run = scored(tmp_path)
+    metrics, counts = store.folder(run) / "metrics.json", store.folder(run) / "counts" / "a.npy"
+    if how == "truncated":
+        metrics.write_bytes(metrics.read_bytes()[:-20])
+    elif how == "not json":
+        metrics.write_bytes(b"\xff\x00")
+    elif how == "another run's":
+        metrics.write_text('{"id": "x", "evaluations": {}}')
+    elif how == "counts truncated":
+        counts.write_bytes(counts.read_bytes()[:-8])
+    else:
+        counts.unlink()
+    with pytest.raises(DPNetError) as error:  # whichever file it is, reading the counts meets it
+        store.counts(run, "a")
+    assert re.search(
+        rf"(metrics\.json|a\.npy): corrupt .* remove the folder {re.escape(str(store.folder(run)))}", str(error.value)
+    )
+
+
+def test_metrics_are_written_last_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, run = Store(tmp_path), some_run()
+    replaced: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b).name), replace(a, b)))
+    scored(tmp_path)
+    assert replaced[-1] == "metrics.json"
+    monkeypatch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    before = (store.folder(run) / "metrics.json").read_bytes()
+    with pytest.raises(DPNetError, match="No space left on device"):
+        write(store.folder(run) / "metrics.json", b"new")
+    assert (store.folder(run) / "metrics.json").read_bytes() == before
+    assert not list(store.folder(run).glob(".*.part"))
+
+
+def test_the_same_bytes_are_not_written_again(tmp_path: Path) -> None:
+    write(tmp_path / "a", b"x")
+    stamp = (tmp_path / "a").stat().st_mtime_ns
+    write(tmp_path / "a", b"x")
+    assert (tmp_path / "a").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DPNetError, match=r"cannot be written.*RESULTS="):
+        write(tmp_path / "file" / "inside", b"x")
+
+
+# ---- results
+
+
+def keep(store: Store, thing: Thing, names: Iterable[str], counts: np.ndarray, classes: np.ndarray) -> None:
+    store.finish(thing, dict.fromkeys(names, counts), dict.fromkeys(names, classes), {name: {} for name in names})
+
+
+def reader_of(tmp_path: Path, folds: range = range(4)) -> results.Reader:
+    """Results with invented counts: they test the arithmetic, and mean nothing."""
+    store = Store(tmp_path / "shapes-tiny")
+    about = {"tested": [[1], [2], [3], [4]], "images": {"train": 1, "val": 1}}
+    write(store.root / "benchmark.json", json.dumps(about).encode())
+    table3 = experiments.get("table3")
+    rng = np.random.default_rng(0)
+    for fold in folds:
+        base = rng.integers(10, 100, (40, 2, 3))
+        classes = np.full(40, fold + 1)
+        for variant in table3.variants():
+            run = experiments.run(variant, "shapes", "tiny", fold, 0)
+            names = [e.id for e in table3.evaluations(variant, 40)]
+            better = base + np.array([[0, 0, 0], [0, 40 * (variant.pseudo == "cycle"), 0]])
+            keep(store, run, names, better, classes)
+        sticks = experiments.yardsticks("shapes", "tiny", fold, 0)
+        keep(store, sticks, sticks.names, base // 2, classes)
+    return results.Reader("shapes", "tiny", tmp_path)
+
+
+def test_table3_has_the_papers_columns_and_ours(tmp_path: Path) -> None:
+    reader_of(tmp_path)
+    tidy = results.table(3, benchmark="shapes", preset="tiny", results=tmp_path)
+    columns = ["pim", "msf", "ccm", "fold", "metric", "miou", "low", "high", "paper", "delta", "status", "runs"]
+    assert list(tidy.columns) == columns
+    assert len(tidy) == 4 * 5 * 2
+    assert ((tidy.low <= tidy.miou) & (tidy.miou <= tidy.high)).all()
+    full = tidy.query("pim == 1 and msf == 1 and ccm == 1 and metric == 'canet'").set_index("fold")
+    assert full.paper.to_dict() == {"0": 54.6, "1": 66.6, "2": 57.2, "3": 53.5, "mean": 58.0}
+    assert full.miou["mean"] == pytest.approx(full.miou.drop("mean").mean(), abs=0.01)
+    assert set(tidy.status) == {"not comparable"}  # not the paper's benchmark: no absolute comparison
+    assert tidy.delta.isna().all()
+
+
+def test_the_papers_setting_is_compared(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path)
+    cell = {"miou": 50.0, "low": 48.0, "high": 52.0}
+    assert results._against_paper(cell, 51.0, True) == {"delta": -1.0, "status": "reproduced"}
+    assert results._against_paper(cell, 55.0, True) == {"delta": -5.0, "status": "differs"}
+    assert np.isnan(results._against_paper(cell, 51.0, False)["delta"])
+    assert not reader.comparable
+    assert results.Reader("pascal", "paper", tmp_path).comparable
+    assert not results.Reader("pascal", "quick", tmp_path).comparable
+
+
+def test_effects_are_paired(tmp_path: Path) -> None:
+    effects = results.effects(reader_of(tmp_path), experiments.get("table3"))
+    canet = effects.query("metric == 'canet' and fold == 'mean'").set_index("effect")
+    assert canet.loc["PIM", "difference"] == 0
+    assert canet.loc["PIM", "low"] == canet.loc["PIM", "high"] == 0  # equal counts differ in no resample
+    assert canet.loc["PIM", "status"] == "undecided"
+    assert canet.loc["MSF", "status"] == "same direction"
+    assert canet.loc["MSF", "low"] > 0
+    assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0}
+    assert canet.status.iloc[-1] == "positive"  # the full model over the training-free prototype
+
+
+def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path, range(3))
+    table3 = experiments.get("table3")
+    shown = results.beside(reader, table3)
+    assert set(shown["mean"]) == {"—"}
+    assert set(shown["fold 3"]) == {"—"}
+    assert "—" not in set(shown["fold 2"])
+    assert all("fold 3" in line for line in results.missing(reader, table3))
+    assert len(results.missing(reader, table3)) == 4
+    assert set(results.rows(reader, table3).query("fold == 'mean'").status) == {"not run"}
+    assert "not run" in results.support_verdict(reader, table3)
+
+
+def test_the_verdict_says_when_the_support_is_ignored(tmp_path: Path) -> None:
+    """The invented counts are the same for right and wrong supports: the very case that it must catch."""
+    assert "ignores its support" in results.support_verdict(reader_of(tmp_path), experiments.get("table3"))
+
+
+def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match=r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"):
+        results.table(3, benchmark="pascal", preset="paper", results=tmp_path)
+
+
+# ---- notebooks
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_templates_carry_no_outputs_and_typed_commented_parameters(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in notebook.cells)
+    assert notebook.metadata.kernelspec.name == "python3"
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for line in parameters.source.splitlines():
+        assert re.fullmatch(r"\w+: (str|int|bool|float) = \S+  # .+", line)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    outputs = [o for c in code for o in c.outputs]
+    assert outputs
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
+    assert set(notebook.metadata) == {"kernelspec", "dpnet"}
+    assert path.stat().st_size < 500_000
+    text = path.read_text()
+    assert not re.search(r"/(work|home|root|tmp|Users)/|papermill|widget", text)
+    template = nbformat.read(
+        ROOT / "notebooks" / f"{path.stem.split('-')[0] if path.parent.name != 'train' else 'train'}.ipynb", 4
+    )
+    kept = [c.source for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    assert kept == [c.source for c in template.cells]
+    if path.parent.name != "train":
+        assert notebooks.current(path.stem, path), "stale: run its make target again"
+
+
+def test_committed_tables_are_what_their_runs_give() -> None:
+    found = [p for p in sorted((ROOT / "results").glob("*/table3.csv")) if not p.parent.name.endswith("-tiny")]
+    assert found
+    for path in found:
+        benchmark, preset = path.parent.name.rsplit("-", 1)
+        reader = results.Reader(benchmark, preset, ROOT / "results")
+        table3 = experiments.get("table3")
+        for suffix, make in results.TABLES.items():
+            text = make(reader, table3).to_csv(index=False, lineterminator="\n")
+            assert text == path.with_name(f"table3{suffix}.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"betta": 0.2}, r"unknown parameter 'betta'.*has beta, name"),
+        ({"beta": "0.2"}, r"beta='0.2': a float is needed, not str"),
+        ({"name": 3}, r"name=3: a str is needed, not int"),
+        ({"beta": True}, r"beta=True: a float is needed, not bool"),
+    ],
+)
+def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
+    names = {"__annotations__": {"beta": float, "name": str}, "beta": 0.5, "name": "x", "In": [], "np": np, "_": 1}
+    notebooks.check_parameters(names)
+    with pytest.raises(DPNetError, match=message):
+        notebooks.check_parameters({**names, **values})
+
+
+# ---- commands
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dpnet", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "table9"], r"unknown target 'table9': choose from table3"),
+        (["reproduce", "table3", "--benchmark", "voc"], r"unknown benchmark 'voc': choose from shapes, pascal"),
+        (["reproduce", "table3", "--preset", "huge"], r"unknown preset 'huge': choose from tiny, quick, mini, paper"),
+        (["reproduce", "table3", "--device", "tpu"], r"unknown device 'tpu'"),
+        (["reproduce", "table3", "--benchmark", "pascal-mini", "--data", "nowhere"], r"nowhere: no such folder"),
+        (["train", "--variant", "nope"], r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
+        (["train", "--benchmark", "shapes", "--fold", "9", "--preset", "tiny"], r"no fold 9"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
+                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name in ("DPNET_DATA", "DPNET_RESULTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert re.search(message, err)
+    assert not list(tmp_path.glob("*-*/runs"))  # nothing half-written
+
+
+@pytest.mark.parametrize("arguments", [["reproduce", "table3", "--betta", "1"], ["nonsense"], [],
+                                       ["reproduce", "table3", "--seeds", "0"]])  # fmt: skip
+def test_wrong_words_are_one_line(arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, dpnet, dpnet.paper; "
+        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'torch', 'timm'} & set(sys.modules); "
+        "assert not bad, bad; dpnet.DPNet; dpnet.results; "
+        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_environment_yml_and_the_lock_agree_with_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, through_pip = environment["dependencies"]
+    assert (python, pip) == ("python=3.11", "pip")
+    assert through_pip == {"pip": ["-c requirements.lock", "-e .[notebooks,dev]"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    assert (locked["torch"], locked["torchvision"]) == ("2.14.1", "0.29.1")
+    extras = project["optional-dependencies"]
+    for needed in [*project["dependencies"], *extras["notebooks"], *extras["dev"], *extras["cluster"]]:
+        name = re.split(r"[><=]", needed)[0]
+        assert name in locked, name
+
+
+def test_the_readme_reads_its_numbers_from_results() -> None:
+    from dpnet import report
+
+    assert report.filled((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text(), "run `make report`"
+
+
+def test_make_help_lists_every_public_target() -> None:
+    done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    for target in ("setup", "test", "reproduce-table3", "plan-table3", "report", "clean"):
+        assert re.search(rf"make {target} ", done.stdout)
+
+
+def test_no_file_of_the_project_names_a_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    named = [f for f in listed if (ROOT / f).suffix in {".py", ".md", ".toml", ".yml", ".json", ".csv", ".cff", ""}
+             and re.search(r"(?<![\w.])/(work|farm|root|home)/\w", (ROOT / f).read_text(errors="replace"))
+             and f != "tests/test_project.py"]  # fmt: skip
+    assert named == []
+
+
+def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DPNET_RESULTS", raising=False)
+    assert paths.results() == ROOT / "results"
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    assert paths.results() == tmp_path

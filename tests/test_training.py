@@ -1,0 +1,348 @@
+"""Lockstep training and one-pass evaluation: invariants 1, 2, 3, 7 and 9."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dpnet import backbones, benchmarks, episodes, evaluate, features, presets, train
+from dpnet.benchmarks.layout import Benchmark
+from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
+from dpnet.episodes import Episode
+from dpnet.errors import DPNetError
+from dpnet.model import Head, Output, shared_counts
+from dpnet.store import Store
+
+RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
+TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8)
+BASE, FULL = Variant(pim=False, msf=False, pseudo="none"), Variant()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    return benchmarks.prepare("shapes", tmp_path_factory.mktemp("data"), RECIPE)
+
+
+def run(variant: Variant, **changes: object) -> Run:
+    return Run("shapes", RECIPE, dataclasses.replace(TRAINING, **changes), fold=0, seed=0, variant=variant)
+
+
+def weights(store: Store, one: Run) -> dict[str, torch.Tensor]:
+    return train.load_checkpoint(store.folder(one) / "checkpoint.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---- invariants 1, 2 and 9
+
+
+def test_a_variant_in_a_cohort_is_the_variant_alone(data: Benchmark, tmp_path: Path) -> None:
+    together, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
+    runs = [run(BASE), run(FULL), run(Variant(msf=False, pseudo="global"))]
+    train.train(runs, data, together, "cpu")
+    for one in runs:
+        train.train([one], data, alone, "cpu")
+        assert same(weights(together, one), weights(alone, one))
+        histories = [(store.folder(one) / "history.json").read_bytes() for store in (together, alone)]
+        assert histories[0] == histories[1]
+    assert not same(weights(together, runs[0]), weights(together, runs[1]))
+
+
+def test_training_does_not_touch_the_global_generator(data: Benchmark, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    train.train([run(BASE)], data, Store(tmp_path), "cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], legacy)
+
+
+@pytest.mark.parametrize("augment", ["flip", "geometric"])
+def test_killed_and_started_again_is_the_same(
+    augment: str, data: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    runs = [run(BASE, augment=augment), run(FULL, augment=augment)]
+    train.train(runs, data, straight, "cpu")
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    update, calls = train._update, [0]
+
+    def dying(*arguments: object) -> None:
+        calls[0] += 1
+        if calls[0] == 8:  # in the middle of a step: one variant is ahead of the other
+            raise KeyboardInterrupt
+        update(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(runs, data, broken, "cpu")
+    assert (broken.folder(runs[0]) / "state.pt").exists()
+    monkeypatch.setattr(train, "_update", update)
+    train.train(runs, data, broken, "cpu")
+    for one in runs:
+        assert same(weights(straight, one), weights(broken, one))
+        assert not (broken.folder(one) / "state.pt").exists()
+
+
+def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) -> None:
+    """States of different steps: the stream starts at the earlier one, and each joins at its own."""
+    whole, mixed = Store(tmp_path / "whole"), Store(tmp_path / "mixed")
+    runs = [run(BASE), run(FULL)]
+    train.train(runs, data, whole, "cpu")
+    member = train._member(runs[0], 152, mixed, "cpu")
+    pools = episodes.training_pools(data, 0, "drop")
+    backbone = backbones.build(TRAINING.backbone)
+    for step, batch in train._batches(data, backbone, runs[0], pools, "cpu", 0):
+        if step == 4:
+            break
+        train._update(member, batch.raw_s, batch.raw_q, batch, torch.zeros(4, 1, 81, dtype=torch.long), step)
+    train._save_state(member, mixed.folder(runs[0]))
+    train.train(runs, data, mixed, "cpu")
+    assert all(same(weights(whole, one), weights(mixed, one)) for one in runs)
+
+
+def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
+        train.train([run(BASE), run(FULL, steps=7)], data, Store(tmp_path), "cpu")
+
+
+def test_a_loss_that_is_not_finite_stops(data: Benchmark, tmp_path: Path) -> None:
+    one = run(BASE, learning_rate=1e30)
+    with pytest.raises(DPNetError, match=r"fold0-seed0-base.*not finite at step \d+.*learning rate"):
+        train.train([one], data, Store(tmp_path), "cpu")
+    assert not (Store(tmp_path).folder(one) / "checkpoint.safetensors").exists()
+
+
+def test_a_torn_state_is_named(data: Benchmark, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.begin(run(BASE)) / "state.pt").write_bytes(b"PK torn")
+    with pytest.raises(DPNetError, match=r"state\.pt: corrupt: remove it"):
+        train.train([run(BASE)], data, store, "cpu")
+
+
+def test_it_learns(data: Benchmark, tmp_path: Path) -> None:
+    one = run(FULL, steps=60, learning_rate=3e-3)
+    train.train([one], data, Store(tmp_path), "cpu")
+    curve = np.array(Store(tmp_path).history(one))
+    assert curve[-5:, 1].mean() < 0.8 * curve[:5, 1].mean()
+
+
+# ---- losses (Eq. 9-11)
+
+
+def test_segmentation_loss_is_the_cross_entropy_of_equation_9() -> None:
+    logits = torch.randn(2, 2, 5, 5)
+    target = torch.randint(0, 2, (2, 33, 33))
+    target[:, :3] = 255
+    output = Output(logits, -logits, *[torch.zeros(2, 1, 5, 5, dtype=torch.bool)] * 2, None)
+    full = F.interpolate(logits, (33, 33), mode="bilinear", align_corners=True)
+    as_background, ignored = target.where(target != 255, 0), target
+    L_seg, L_aux, L_dis = train.losses(output, target, Variant())
+    torch.testing.assert_close(L_seg, F.cross_entropy(full, as_background))
+    torch.testing.assert_close(L_aux, F.cross_entropy(-full, as_background))
+    assert L_dis == 0
+    L_seg, _, _ = train.losses(output, target, Variant(void_in_loss="ignore"))
+    torch.testing.assert_close(L_seg, F.cross_entropy(full, ignored, ignore_index=255))
+
+
+@pytest.mark.parametrize("over", ["C", "C'"])
+def test_discriminator_loss_is_equation_10(over: str) -> None:
+    scores = torch.randn(2, 1, 5, 5)
+    candidates = torch.rand(2, 1, 5, 5) < 0.5
+    candidates[1] = False  # an episode without candidates contributes 0
+    selected = candidates & (scores > 0)
+    target = torch.randint(0, 2, (2, 33, 33))
+    target[:, 0] = 255  # the first row of cells lies on void
+    output = Output(torch.zeros(2, 2, 5, 5), torch.zeros(2, 2, 5, 5), candidates, selected, scores)
+    chosen, total, count = candidates if over == "C" else selected, 0.0, 0
+    for row in range(1, 5):
+        for column in range(5):
+            if chosen[0, 0, row, column]:
+                h, y = scores[0, 0, row, column].sigmoid(), target[0, 8 * row, 8 * column]
+                total -= float(y * h.log() + (1 - y) * (1 - h).log())
+                count += 1
+    L_dis = train.losses(output, target, Variant(dis_over=over))[2]  # type: ignore[arg-type]
+    assert L_dis.item() == pytest.approx(total / count / 2, rel=1e-5)
+
+
+# ---- episodes (invariant 7)
+
+
+def test_no_novel_pixel_is_ever_a_target(data: Benchmark) -> None:
+    for fold in range(4):
+        novel = set(data.folds[fold])
+        for rule in ("drop", "background"):
+            pools = episodes.training_pools(data, fold, rule)
+            assert not novel & pools.keys()
+            for step in range(20):
+                for e in episodes.training_batch(data, pools, fold, 0, step, 4):
+                    assert e.class_id not in novel
+                    assert e.query not in e.supports
+                    shown = set().union(*(data.entries[i].pixels for i in (e.query, *e.supports)))
+                    assert rule == "background" or not novel & shown
+
+
+def test_targets_of_the_stream_show_base_classes_only(data: Benchmark) -> None:
+    """The stream itself, pixel by pixel: what it calls foreground is never a novel object."""
+    one = run(BASE, novel="background", steps=5)
+    pools = episodes.training_pools(data, 0, "background")
+    labels = features.resized_labels(data, range(len(data.entries)), TRAINING.size)
+    for step, batch in train._batches(data, backbones.build(TRAINING.backbone), one, pools, "cpu", 0):
+        for e, target in zip(episodes.training_batch(data, pools, 0, 0, step, 4), batch.target, strict=True):
+            label = labels[e.query]
+            flipped = label.flip(1)
+            expected = [torch.where(x == 255, 255, (x == e.class_id).long()) for x in (label, flipped)]
+            assert any(torch.equal(target, x) for x in expected)
+            assert not {*label[expected[0] == 1].unique().tolist()} & set(data.folds[0])
+
+
+def test_lists_have_their_properties(data: Benchmark) -> None:
+    listed = episodes.test_episodes(data, 1, shot=2, seed=0, count=60)
+    assert listed == episodes.test_episodes(data, 1, shot=2, seed=0, count=60)
+    assert listed != episodes.test_episodes(data, 1, shot=2, seed=1, count=60)
+    assert listed[:30] == episodes.test_episodes(data, 1, shot=2, seed=0, count=30)  # longer lists extend
+    for e, short in zip(listed, episodes.test_episodes(data, 1, shot=1, seed=0, count=60), strict=True):
+        assert (e.query, e.supports[:1]) == (short.query, short.supports)  # more shots extend
+        assert len({e.query, *e.supports}) == 3
+        assert e.class_id in data.tested[1]
+        for i in (e.query, *e.supports):
+            assert data.entries[i].split == "val"
+            assert data.entries[i].pixels[e.class_id] >= data.min_pixels(data.entries[i])
+        if e.wrong_class:
+            assert e.wrong_class not in data.entries[e.query].pixels
+            assert all(e.wrong_class in data.entries[i].pixels for i in e.wrong_supports)
+            assert e.query not in e.wrong_supports
+    assert any(e.wrong_class for e in listed)
+
+
+def test_too_few_images_are_named(data: Benchmark) -> None:
+    with pytest.raises(
+        DPNetError, match=r"class '.*' has \d+ val image\(s\), and an episode of 50 shot\(s\) needs 51"
+    ):
+        episodes.test_episodes(data, 0, shot=50, seed=0, count=1)
+    with pytest.raises(DPNetError, match=r"no fold 7.*\[0, 1, 2, 3\]"):
+        episodes.test_episodes(data, 7, shot=1, seed=0, count=1)
+
+
+# ---- evaluation (invariant 3)
+
+
+@pytest.fixture(scope="module")
+def scene(data: Benchmark) -> evaluate.Scene:
+    return evaluate.Scene(data, backbones.build("efficientnet_lite0"), "efficientnet_lite0", 65, 0, 0, "cpu")
+
+
+@pytest.fixture(scope="module")
+def heads(scene: evaluate.Scene) -> dict[str, Head]:
+    """Untrained heads whose biases are set so that about half of each picture is foreground."""
+    found = {run(v).id: train.build_head(run(v), scene.backbone.channels).eval() for v in (BASE, FULL)}
+    listed = scene.episodes(1, 8)
+    scene.load_labels(listed)
+    raw_s, masks = scene.supports(listed, "right")
+    raw_q = scene.raw([e.query for e in listed])
+    for head in found.values():
+        counts = shared_counts(scene.backbone, raw_s, raw_q, masks, head.variant.pseudo)
+        with torch.no_grad():
+            out = head(raw_s, masks, raw_q, counts, 0.2)
+            for decoder, logits in ((head.decoder, out.logits), (head.aux_decoder, out.aux_logits)):
+                decoder.classify.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+            if head.comparison is not None and out.scores is not None:
+                head.comparison.second.bias -= out.scores.median()  # half of the cells pass at beta = 0.5
+    return found
+
+
+def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene: evaluate.Scene) -> None:
+    ways = [Evaluation(24, beta=b) for b in (0.0, 0.2, 0.5)]
+    ways += [Evaluation(24, scales=(0.7, 1.0, 1.3)), Evaluation(24, branch="aux"), Evaluation(24, shot=2)]
+    ways += [Evaluation(24, support="wrong")]
+    whole, _ = evaluate.evaluate(heads, scene, TRAINING, dict.fromkeys(heads, ways))
+    for name, head in heads.items():
+        for way in ways:
+            alone, lists = evaluate.evaluate({name: head}, scene, TRAINING, {name: [way]})
+            assert np.array_equal(whole[name][way.id], alone[name][way.id])
+            assert whole[name][way.id].shape == (len(lists[way.id]), 2, 3)
+    full = whole[next(n for n in heads if "ccm" in n)]
+    assert not np.array_equal(full[ways[0].id], full[ways[2].id])  # beta matters, or the test shows nothing
+    assert not np.array_equal(full[ways[1].id], full[ways[4].id])
+
+
+def test_the_pass_equals_the_network_on_images_one_by_one(
+    heads: dict[str, Head], scene: evaluate.Scene, data: Benchmark
+) -> None:
+    """The shortest path from files to counts: no banks, no batches, one episode at a time."""
+    from dpnet.metrics import confusion_counts
+    from dpnet.model import DPNet
+
+    name = next(n for n in heads if "ccm" in n)
+    way = Evaluation(12)
+    exact = dataclasses.replace(TRAINING, precision="fp32")
+    counted = evaluate.evaluate({name: heads[name]}, scene, exact, {name: [way]})[0][name][way.id]
+    model = DPNet(scene.backbone, width=8, dilations=TRAINING.dilations)
+    model.head = heads[name]
+    differing = 0
+    for row, e in zip(counted, scene.episodes(1, 12), strict=True):
+        pixels = features.resized_images(data, [e.query, *e.supports], 65)
+        label = features.resized_labels(data, e.supports, 65)[e.supports[0]]
+        mask = torch.where(label == 255, 255, (label == e.class_id).long())
+        with torch.no_grad():
+            logits = model.eval()(pixels[1:][None], mask[None, None], pixels[:1], beta=0.2).logits
+        full = F.interpolate(logits, data.entries[e.query].size, mode="bilinear", align_corners=True)
+        target = torch.from_numpy(data.label(data.entries[e.query]))
+        expected = confusion_counts(full.argmax(1)[0], features.binary(target, e.class_id))
+        differing += int((expected.numpy() != row).any())
+        assert np.abs(expected.numpy() - row).sum() <= 0.02 * target.numel()  # features are kept in fp16
+    assert differing < 12
+
+
+def test_yardsticks_lie_where_they_must(scene: evaluate.Scene, data: Benchmark) -> None:
+    wanted = Yardsticks("shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 24)
+    counts, lists = evaluate.measure_yardsticks(scene, wanted)
+    assert set(counts) == set(wanted.names)
+    hit = counts["objects"][:, 1, 1]
+    missed = counts["objects"][:, 0, 1]
+    assert (missed == 0).all()  # all objects hold the class's own
+    assert (hit > 0).all()
+    score = evaluate.summary(counts, lists, data)
+    assert score["ceiling"]["pfenet"] > score["objects"]["pfenet"] > 0  # type: ignore[operator]
+    assert score["prototype"]["pfenet"] > score["prototype-wrong"]["pfenet"]  # type: ignore[operator]
+
+
+def test_features_are_kept_and_right(data: Benchmark) -> None:
+    backbone = backbones.build("efficientnet_lite0")
+    bank = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    file = next((data.root / "features").glob("*train-2*.npy"))
+    before = file.stat().st_mtime_ns
+    features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    assert file.stat().st_mtime_ns == before
+    position = next(i for i, e in enumerate(data.entries) if e.split == "train")
+    pixels = features.resized_images(data, [position], 65)
+    with torch.no_grad():
+        expected = torch.cat([backbone(pixels), backbone(pixels.flip(3))])
+    found = bank([position, position], np.array([False, True]))
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-2)
+
+
+def test_geometric_augmentation_moves_image_and_label_alike() -> None:
+    from dpnet import augment
+
+    rng = np.random.default_rng(0)
+    labels = torch.zeros(8, 65, 65, dtype=torch.uint8)
+    labels[:, 20:40, 25:50] = 3
+    images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    moved, marked = augment.geometric(images, labels, rng)
+    assert set(marked.unique().tolist()) <= {0, 3, 255}
+    inside = (marked == 3)[:, None].expand_as(moved)
+    assert moved[inside].mean() > 0.7  # 200 / 255, less at the border
+    assert moved[(marked == 0)[:, None].expand_as(moved)].mean() < 0.05
+    assert len({int((m == 3).sum()) for m in marked}) > 4  # each image on its own
+    torch.testing.assert_close(
+        moved[(marked == 255)[:, None].expand_as(moved)].mean(), torch.tensor(0.5), atol=0.1, rtol=0
+    )
+
+
+def test_episode_is_hashable() -> None:
+    assert len({Episode(1, 2, (3,)), Episode(1, 2, (3,))}) == 1
