@@ -14,9 +14,10 @@ from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Run
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
+from dpnet.files import write
 from dpnet.model import Head
 from dpnet.progress import progress
-from dpnet.store import Store, to_json, write
+from dpnet.store import Store, to_json
 from dpnet.train import build_head, load_checkpoint, train
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from dpnet import paths
 from dpnet.errors import DPNetError
+from dpnet.files import write
 from dpnet.progress import RELAY
-from dpnet.store import write
 
 # What differs between two identical runs.
 CHURN = [

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from dpnet.config import Run, Yardsticks
 from dpnet.errors import DPNetError
+from dpnet.files import write
 
 Thing = Run | Yardsticks
 Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
@@ -98,6 +99,13 @@ class Store:
         write(folder / "run.json", to_json(content))
         return folder
 
+    def begin_training(self, run: Run) -> Path:
+        """`begin`, without the scores of an earlier training: they are not those of what now begins."""
+        folder = self.begin(run)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "counts", ignore_errors=True)
+        return folder
+
     def finish(
         self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]
     ) -> None:
@@ -134,32 +142,6 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
         raise _corrupt(file, str(error)) from error
-
-
-def write(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder.
-
-    Arguments:
-        file: the target; an existing one with the same bytes is left alone.
-        content: its bytes.
-
-    Raises:
-        DPNetError: the folder cannot be written.
-    """
-    try:
-        if file.exists() and file.read_bytes() == content:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(content)
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DPNetError(
-            f"{error.filename or file}: cannot be written ({error.strerror}): choose another folder with RESULTS=…"
-        ) from error
 
 
 def _corrupt(file: Path, why: str) -> DPNetError:

@@ -23,10 +23,11 @@ from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Run, Training, Variant
 from dpnet.episodes import training_batch, training_pools
 from dpnet.errors import DPNetError
+from dpnet.files import write
 from dpnet.model import VOID, Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.progress import progress
-from dpnet.store import Store, write
+from dpnet.store import Store
 
 SAVE_EVERY = 120.0  # seconds between states from which a killed training resumes
 CURVE = 100  # points of a loss curve
@@ -184,7 +185,7 @@ def _member(run: Run, channels: int, store: Store, device: str) -> Member:
             fused=True,
         )
     member = Member(run, head, optimizer, generator)
-    file = store.begin(run) / "state.pt"
+    file = store.begin_training(run) / "state.pt"
     if file.exists():
         try:
             state = torch.load(file, map_location=device, weights_only=True)

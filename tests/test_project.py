@@ -18,7 +18,8 @@ import yaml
 from dpnet import cli, experiments, notebooks, paths, presets, results
 from dpnet.config import Evaluation, Run, Variant, fingerprint
 from dpnet.errors import DPNetError
-from dpnet.store import Store, Thing, write
+from dpnet.files import write
+from dpnet.store import Store, Thing
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -53,6 +53,15 @@ def test_a_variant_in_a_cohort_is_the_variant_alone(data: Benchmark, tmp_path: P
     assert not same(weights(together, runs[0]), weights(together, runs[1]))
 
 
+def test_training_anew_forgets_the_scores_of_before(data: Benchmark, tmp_path: Path) -> None:
+    store, one = Store(tmp_path), run(BASE)
+    store.begin(one)
+    store.finish(one, {"old": np.ones((1, 2, 3), int)}, {"old": np.ones(1, int)}, {"old": {}})
+    train.train([one], data, store, "cpu")
+    assert store.missing(one, ["old"]) == ["old"]
+    assert not (store.folder(one) / "counts").exists()
+
+
 def test_training_does_not_touch_the_global_generator(data: Benchmark, tmp_path: Path) -> None:
     torch.manual_seed(5)
     state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from dpnet import files
 from dpnet.benchmarks import layout, pascal, shapes
 from dpnet.benchmarks.folder import prepare_folder
 from dpnet.benchmarks.layout import INDEX, Benchmark, Entry, Recipe
@@ -183,7 +184,7 @@ def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
         image, label = f"images/{name}.jpg", f"labels/{name}.png"
         for file, made, how in ((image, Image.fromarray(picture), "JPEG"), (label, coloured, "PNG")):
             made.save(packed := io.BytesIO(), how, **({"quality": 95} if how == "JPEG" else {}))
-            layout.replace(root / file, packed.getvalue())
+            files.write(root / file, packed.getvalue(), layout.WHERE)
         height, width = np.shape(mask)
         entries.append(Entry(name, split, image, label, (height, width), layout.count(mask)))
     return entries

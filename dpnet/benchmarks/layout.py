@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dpnet import files
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
 INDEX = "index.json"
+WHERE = "DATA=… or --root"
 VERSION = 1
 VOID = 255
 MIN_PIXELS, AT_SIDE = 2 * 32 * 32, 500  # the field's habit, stated for VOC's longer side of 500 pixels
@@ -172,7 +174,7 @@ def decode(path: Path, mask: bool = False) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise DPNetError(f"{path}: missing: complete your copy of the data") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # as PIL's decoders please
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what a broken file makes PIL raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DPNetError(f"{path}: cannot be decoded ({why}): replace it by an intact copy") from error
 
@@ -251,22 +253,7 @@ def writable(folder: Path) -> bool:
 def need_writable(folder: Path) -> None:
     """Refuse early (DPNetError) what would fail late."""
     if not writable(folder):
-        raise DPNetError(f"{folder}: cannot be written: choose another folder with DATA=… or --root")
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Write a file, and its folder, so that it is there whole or not at all; DPNetError if it cannot be."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")  # several processes may prepare the same folder
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        why = f"cannot be written ({error.strerror})"
-        raise DPNetError(f"{file}: {why}: choose another folder with DATA=… or --root") from error
+        raise DPNetError(f"{folder}: cannot be written: choose another folder with {WHERE}")
 
 
 def _pack(content: object) -> str:
@@ -319,7 +306,7 @@ def write(
     }
     index |= {"folds": [list(fold) for fold in folds], "tested": [list(fold) for fold in tested]}
     index["digest"] = _digest(index)
-    replace(root / INDEX, (_pack(index) + "\n").encode())
+    files.write(root / INDEX, (_pack(index) + "\n").encode(), WHERE)
     return read(root)
 
 
