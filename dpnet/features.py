@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,22 +63,30 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
     file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
-        cells = -(-size // 8)
-        shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
         part = file.with_suffix(f".{os.getpid()}.part")
-        data = np.lib.format.open_memmap(part, "w+", np.float16, shape)
-        device = next(backbone.parameters()).device
-        backbone.to(memory_format=torch.channels_last)
-        starts = range(0, len(positions), BATCH)
-        for start in progress(starts, f"features of {split} images", "batch"):
-            images = resized_images(benchmark, positions[start : start + BATCH], size).to(device)
-            with torch.inference_mode():
-                for m in range(1 + mirror):
-                    raw = backbone(images.flip(3) if m else images)
-                    data[start : start + BATCH, m] = raw.to(torch.float16).cpu().numpy()
-        data.flush()
-        os.replace(part, file)  # last: a killed run leaves no half file under this name
+        try:
+            _encode(benchmark, backbone, positions, size, mirror, part, f"features of {split} images")
+            os.replace(part, file)  # a killed run leaves no half file under this name
+        finally:
+            part.unlink(missing_ok=True)
     return FeatureBank(np.load(file, mmap_mode="r"), {p: row for row, p in enumerate(positions)})
+
+
+def _encode(
+    benchmark: Benchmark, backbone: Backbone, positions: list[int], size: int, mirror: bool, file: Path, what: str
+) -> None:
+    cells = -(-size // 8)
+    shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
+    data = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    device = next(backbone.parameters()).device
+    backbone.to(memory_format=torch.channels_last)
+    for start in progress(range(0, len(positions), BATCH), what, "batch"):
+        images = resized_images(benchmark, positions[start : start + BATCH], size).to(device)
+        with torch.inference_mode():
+            for m in range(1 + mirror):
+                raw = backbone(images.flip(3) if m else images)
+                data[start : start + BATCH, m] = raw.to(torch.float16).cpu().numpy()
+    data.flush()
 
 
 def resized_images(benchmark: Benchmark, positions: Sequence[int], size: int) -> Tensor:

@@ -16,7 +16,7 @@ from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
 from dpnet.model import Head
-from dpnet.progress import progress
+from dpnet.progress import RELAY, progress
 from dpnet.store import Store, to_json
 from dpnet.train import build_head, load_checkpoint, train
 
@@ -69,6 +69,14 @@ class Cohort:
                 raise DPNetError(f"unknown variant {self.only!r}: {self.experiment} has {', '.join(slugs)}")
             variants = [v for v in variants if v.slug == self.only]
         return [experiments.run(v, self.benchmark, self.preset, self.fold, self.seed) for v in variants]
+
+    def configuration(self) -> pd.DataFrame:
+        """What its runs have in common, for people: columns setting, value."""
+        run = self.runs[0]
+        values = {"benchmark": self.benchmark, "fold": self.fold, "seed": self.seed, **vars(run.training)}
+        if self.benchmark in RENDERED:
+            values |= {f"recipe: {k}": v for k, v in vars(run.recipe).items() if k != "images"}
+        return pd.DataFrame({"setting": values.keys(), "value": [str(v) for v in values.values()]})
 
     def wanted(self, run: Run) -> list[str]:
         """Ids of the evaluations that its experiment needs of a run."""
@@ -274,7 +282,8 @@ def _with_dask(pending: list[Cohort], jobs: int, device: str) -> None:
             threads_per_worker=1,
             host="127.0.0.1",  # its default listens on all interfaces, without authentication
             dashboard_address=None,
-            env={"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // jobs)},  # more threads than cores is far slower
+            # More threads than cores is far slower; and several processes' bars would overwrite each other.
+            env={"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // jobs), RELAY: os.devnull},
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -130,6 +130,8 @@ class _relayed_progress:  # noqa: N801 - used as a statement
 
     def __init__(self, file: Path) -> None:
         self.file, self.stop = file, threading.Event()
+        self.outer = os.environ.get(RELAY)  # set: this process draws nothing itself
+        self.quiet = self.outer is not None or not sys.stderr.isatty()
 
     def __enter__(self) -> None:
         self.file.write_text("")
@@ -141,14 +143,16 @@ class _relayed_progress:  # noqa: N801 - used as a statement
         self.stop.set()
         self.thread.join()
         del os.environ[RELAY]
+        if self.outer is not None:
+            os.environ[RELAY] = self.outer
         self.file.unlink()
 
     def follow(self) -> None:
-        bar, shown = None, None
+        bar, shown, rest = None, None, ""
         with self.file.open() as lines:
             while not self.stop.is_set():
-                for line in lines.readlines():
-                    now = json.loads(line)
+                *whole, rest = (rest + lines.read()).split("\n")  # the last line may still be in the writing
+                for now in map(json.loads, whole):
                     if bar is None or shown != (now["what"], now["total"]):
                         if bar is not None:
                             bar.close()
@@ -159,7 +163,7 @@ class _relayed_progress:  # noqa: N801 - used as a statement
                             unit=now["unit"],
                             leave=False,
                             dynamic_ncols=True,
-                            disable=not sys.stderr.isatty(),
+                            disable=self.quiet,
                         )
                     bar.update(now["done"] - bar.n)
                 time.sleep(0.3)

@@ -102,7 +102,9 @@ def train(
     for member in members:
         folder = store.folder(member.run)
         write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())
-        save_file(member.head.state_dict(), folder / "checkpoint.safetensors")
+        part = folder / "checkpoint.part"
+        save_file(member.head.state_dict(), part)
+        part.replace(folder / "checkpoint.safetensors")  # whole or not at all: it says that training is done
         (folder / "state.pt").unlink(missing_ok=True)
     return {m.run.id: m.head.eval() for m in members}
 
@@ -162,8 +164,10 @@ def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
 
 
 def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
-    """The precision that a schedule asks for."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.precision == "bf16")
+    """The precision that a schedule asks for; fp32 on processors that would have to emulate bf16, slowly."""
+    kind = torch.device(device).type
+    fast = kind != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16" and fast)
 
 
 def _member(run: Run, channels: int, store: Store, device: str) -> Member:
