@@ -59,7 +59,9 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
         the bank.
     """
     positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
-    key = hashlib.sha256(f"{benchmark.digest} {name} {torch.__version__}".encode()).hexdigest()[:8]
+    # The digest knows the labels; the sizes of the image files tell when one was replaced.
+    sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
+    key = hashlib.sha256(f"{benchmark.digest} {sizes} {name} {torch.__version__}".encode()).hexdigest()[:8]
     file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)

@@ -97,6 +97,9 @@ class Head(nn.Module):
         """
         if self.interaction is not None:
             P, P_q, F_q = self.interaction(P, P_q, F_q)
+        if self.variant.pseudo == "none" and len(self.fusion) == 1:  # P_q = P: one map stands for both
+            (with_P,) = self.fusion[0](F_q, P)
+            return self.decoder(with_P, twice=True), self.aux_decoder(with_P)
         if len(self.fusion) == 1:
             with_P, with_P_q = self.fusion[0](F_q, P, P_q)
         else:

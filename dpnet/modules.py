@@ -237,10 +237,24 @@ class ASPPDecoder(nn.Module):
         self.classify = nn.Conv2d(width, 2, 1)
         self.dropout = Dropout2d(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, h, w] -> logits [B, 2, h, w]."""
-        pooled = self.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
-        maps = [pooled, self.local(x), *(conv(x) for conv in self.dilated)]
+    def forward(self, x: Tensor, twice: bool = False) -> Tensor:
+        """Classify each cell.
+
+        Arguments:
+            x: [B, channels, h, w]; half the channels if `twice`.
+            twice: x stands for [x ; x], whose convolution is that of x under the sum of the weight's halves.
+
+        Returns:
+            logits [B, 2, h, w].
+        """
+
+        def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+            assert isinstance(conv, nn.Conv2d)
+            weight = torch.stack(conv.weight.chunk(2, 1)).sum(0) if twice else conv.weight
+            return F.conv2d(x, weight, conv.bias, padding=conv.padding, dilation=conv.dilation)
+
+        pooled = convolve(self.pooled, x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        maps = [pooled, convolve(self.local, x), *(convolve(conv, x) for conv in self.dilated)]
         x = self.dropout(torch.cat(maps, 1).relu())
         return self.classify(self.dropout(self.fuse(x).relu()))
 

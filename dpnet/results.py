@@ -18,6 +18,7 @@ from dpnet.store import Store, read_json
 
 PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 MEAN = "mean"
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9,"}
 YARDSTICKS = {
     "prototype": "training-free prototype",
     "prototype-wrong": "training-free prototype, wrong support",
@@ -306,15 +307,17 @@ def missing(reader: Reader, experiment: Experiment) -> list[str]:
 def protocol(reader: Reader) -> str:
     """The setting that stands beside every number."""
     t, about = reader.sizes.training, reader.about
-    recipe = f", diversity {reader.sizes.recipe.diversity:g}" if reader.benchmark == "shapes" else ""
+    rendered = reader.benchmark == "shapes"
+    recipe = f", diversity {reader.sizes.recipe.diversity:g}" if rendered else ""
+    shown = " (each shows the classes of one fold only)" if rendered else ""
     decay = f"polynomial decay (power {t.decay:g})" if t.decay else "fixed"
     evaluation = Evaluation(reader.sizes.episodes)
     novel = {"drop": "left out", "background": "kept, as background"}[t.novel]
     return (
         f"{reader.benchmark}{recipe}: {about['images']['train']} training and {about['images']['val']} test "
-        f"images, folds {', '.join(map(str, reader.folds))}; training images with novel classes {novel}. "
+        f"images{shown}, folds {', '.join(map(str, reader.folds))}; training images with novel classes {novel}. "
         f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
-        f"{t.optimizer.upper()} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
+        f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
         f"augmentation: {t.augment}, {t.precision}; last checkpoint. {evaluation.episodes} episodes per fold and "
         f"seed, {evaluation.shot} shot, class first; seeds: {len(reader.seeds)}; beta {Variant().beta:g} in "
         f"training, {evaluation.beta:g} in testing; scale 1; scored at each query's own size. Intervals: 95 %, "

@@ -126,7 +126,7 @@ def test_without_candidates_the_pseudo_prototype_is_the_prototype() -> None:
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "comparison" not in k})
     supports, masks, queries = episode()
     with torch.no_grad():
-        assert torch.equal(
+        torch.testing.assert_close(
             model(supports, masks, queries, beta=1.0).logits, plain(supports, masks, queries, beta=1.0).logits
         )
         assert not torch.allclose(
@@ -203,6 +203,12 @@ def test_several_prototypes_are_fused_as_each_alone() -> None:
     F_q, P, P_q = torch.randn(2, 4, 9, 9), torch.randn(2, 4), torch.randn(2, 4)
     for found, expected in zip(module(F_q, P, P_q), [module(F_q, P)[0], module(F_q, P_q)[0]], strict=True):
         assert torch.equal(found, expected)
+
+
+def test_a_map_given_twice_is_the_map_beside_itself() -> None:
+    decoder = ASPPDecoder(8, 4, (1, 2, 3), 0.0)
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(decoder(x, twice=True), decoder(torch.cat([x, x], 1)))
 
 
 def test_masked_average() -> None:

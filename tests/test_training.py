@@ -209,6 +209,14 @@ def test_targets_of_the_stream_show_base_classes_only(data: Benchmark) -> None:
             assert not {*label[expected[0] == 1].unique().tolist()} & set(data.folds[0])
 
 
+def test_a_test_scene_shows_one_folds_classes(data: Benchmark) -> None:
+    for entry in data.entries:
+        shown = set(entry.pixels) - {255}
+        in_one = any(shown <= set(fold) for fold in data.folds)
+        assert in_one or entry.split == "train"
+    assert any(len({(c - 1) // 5 for c in set(e.pixels) - {255}}) > 1 for e in data.entries)  # training mixes them
+
+
 def test_lists_have_their_properties(data: Benchmark) -> None:
     listed = episodes.test_episodes(data, 1, shot=2, seed=0, count=60)
     assert listed == episodes.test_episodes(data, 1, shot=2, seed=0, count=60)

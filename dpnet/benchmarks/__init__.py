@@ -30,6 +30,7 @@ NAMES = ("shapes", "pascal", "pascal-mini", "folder")
 DEFAULT = Recipe()
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
+FOLDS = layout.split_folds(len(shapes.CLASSES))  # of shapes
 
 
 def _noted(name: str, recipe: Recipe) -> dict[str, Any] | None:
@@ -176,7 +177,8 @@ def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
     entries = []
     for number in numbers:
         seed = [recipe.seed, SPLITS.index(split), number]
-        classes = range(1, len(shapes.CLASSES) + 1)
+        # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
+        classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(shapes.CLASSES) + 1)
         picture, mask = shapes.render(seed, classes, recipe.size, recipe.diversity)
         coloured = Image.fromarray(mask)
         coloured.putpalette(_palette())
@@ -213,5 +215,4 @@ def _prepare_shapes(root: Path, recipe: Recipe, noted: dict[str, Any], workers: 
             raise DPNetError(f"{root}: a rendering process died ({why}): try workers=1") from error
 
     entries = list(progress(rendered(), "rendering shapes", "image", sum(amounts.values())))
-    folds = layout.split_folds(len(shapes.CLASSES))
-    return layout.write(root, "shapes", shapes.CLASSES, folds, folds, entries, noted)
+    return layout.write(root, "shapes", shapes.CLASSES, FOLDS, FOLDS, entries, noted)
