@@ -35,6 +35,16 @@ def parser() -> Parser:
     check.add_argument("--root", type=Path, help="the data folder [data]")
     check.add_argument("--preset", default="quick", help="whose sizes were rendered [quick]")
 
+    predict = verbs.add_parser("predict", help="segment your own image with a trained run")
+    predict.add_argument(
+        "--support", type=Path, action="append", required=True, help="an image; repeat for more shots"
+    )
+    predict.add_argument("--mask", type=Path, action="append", required=True, help="its mask; one for each support")
+    predict.add_argument("--query", type=Path, required=True, help="the image to segment")
+    predict.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
+    predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
+    predict.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
+
     verbs.add_parser("report", help="write README's numbers and its picture from results")
 
     whole = {
@@ -151,6 +161,21 @@ def _run(options: argparse.Namespace) -> None:
     grid.run_cohort(cohort, _device(options.device))
     grid.describe(benchmark, cohort.store)
     print(results.scores(cohort.store, cohort.runs).to_string(index=False))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import io
+
+    from PIL import Image
+
+    from dpnet import files, predict
+
+    mask, _ = predict.segment(options.query, options.support, options.mask, options.checkpoint, options.beta)
+    picture = Image.fromarray(mask)
+    picture.putpalette([0, 0, 0, 255, 215, 0])
+    picture.save(packed := io.BytesIO(), "PNG")
+    files.write(options.out, packed.getvalue(), "--out")
+    print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
 
 
 def _report(_: argparse.Namespace) -> None:

@@ -124,7 +124,7 @@ def evaluate(
             for which, found in _score_batch(heads, scene, training, group, support, batch).items():
                 parts[which].append(found)
         for (name, evaluation), counted in parts.items():
-            results[name][evaluation] = torch.cat(counted).numpy()
+            results[name][evaluation] = _joined(counted)
         lists |= {evaluation: chosen for _, evaluation in parts}
     return results, lists
 
@@ -164,6 +164,11 @@ def _score_batch(
         for name, evaluations in group.items()
         for e in evaluations
     }
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    """int64 [E, 2, 3]; E is 0 where no query lacks any tested class, so that nothing can be wrong support."""
+    return torch.cat(parts).numpy() if parts else np.empty((0, 2, 3), np.int64)
 
 
 def score(differences: list[Tensor], scene: Scene, batch: Sequence[Episode]) -> Tensor:
@@ -221,7 +226,7 @@ def measure_yardsticks(scene: Scene, wanted: Yardsticks) -> tuple[Counts, dict[s
                 parts.append(score([torch.cat(soft) - 0.5], scene, batch))
             else:
                 parts.append(score([_nearer_foreground(scene, batch, name)], scene, batch))
-        counts[name] = torch.cat(parts).numpy()
+        counts[name] = _joined(parts)
     return counts, lists
 
 
@@ -255,7 +260,7 @@ def summary(counts: Counts, lists: dict[str, list[Episode]], benchmark: Benchmar
         about[name] = {
             "episodes": episodes.digest(episodes.to_json(benchmark, lists[name])),
             "data": benchmark.digest[:16],
-            **{metric: round(mean_iou(table, classes, metric), 4) for metric in METRICS},
+            **{metric: round(mean_iou(table, classes, metric), 4) if len(table) else None for metric in METRICS},
         }
     return about
 

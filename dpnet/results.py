@@ -130,6 +130,8 @@ class Reader:
             if self.store.missing(thing, [scored.evaluation]):
                 return None
             counts, classes = self.store.counts(thing, scored.evaluation)
+            if not len(classes):
+                return None
             values.append(mean_iou(counts, classes, metric))
             resamples.append(bootstrap(counts, classes, metric, seed=1000 * fold + seed))
         stacked = np.stack(resamples)
@@ -410,7 +412,11 @@ def _direction(cell: dict[str, float], theirs: float) -> str:
 def scores(store: Store, runs: list[Run]) -> pd.DataFrame:
     """What was measured of some runs, both metrics, one decimal: columns variant, evaluation, canet, pfenet."""
     return pd.DataFrame(
-        {"variant": run.variant.slug, "evaluation": name, **{m: round(found[m], 1) for m in METRICS}}
+        {
+            "variant": run.variant.slug,
+            "evaluation": name,
+            **{m: "—" if found[m] is None else round(found[m], 1) for m in METRICS},
+        }
         for run in runs
         for name, found in sorted(store.metrics(run)["evaluations"].items())
     )

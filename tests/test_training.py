@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+import dpnet
 from dpnet import backbones, benchmarks, episodes, evaluate, features, presets, train
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
@@ -326,6 +328,43 @@ def test_yardsticks_lie_where_they_must(scene: evaluate.Scene, data: Benchmark) 
     score = evaluate.summary(counts, lists, data)
     assert score["ceiling"]["pfenet"] > score["objects"]["pfenet"] > 0  # type: ignore[operator]
     assert score["prototype"]["pfenet"] > score["prototype-wrong"]["pfenet"]  # type: ignore[operator]
+
+
+def test_your_own_image_is_segmented_as_in_the_evaluation(data: Benchmark, tmp_path: Path) -> None:
+    store, one = Store(tmp_path), run(FULL)
+    train.train([one], data, store, "cpu")
+    (query, support), class_id = [data.entries[i] for i in data.images_of(7, "val")[:2]], 7
+    mask = (data.label(support) == class_id).astype(np.uint8)
+    paths = data.path(query.image), [data.path(support.image)]
+    found, probability = dpnet.segment(paths[0], paths[1], [mask], store.folder(one))
+    again, _ = dpnet.segment(data.image(query), [data.image(support)], [Image.fromarray(mask * 9)], store.folder(one))
+    assert found.shape == probability.shape == query.size
+    assert np.array_equal(found, again)
+    assert np.array_equal(found == 1, probability > 0.5)
+    scene = evaluate.Scene(data, backbones.build("efficientnet_lite0"), "efficientnet_lite0", 65, 1, 0, "cpu")
+    head = train.build_head(one, 152)
+    head.load_state_dict(weights(store, one))
+    episode = Episode(class_id, data.entries.index(query), (data.entries.index(support),))
+    exact = dataclasses.replace(TRAINING, precision="fp32")
+    expected = evaluate.predictions(head.eval(), scene, exact, [episode], beta=0.2)[0][1].numpy()
+    assert (found != expected).mean() < 0.02  # there the features are kept in fp16
+
+
+def test_bad_input_of_your_own_is_named(data: Benchmark, tmp_path: Path) -> None:
+    store, one = Store(tmp_path), run(BASE)
+    train.train([one], data, store, "cpu")
+    image, folder = data.image(data.entries[0]), store.folder(one)
+    mask = np.ones(image.shape[:2], np.uint8)
+    for supports, masks, message in (
+        ([image], [], "1 supports and 0 masks"),
+        ([image], [mask[1:]], r"\[64, 65\] is not its support's size"),
+        ([image], [mask * 0], "no foreground"),
+        ([tmp_path / "no.jpg"], [mask], "no.jpg: missing"),
+    ):
+        with pytest.raises(DPNetError, match=message):
+            dpnet.segment(image, supports, masks, folder)
+    with pytest.raises(DPNetError, match=r"run\.json"):
+        dpnet.segment(image, [image], [mask], tmp_path / "nowhere")
 
 
 def test_features_are_kept_and_right(data: Benchmark) -> None:
