@@ -28,7 +28,7 @@ class Variant:
         dis_over: the cells of L_dis: all candidates ("C") or the selected ones ("C'", as Eq. 10 prints it).
         alpha: the residual scale of PIM at the start (Eq. 6-8).
         msf_convs: the three convolutions are "shared" by P and P_q, or "separate" (six).
-        void_in_loss: void pixels (255) are "background" (CANet) or left out ("ignore", PFENet).
+        void_in_loss: void pixels (255) are left out ("ignore", PFENet), as they are in L_dis, or "background" (CANet).
     """
 
     pim: bool = True
@@ -43,7 +43,7 @@ class Variant:
     dis_over: Literal["C", "C'"] = "C"
     alpha: float = 0.0
     msf_convs: Literal["shared", "separate"] = "shared"
-    void_in_loss: Literal["background", "ignore"] = "background"
+    void_in_loss: Literal["ignore", "background"] = "ignore"
 
     @property
     def slug(self) -> str:

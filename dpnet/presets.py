@@ -31,8 +31,8 @@ _QUICK = Training(
     size=161,
     width=64,
     dilations=(2, 4, 6),  # the paper's 6, 12, 18 on a grid of 21² instead of 41²
-    dropout=0.0,  # chosen, like the rate, on base classes: on so short a schedule dropout only slows training down
-    steps=1200,
+    dropout=0.1,  # chosen, like the steps, on a benchmark of other classes: the silhouettes in other textures and hues
+    steps=800,
     batch=4,
     optimizer="adamw",
     learning_rate=1e-3,
@@ -42,7 +42,7 @@ _QUICK = Training(
     novel="drop",
     precision="bf16",
 )
-_TINY = replace(_QUICK, size=65, width=16, dilations=(1, 2, 3), steps=60, learning_rate=3e-3)
+_TINY = replace(_QUICK, size=65, width=16, dilations=(1, 2, 3), dropout=0.0, steps=60, learning_rate=3e-3)
 _MINI = replace(
     _QUICK,
     size=321,
@@ -58,7 +58,7 @@ _MINI = replace(
 )
 _PAPER = replace(_MINI, backbone="resnet50", batch=4, learning_rate=0.0025, decay=0.0, novel="background")
 
-_SHAPES = Recipe(size=161, diversity=0.4, train=1500, val=400, seed=0)
+_SHAPES = Recipe(size=161, diversity=0.4, train=1000, val=400, seed=0)
 _PASCAL = Recipe()  # photographs: only its list of images matters
 
 # 200 epochs over the 5,953 training images in batches of 4; a fold's own list is a little shorter.
@@ -75,7 +75,7 @@ _TABLE: dict[tuple[str, str], Preset] = {
 # Of 20 classes `pascal-mini` has 13 with at least 20 images: the rest is neither trained on nor tested.
 for _name, _least in (("pascal", 2), ("pascal-mini", 10), ("folder", 2)):
     _kept: dict[str, Any] = {"novel": "background", "least": _least}
-    _photographs = replace(_QUICK, size=241, dilations=(3, 6, 9), steps=1600)
+    _photographs = replace(_QUICK, size=241, dilations=(3, 6, 9))
     _TABLE |= {
         (_name, "tiny"): Preset(_PASCAL, replace(_TINY, **_kept), episodes=40),
         (_name, "quick"): Preset(_PASCAL, replace(_photographs, **_kept), episodes=1000),
