@@ -28,7 +28,7 @@ class Variant:
         dis_over: the cells of L_dis: all candidates ("C") or the selected ones ("C'", as Eq. 10 prints it).
         alpha: the residual scale of PIM at the start (Eq. 6-8).
         msf_convs: the three convolutions are "shared" by P and P_q, or "separate" (six).
-        void_in_loss: void pixels (255) are left out ("ignore", PFENet), as they are in L_dis, or "background" (CANet).
+        void_in_loss: void pixels (255) are left out ("ignore", PFENet), as in L_dis, or "background" (CANet).
     """
 
     pim: bool = True
