@@ -37,6 +37,7 @@ $(READY): pyproject.toml requirements.lock
 	@echo "setting up $(VENV): torch and the notebook packages, a few minutes and 6 GB"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,dev]'
+	@mkdir -p $(IPYTHONDIR) $(JUPYTER_DATA_DIR) $(MPLCONFIGDIR)
 	@touch $@
 
 prepare: $(READY)  ## render or index BENCHMARK
