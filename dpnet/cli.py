@@ -91,10 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
         if getattr(options, name, None) is not None:
             os.environ[variable] = str(getattr(options, name))
+    verbs = {"prepare": _prepare, "check": _check, "plan": _plan, "reproduce": _reproduce, "report": _report}
+    verbs |= {"train": _run, "evaluate": _run, "predict": _predict}
     try:
-        {"prepare": _prepare, "check": _check, "plan": _plan, "reproduce": _reproduce}.get(options.verb, _run)(
-            options
-        )
+        verbs[options.verb](options)
     except DPNetError as error:
         print(f"dpnet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -46,9 +46,9 @@ def segment(
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
     folder = Path(checkpoint)
+    if not (folder / "run.json").exists() or read_json(folder / "run.json").get("kind") != "Run":
+        raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
     about = read_json(folder / "run.json")
-    if about.get("kind") != "Run":
-        raise DPNetError(f"{folder}: not a run's folder: give one of results/*/runs/")
     training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
     backbone = backbones.build(training.backbone)
     head = Head(backbone.channels, Variant(**about["variant"]), training.width, training.dilations, training.dropout)

@@ -1,5 +1,6 @@
 """The house: configuration, run ids, store, notebooks, commands, files that must agree."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -344,6 +345,18 @@ def test_wrong_words_are_one_line(arguments: list[str]) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_verb_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = next(a for a in cli.parser()._actions if a.dest == "verb").choices
+    assert choices is not None
+    called: list[str] = []
+    for name in ("prepare", "check", "plan", "reproduce", "run", "report", "predict"):
+        monkeypatch.setattr(cli, f"_{name}", lambda _, name=name: called.append(name))
+    for verb in choices:
+        monkeypatch.setattr(cli.Parser, "parse_args", lambda *_, verb=verb: argparse.Namespace(verb=verb))
+        assert cli.main([]) == 0
+        assert called.pop() == {"train": "run", "evaluate": "run"}.get(verb, verb)
 
 
 def test_importing_is_light() -> None:
