@@ -66,7 +66,7 @@ tiny: $(READY)
 	@$(PY) -m pytest -q tests/test_end_to_end.py
 
 nbval: $(READY)
-	@$(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-current-env $(shell git ls-files 'results/*/table*.ipynb')
+	@$(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-current-env $(shell git ls-files ':(glob)results/*/table*.ipynb')
 
 clean:  ## remove rendered data, checkpoints and tiny results; what is committed stays
 	rm -rf data results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state.pt
