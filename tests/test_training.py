@@ -19,7 +19,7 @@ from dpnet.model import Head, Output, shared_counts
 from dpnet.store import Store
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
-TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8)
+TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
 BASE, FULL = Variant(pim=False, msf=False, pseudo="none"), Variant()
 
 
@@ -287,6 +287,8 @@ def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene:
     full = whole[next(n for n in heads if "ccm" in n)]
     assert not np.array_equal(full[ways[0].id], full[ways[2].id])  # beta matters, or the test shows nothing
     assert not np.array_equal(full[ways[1].id], full[ways[4].id])
+    answered = [bool(e.wrong_class) for e in scene.episodes(1, 24)]
+    assert not np.array_equal(full[ways[1].id][answered], full[ways[6].id])  # another support, another answer
 
 
 def test_the_pass_equals_the_network_on_images_one_by_one(
