@@ -42,7 +42,7 @@ def write_readme() -> None:
     print("README.md: numbers are those of results/")
     figure = figures.predictions(SHOWN)
     file = SHOWN.store.root / "episodes.png"
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+    figure.savefig(file, dpi=80, metadata={"Software": None})
     print(f"{file.name}: drawn")
 
 
