@@ -2,22 +2,17 @@
 
 import hashlib
 import io
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from dpnet import files
-from dpnet.benchmarks import layout, pascal, shapes
+from dpnet.benchmarks import coco, layout, pascal, shapes
 from dpnet.benchmarks.folder import prepare_folder
 from dpnet.benchmarks.layout import INDEX, Benchmark, Entry, Recipe
+from dpnet.benchmarks.making import png, spread
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder"]
 
-NAMES = ("shapes", "pascal", "pascal-mini", "folder")
+NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
@@ -41,6 +36,8 @@ def _noted(name: str, recipe: Recipe) -> dict[str, Any] | None:
         keys = ("size", "train", "val", "seed")
         drawn = {key: getattr(recipe, key) for key in keys} | {"diversity": float(recipe.diversity)}
         return {"version": shapes.RECIPE_VERSION, **drawn}
+    if name == "coco":
+        return {"version": coco.VERSION}
     return {"pascal": {"images": recipe.images}, "pascal-mini": {}, "folder": None}[name]
 
 
@@ -56,7 +53,7 @@ def _places(name: str, data: Path, recipe: Recipe) -> list[Path]:
         return [data / name / f"v{shapes.RECIPE_VERSION}-{what}"]
     if name == "folder":
         return [data / name]
-    # The second is for a copy of VOC that is read-only, or somebody else's.
+    # The second is for a copy of VOC or COCO that is read-only, or somebody else's.
     mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
     return [data / name, _home() / "data" / f"{name}-{mark}"]
 
@@ -71,10 +68,11 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
 
     Arguments:
         name: one of `NAMES`.
-        data: the data folder; for "pascal" and "pascal-mini" the user's copy of VOC 2012. The index of a copy
-            that cannot be written is kept in the project's own data folder.
+        data: the data folder; for "pascal" and "pascal-mini" the user's copy of VOC 2012, for "coco" that of
+            COCO 2014. The index of a copy that cannot be written is kept in the project's own data folder.
         recipe: what the benchmark consists of.
-        workers: processes that render "shapes"; one per core if None. The result does not depend on it.
+        workers: processes that render "shapes" or paint the masks of "coco"; one per core if None. The
+            result does not depend on it.
 
     Returns:
         the benchmark.
@@ -92,9 +90,11 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
         raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
     if name == "shapes":
         return _prepare_shapes(places[0], recipe, noted, workers)
-    pascal.source(data)
+    (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
     layout.need_writable(root)
+    if name == "coco":
+        return coco.prepare(data, root, noted, workers)
     return pascal.prepare(name, data, root, recipe.images, noted)
 
 
@@ -154,24 +154,6 @@ def check(benchmark: Benchmark) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
-def _palette() -> list[int]:
-    # VOC's colours: bit by bit of the id, to red, green and blue in turn, the highest bits first.
-    return [
-        sum(((c >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)) for c in range(256) for channel in range(3)
-    ]
-
-
-def _end_with_parent() -> None:
-    # Or a worker waits for ever for the next task of a parent that was killed.
-    def wait() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
-
-
 def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
     root, recipe, split, numbers = task
     entries = []
@@ -180,13 +162,11 @@ def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
         # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
         classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(shapes.CLASSES) + 1)
         picture, mask = shapes.render(seed, classes, recipe.size, recipe.diversity)
-        coloured = Image.fromarray(mask)
-        coloured.putpalette(_palette())
         name = f"{split}-{number:05d}"
         image, label = f"images/{name}.jpg", f"labels/{name}.png"
-        for file, made, how in ((image, Image.fromarray(picture), "JPEG"), (label, coloured, "PNG")):
-            made.save(packed := io.BytesIO(), how, **({"quality": 95} if how == "JPEG" else {}))
-            files.write(root / file, packed.getvalue(), layout.WHERE)
+        Image.fromarray(picture).save(packed := io.BytesIO(), "JPEG", quality=95)
+        for file, content in ((image, packed.getvalue()), (label, png(mask))):
+            files.write(root / file, content, layout.WHERE)
         height, width = np.shape(mask)
         entries.append(Entry(name, split, image, label, (height, width), layout.count(mask)))
     return entries
@@ -200,19 +180,6 @@ def _prepare_shapes(root: Path, recipe: Recipe, noted: dict[str, Any], workers: 
         for split, amount in amounts.items()
         for first in range(1, amount + 1, CHUNK)
     ]
-
-    def rendered() -> Iterator[Entry]:
-        processes = min(workers or os.cpu_count() or 1, len(tasks))
-        if processes == 1:
-            yield from (entry for task in tasks for entry in _render(task))
-            return
-        # spawn, because a fork of a process with threads (torch's, a notebook's) may hang
-        try:
-            with ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
-                yield from (entry for part in pool.map(_render, tasks) for entry in part)
-        except BrokenProcessPool as error:
-            why = "a script needs its `if __name__ == '__main__'`, or memory ran out"
-            raise DPNetError(f"{root}: a rendering process died ({why}): try workers=1") from error
-
-    entries = list(progress(rendered(), "rendering shapes", "image", sum(amounts.values())))
+    rendered = spread(_render, tasks, workers, root)
+    entries = list(progress(rendered, "rendering shapes", "image", sum(amounts.values())))
     return layout.write(root, "shapes", shapes.CLASSES, FOLDS, FOLDS, entries, noted)

@@ -47,6 +47,11 @@ class Recipe:
         if self.images not in LISTS:
             raise DPNetError(f"images={self.images!r}: no such list; known are {', '.join(LISTS)}")
 
+    @property
+    def mark(self) -> str:
+        """What a run's name says of a `diversity` other than the usual one; mostly nothing."""
+        return "" if self.diversity == Recipe.diversity else f"-diversity{self.diversity:g}"
+
 
 @dataclass(frozen=True)
 class Entry:
