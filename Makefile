@@ -21,13 +21,17 @@ export JUPYTER_DATA_DIR := $(abspath $(VENV))/.config/jupyter
 export MPLCONFIGDIR     := $(abspath $(VENV))/.config/matplotlib
 export PYTHONDONTWRITEBYTECODE := 1
 
+TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
+
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare reproduce-table3 plan-table3 report test lint unit tiny nbval clean
+.PHONY: help setup prepare report site test-site test lint unit tiny nbval clean
+.PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2} /^## / {print "  make " substr($$0, 4)}' \
+		$(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|folder PRESET=tiny|quick|mini|paper DATA=folder"
+	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
 	@echo "             RESULTS=folder SEEDS=1 JOBS=1 DEVICE=auto|cpu|cuda PYTHON=python3"
 	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
 
@@ -43,14 +47,26 @@ $(READY): pyproject.toml requirements.lock
 prepare: $(READY)  ## render or index BENCHMARK
 	@$(DPNET) prepare "$(BENCHMARK)" --preset "$(PRESET)" --root "$(DATA)"
 
-reproduce-table3: $(READY)  ## Table 3: train the ablation on every fold, execute the notebooks, print the table
-	@$(DPNET) reproduce table3 $(WHAT) $(WHERE)
+## reproduce-table1   one shot and five, two metrics, among the paper's rows; also -table2 (COCO-20i)
+## reproduce-table3   the ablation of the modules; -table4 pseudo-prototypes, -table5 loss weights, -table6 scales
+## reproduce-fig3     the cycle comparison; -fig4 predictions, -fig5 thresholds
+## reproduce-diversity  the gain of the pseudo-prototype against the diversity of support and query
+## reproduce-all      every table and figure, and the report; trains whatever they share once
+$(TARGETS:%=reproduce-%): reproduce-%: $(READY)
+	@$(DPNET) reproduce $* $(WHAT) $(WHERE)
 
-plan-table3: $(READY)  ## how many trainings Table 3 needs, and how many are there; runs nothing
-	@$(DPNET) plan table3 $(WHAT) $(WHERE)
+## plan-table3        (or -table1 … -all) trainings needed, there, shared, and the expected time; runs nothing
+$(TARGETS:%=plan-%): plan-%: $(READY)
+	@$(DPNET) plan $* $(WHAT) $(WHERE)
 
-report: $(READY)  ## write the numbers and the picture of README from results
-	@$(DPNET) report
+report: $(READY)  ## tables, figures, reports and README from the results that are there; trains nothing
+	@$(DPNET) report --results "$(RESULTS)"
+
+site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
+	@$(DPNET) site --results "$(RESULTS)"
+
+test-site: $(READY)  ## open every page of the site in a headless Chromium (Debian: chromium, chromium-driver)
+	@$(PY) -m pytest -q tests/test_site.py
 
 test: lint unit tiny nbval  ## lint, unit and property tests, the tiny Table 3 end to end, committed notebooks
 
@@ -60,13 +76,13 @@ lint: $(READY)
 	@$(VENV)/bin/mypy dpnet
 
 unit: $(READY)
-	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py
+	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py
 
 tiny: $(READY)
 	@$(PY) -m pytest -q tests/test_end_to_end.py
 
 nbval: $(READY)
-	@$(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-current-env $(shell git ls-files ':(glob)results/*/table*.ipynb')
+	@$(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-current-env $(shell git ls-files ':(glob)results/*/*.ipynb')
 
 clean:  ## remove rendered data, checkpoints and tiny results; what is committed stays
 	rm -rf data results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state.pt

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
     prepare = verbs.add_parser("prepare", help="render, or index, a benchmark")
-    prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini or folder")
+    prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
     for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
@@ -45,7 +46,14 @@ def parser() -> Parser:
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
     predict.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
 
-    verbs.add_parser("report", help="write README's numbers and its picture from results")
+    report = verbs.add_parser(
+        "report", help="tables, reports and README from the results that are there; trains nothing"
+    )
+    report.add_argument("--benchmark", help="one only [all that have results]")
+    report.add_argument("--preset", default="quick", help="its preset [quick]")
+    report.add_argument("--results", type=Path, help="the folder of all results [results]")
+    site = verbs.add_parser("site", help="static pages of all results, in results/site")
+    site.add_argument("--results", type=Path, help="the folder of all results [results]")
 
     whole = {
         "plan": "say what a target needs, and run nothing",
@@ -55,8 +63,13 @@ def parser() -> Parser:
     }
     for verb, what in whole.items():
         one = verbs.add_parser(verb, help=what)
-        one.add_argument("target", nargs="?" if verb in ("train", "evaluate") else None, default="table3")
-        one.add_argument("--benchmark", default="shapes", help="shapes, pascal, pascal-mini or folder [shapes]")
+        one.add_argument(
+            "target",
+            nargs="?" if verb in ("train", "evaluate") else None,
+            default="table3",
+            help="table1 … table6, fig3, fig4, fig5, diversity, or all",
+        )
+        one.add_argument("--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]")
         one.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
         one.add_argument("--data", type=Path, help="the data folder [data]")
         one.add_argument("--results", type=Path, help="the folder of all results [results]")
@@ -67,6 +80,7 @@ def parser() -> Parser:
         else:
             one.add_argument("--fold", type=int, default=0, help="whose classes are novel [0]")
             one.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
+            one.add_argument("--diversity", type=float, help="of shapes, for target diversity [the preset's]")
             one.add_argument("--seed", type=int, default=0, help="of parameters, episodes and dropout [0]")
     return top
 
@@ -91,7 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
     for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
         if getattr(options, name, None) is not None:
             os.environ[variable] = str(getattr(options, name))
-    verbs = {"prepare": _prepare, "check": _check, "plan": _plan, "reproduce": _reproduce, "report": _report}
+    verbs: dict[str, Callable[[argparse.Namespace], None]] = {
+        "prepare": _prepare,
+        "check": _check,
+        "plan": _plan,
+        "reproduce": _reproduce,
+        "report": _report,
+    }
+    verbs |= {"site": _site}
     verbs |= {"train": _run, "evaluate": _run, "predict": _predict}
     try:
         verbs[options.verb](options)
@@ -128,31 +149,49 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, experiments, grid, paths, presets
+    from dpnet import benchmarks, experiments, grid, paths
 
-    experiment = experiments.get(options.target)
-    recipe = presets.get(options.benchmark, options.preset).recipe
+    experiments.several(options.target, options.benchmark)
+    recipe = experiments.recipe(options.benchmark, options.preset)
     benchmark = benchmarks.prepare(options.benchmark, paths.data(), recipe)
-    print(grid.plan(grid.cohorts(experiment, benchmark, options.preset, options.seeds)).to_string(index=False))
+    found = grid.cohorts(options.target, benchmark, options.preset, options.seeds)
+    table = grid.plan(found)
+    total = table.drop(columns="cohort").sum()
+    print(table.to_string(index=False))
+    print(
+        f"\n{options.target}: {total['runs']} runs, {total['shared']} shared with other targets; "
+        f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train.\n"
+        + grid.expected(found, _device(options.device))
+    )
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from dpnet import experiments, grid, results
+    from dpnet import experiments, grid, report, words
 
-    experiment = experiments.get(options.target)
+    asked = experiments.several(options.target, options.benchmark)
     reader = grid.reproduce(
-        experiment, options.benchmark, options.preset, options.seeds, options.jobs, _device(options.device)
+        options.target, options.benchmark, options.preset, options.seeds, options.jobs, _device(options.device)
     )
-    print(results.as_text(reader, experiment))
+    if options.target == "all":
+        report.publish(reader)
+        print(report.overview(options.benchmark, options.preset, reader.store.root.parent).to_string(index=False))
+    else:
+        print(*(words.as_text(reader, experiment) for experiment in asked), sep="\n\n")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, experiments, grid, paths, presets, results
+    from dpnet import benchmarks, experiments, grid, paths, presets, words
 
-    experiment = experiments.get(options.target)
+    experiments.several(options.target, options.benchmark)
     sizes = presets.get(options.benchmark, options.preset)
     cohort = grid.Cohort(
-        experiment.name, options.benchmark, options.preset, options.fold, options.seed, options.variant
+        options.target,
+        options.benchmark,
+        options.preset,
+        options.fold,
+        options.seed,
+        sizes.recipe.diversity if options.diversity is None else options.diversity,
+        options.variant,
     )
     untrained = cohort.untrained()
     if options.verb == "evaluate" and untrained:
@@ -160,7 +199,7 @@ def _run(options: argparse.Namespace) -> None:
     benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
     grid.run_cohort(cohort, _device(options.device))
     grid.describe(benchmark, cohort.store)
-    print(results.scores(cohort.store, cohort.runs).to_string(index=False))
+    print(words.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -178,10 +217,17 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
 
 
-def _report(_: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> None:
     from dpnet import report
 
-    report.write_readme()
+    report.publish_all(options.benchmark, options.preset)
+
+
+def _site(_: argparse.Namespace) -> None:
+    from dpnet import paths, site
+
+    pages = site.build(paths.results(), paths.results() / "site")
+    print(f"{len(pages)} pages: open {paths.results() / 'site' / 'index.html'}")
 
 
 def _device(name: str) -> str:

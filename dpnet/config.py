@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from dpnet.benchmarks.layout import Recipe
@@ -107,7 +107,7 @@ class Run:
     @property
     def id(self) -> str:
         """Readable, and unique to what changes the result."""
-        return f"fold{self.fold}-seed{self.seed}-{self.variant.slug}-{fingerprint(self)}"
+        return f"fold{self.fold}-seed{self.seed}{self.recipe.mark}-{self.variant.slug}-{fingerprint(self)}"
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,19 @@ class Yardsticks:
     size: int
     episodes: int
     shot: int = 1
-    names: tuple[str, ...] = field(default=("prototype", "prototype-wrong", "objects", "ceiling"))
+    names: tuple[str, ...] = (
+        "prototype",
+        "prototype-wrong",
+        "objects",
+        "ceiling",
+        "matches-cosine",
+        "matches-cycle",
+    )
 
     @property
     def id(self) -> str:
         """Readable, and unique to what changes the result."""
-        return f"fold{self.fold}-seed{self.seed}-yardsticks-{self.shot}shot-{fingerprint(self)}"
+        return f"fold{self.fold}-seed{self.seed}{self.recipe.mark}-yardsticks-{self.shot}shot-{fingerprint(self)}"
 
 
 def fingerprint(thing: Any) -> str:

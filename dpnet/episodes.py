@@ -33,6 +33,8 @@ class Episode:
 def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: int) -> list[Episode]:
     """The fold's list: class first, then query, then supports, all uniform; k shots extend k - 1 shots.
 
+    A class with too few images for `shot` supports gets as many as there are (`scarce` names them).
+
     Arguments:
         benchmark: its "val" images are used.
         fold: its tested classes are used.
@@ -44,12 +46,12 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
         `count` episodes.
 
     Raises:
-        DPNetError: the fold is not part of the benchmark, or a class has too few images.
+        DPNetError: the fold is not part of the benchmark, or a class has a single image.
     """
     classes = benchmark.tested[fold] if fold < len(benchmark.tested) else ()
     if not classes:
         raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
-    pools = {c: _pool(benchmark, c, "val", shot) for c in classes}
+    pools = {c: _pool(benchmark, c, "val") for c in classes}
     result = []
     for number in range(count):
         rng = np.random.default_rng([seed, fold, number])
@@ -154,12 +156,18 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _pool(benchmark: Benchmark, class_id: int, split: str, shot: int) -> list[int]:
+def scarce(benchmark: Benchmark, shot: int) -> dict[str, int]:
+    """Tested classes with too few test images for `shot` supports -> how many their episodes have."""
+    counts = {c: len(benchmark.images_of(c, "val")) for tested in benchmark.tested for c in tested}
+    return {benchmark.classes[c - 1]: n - 1 for c, n in counts.items() if n <= shot}
+
+
+def _pool(benchmark: Benchmark, class_id: int, split: str) -> list[int]:
     images = benchmark.images_of(class_id, split)
-    if len(images) < shot + 1:
+    if len(images) < 2:
         raise DPNetError(
             f"{benchmark.name}: class {benchmark.classes[class_id - 1]!r} has {len(images)} {split} image(s), and "
-            f"an episode of {shot} shot(s) needs {shot + 1}: add images, or lower SHOTS"
+            "an episode needs a query and a support: add images"
         )
     return images
 

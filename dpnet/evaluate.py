@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dpnet import backbones, episodes, features
 from dpnet.backbones import Backbone
 from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Evaluation, Run, Training, Yardsticks
+from dpnet.config import Evaluation, Pseudo, Run, Training, Yardsticks
 from dpnet.episodes import Episode
 from dpnet.features import FeatureBank, binary
 from dpnet.metrics import METRICS, episode_counts, mean_iou
@@ -19,7 +19,7 @@ from dpnet.model import VOID, Head, hard_masks, shared_counts, soft_masks
 from dpnet.modules import masked_average, resize
 from dpnet.progress import progress
 from dpnet.store import Counts, Store
-from dpnet.train import autocast
+from dpnet.train import at_cells, autocast
 
 BATCH = 20  # episodes
 
@@ -118,13 +118,13 @@ def evaluate(
             chosen = [e for e in chosen if e.wrong_class]
         scene.load_labels(chosen)
         parts: dict[tuple[str, str], list[Tensor]] = {(n, e.id): [] for n, es in group.items() for e in es}
-        starts = range(0, len(chosen), BATCH)
-        for start in progress(starts, f"scoring fold {scene.fold}, {shot} shot, {support} support", "batch"):
-            batch = chosen[start : start + BATCH]
+        batches = _batches(chosen)
+        for rows in progress(batches, f"scoring fold {scene.fold}, {shot} shot, {support} support", "batch"):
+            batch = [chosen[i] for i in rows]
             for which, found in _score_batch(heads, scene, training, group, support, batch).items():
                 parts[which].append(found)
         for (name, evaluation), counted in parts.items():
-            results[name][evaluation] = _joined(counted)
+            results[name][evaluation] = _joined(counted, batches)
         lists |= {evaluation: chosen for _, evaluation in parts}
     return results, lists
 
@@ -166,9 +166,22 @@ def _score_batch(
     }
 
 
-def _joined(parts: list[Tensor]) -> np.ndarray:
-    """int64 [E, 2, 3]; E is 0 where no query lacks any tested class, so that nothing can be wrong support."""
-    return torch.cat(parts).numpy() if parts else np.empty((0, 2, 3), np.int64)
+def _batches(chosen: Sequence[Episode]) -> list[list[int]]:
+    """Positions of episodes, `BATCH` at a time, those of a batch with equally many supports."""
+    kinds = [(len(e.supports), len(e.wrong_supports)) for e in chosen]
+    found = []
+    for kind in sorted(set(kinds)):
+        rows = [i for i, k in enumerate(kinds) if k == kind]
+        found += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return found
+
+
+def _joined(parts: list[Tensor], batches: list[list[int]]) -> np.ndarray:
+    """int64 [E, 2, 3] in the list's order; E is 0 where no query lacks any tested class: no wrong support."""
+    result = np.empty((sum(map(len, batches)), 2, 3), np.int64)
+    for rows, part in zip(batches, parts, strict=True):
+        result[rows] = part.numpy()
+    return result
 
 
 def score(differences: list[Tensor], scene: Scene, batch: Sequence[Episode]) -> Tensor:
@@ -215,8 +228,9 @@ def measure_yardsticks(scene: Scene, wanted: Yardsticks) -> tuple[Counts, dict[s
     counts: Counts = {}
     for name, chosen in lists.items():
         parts = []
-        for start in progress(range(0, len(chosen), BATCH), f"yardstick: {name}", "batch"):
-            batch = chosen[start : start + BATCH]
+        batches = _batches(chosen)
+        for rows in progress(batches, f"yardstick: {name}", "batch"):
+            batch = [chosen[i] for i in rows]
             if name == "objects":
                 pairs = [(scene.objects(e), scene.target(e)) for e in batch]
                 parts.append(torch.stack([episode_counts(p[None], t[None])[0] for p, t in pairs]))
@@ -224,10 +238,21 @@ def measure_yardsticks(scene: Scene, wanted: Yardsticks) -> tuple[Counts, dict[s
                 grid = scene.raw([batch[0].query]).shape[-2:]
                 soft = [soft_masks(scene.target(e)[None, None], grid)[0] for e in batch]
                 parts.append(score([torch.cat(soft) - 0.5], scene, batch))
+            elif name.startswith("matches-"):
+                parts.append(_matched_cells(scene, batch, "cycle" if name.endswith("cycle") else "cosine"))
             else:
                 parts.append(score([_nearer_foreground(scene, batch, name)], scene, batch))
-        counts[name] = _joined(parts)
+        counts[name] = _joined(parts, batches)
     return counts, lists
+
+
+def _matched_cells(scene: Scene, batch: Sequence[Episode], kind: Pseudo) -> Tensor:
+    """Cells that any support reaches, against the labels of the pixels where they lie: int64 [B, 2, 3]."""
+    raw_s, masks = scene.supports(batch, "right")
+    raw_q = scene.raw([e.query for e in batch])
+    reached = (shared_counts(scene.backbone, raw_s, raw_q, masks, kind) > 0).any(1).cpu()
+    truth = torch.cat([at_cells(scene.target(e)[None], raw_q.shape[-2:]) for e in batch])
+    return episode_counts(reached, truth.flatten(1))
 
 
 def _nearer_foreground(scene: Scene, batch: Sequence[Episode], name: str) -> Tensor:
@@ -321,6 +346,7 @@ def predictions(head: Head, scene: Scene, training: Training, chosen: Sequence[E
     return found
 
 
-def first_of_each_class(chosen: Sequence[Episode]) -> list[Episode]:
-    """The rule by which examples are picked: the list's first episode of each class, by class."""
-    return [next(e for e in chosen if e.class_id == c) for c in sorted({e.class_id for e in chosen})]
+def first_of_each_class(listed: Sequence[Episode]) -> list[int]:
+    """The rule by which examples are picked: the list's first episode of each class, by class -> positions."""
+    classes = [e.class_id for e in listed]
+    return [classes.index(c) for c in sorted(set(classes))]

@@ -1,49 +1,62 @@
 """From a target to finished runs: the plan, one notebook per cohort, and Dask where several run at once."""
 
+import io
+import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from dpnet import benchmarks, episodes, evaluate, experiments, notebooks, paths, presets, results
-from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Run
+from dpnet.benchmarks.layout import Benchmark, Recipe
+from dpnet.config import Evaluation, Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
 from dpnet.model import Head
 from dpnet.progress import RELAY, progress
-from dpnet.store import Store, to_json
+from dpnet.store import Store, read_json, to_json
 from dpnet.train import build_head, load_checkpoint, train
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
+PICTURED = ("fig3", "fig4")  # notebooks that show images
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Variants that train together: one experiment, benchmark, preset, fold and seed.
+    """Variants that train together: what some targets need of one benchmark, preset, fold and seed.
 
     Arguments:
-        experiment: its name.
+        targets: an experiment's name, or "all".
         benchmark, preset, fold, seed: what the variants share.
-        only: one variant, by its slug; None: all of the experiment's.
+        diversity: of `shapes`; only rows that ask for it belong here.
+        only: one variant, by its slug; None: all of them.
     """
 
-    experiment: str
+    targets: str
     benchmark: str
     preset: str
     fold: int
     seed: int
+    diversity: float = Recipe.diversity
     only: str | None = None
 
     @property
     def name(self) -> str:
         """Readable, unique among a benchmark's results."""
-        return f"{self.experiment}-fold{self.fold}-seed{self.seed}"
+        return f"{self.targets}-fold{self.fold}-seed{self.seed}{self.recipe.mark}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What its images are."""
+        return experiments.recipe(self.benchmark, self.preset, self.diversity)
 
     @property
     def store(self) -> Store:
@@ -55,48 +68,111 @@ class Cohort:
         """Its executed training notebook."""
         return self.store.root / "train" / f"{self.name}.ipynb"
 
-    @property
-    def runs(self) -> list[Run]:
-        """One run per variant.
+    @cached_property
+    def wanted(self) -> dict[Run, list[Evaluation]]:
+        """Its runs, and how each is scored: its rows, and the control with wrong supports.
 
         Raises:
-            DPNetError: the experiment has no such variant.
+            DPNetError: the targets have no such variant.
         """
-        variants = experiments.get(self.experiment).variants()
+        found: dict[Variant, list[Evaluation]] = {}
+        count = presets.get(self.benchmark, self.preset).episodes
+        for experiment, number, row in self._rows():
+            mine = found.setdefault(row.variant, [])
+            mine.append(row.evaluation(count))
+            if number in self._held(experiment):
+                mine.append(row.evaluation(count, "wrong"))
         if self.only is not None:
-            slugs = [v.slug for v in variants]
+            slugs = [v.slug for v in found]
             if self.only not in slugs:
-                raise DPNetError(f"unknown variant {self.only!r}: {self.experiment} has {', '.join(slugs)}")
-            variants = [v for v in variants if v.slug == self.only]
-        return [experiments.run(v, self.benchmark, self.preset, self.fold, self.seed) for v in variants]
+                raise DPNetError(f"unknown variant {self.only!r}: {self.targets} has {', '.join(slugs)}")
+            found = {v: e for v, e in found.items() if v.slug == self.only}
+        where = (self.benchmark, self.preset, self.fold, self.seed, self.diversity)
+        return {experiments.run(v, *where): list(dict.fromkeys(e)) for v, e in found.items()}
+
+    @property
+    def scored(self) -> dict[Run, list[str]]:
+        """`wanted`, by the evaluations' ids."""
+        return {run: [e.id for e in asked] for run, asked in self.wanted.items()}
+
+    @property
+    def runs(self) -> list[Run]:
+        """One run per variant."""
+        return list(self.wanted)
+
+    @property
+    def yardsticks(self) -> list[Yardsticks]:
+        """What needs no training, for each number of shots that a yardstick is needed for."""
+        shots = {
+            row.shot for experiment, number, row in self._rows() if number in self._held(experiment)
+        } | {1}  # fmt: skip
+        where = (self.benchmark, self.preset, self.fold, self.seed)
+        return [experiments.yardsticks(*where, shot, self.diversity) for shot in sorted(shots)]
+
+    def _rows(self) -> list[tuple[Experiment, int, experiments.Row]]:
+        return [
+            (experiment, number, row)
+            for experiment in experiments.several(self.targets, self.benchmark)
+            for number, row in enumerate(experiment.rows)
+            if experiments.recipe(self.benchmark, self.preset, row.diversity) == self.recipe
+        ]
+
+    def _held(self, experiment: Experiment) -> list[int]:
+        return [number % len(experiment.rows) for number in experiment.held]
 
     def configuration(self) -> pd.DataFrame:
         """What its runs have in common, for people: columns setting, value."""
-        run = self.runs[0]
-        values = {"benchmark": self.benchmark, "fold": self.fold, "seed": self.seed, **vars(run.training)}
+        training = presets.get(self.benchmark, self.preset).training
+        values = {"benchmark": self.benchmark, "fold": self.fold, "seed": self.seed, **vars(training)}
         if self.benchmark in RENDERED:
-            values |= {f"recipe: {k}": v for k, v in vars(run.recipe).items() if k != "images"}
+            values |= {f"recipe: {k}": v for k, v in vars(self.recipe).items() if k != "images"}
         return pd.DataFrame({"setting": values.keys(), "value": [str(v) for v in values.values()]})
-
-    def wanted(self, run: Run) -> list[str]:
-        """Ids of the evaluations that its experiment needs of a run."""
-        count = presets.get(self.benchmark, self.preset).episodes
-        return [e.id for e in experiments.get(self.experiment).evaluations(run.variant, count)]
 
     def untrained(self) -> list[Run]:
         """Runs without a checkpoint here: published scores alone are no reproduction."""
         return [r for r in self.runs if not (self.store.folder(r) / "checkpoint.safetensors").exists()]
 
+    def missing(self, run: Run) -> list[Evaluation]:
+        """How a run is still to be scored."""
+        names = self.store.missing(run, self.scored[run])
+        return [e for e in self.wanted[run] if e.id in names]
+
     def pending(self) -> list[Run]:
         """Runs that are untrained, or lack an evaluation."""
         untrained = self.untrained()
-        return [r for r in self.runs if r in untrained or self.store.missing(r, self.wanted(r))]
+        return [r for r in self.runs if r in untrained or self.missing(r)]
+
+    def shown(self) -> bool:
+        """Whether an executed training notebook is there, its own or another target's."""
+        return any(self.notebook.parent.glob(f"*-fold{self.fold}-seed{self.seed}{self.recipe.mark}.ipynb"))
+
+    def complete(self) -> bool:
+        """Whether everything is there, the yardsticks too."""
+        return not self.pending() and not any(self.store.missing(y, list(y.names)) for y in self.yardsticks)
 
 
-def cohorts(experiment: Experiment, benchmark: Benchmark, preset: str, seeds: int) -> list[Cohort]:
-    """What an experiment consists of: a cohort per fold and seed."""
+def cohorts(targets: str, benchmark: Benchmark, preset: str, seeds: int) -> list[Cohort]:
+    """What some targets consist of: a cohort per recipe, fold and seed.
+
+    Arguments:
+        targets: an experiment's name, or "all".
+        benchmark: as the preset has it.
+        preset: sizes.
+        seeds: trainings per variant and fold, from seed 0.
+
+    Returns:
+        the cohorts; those of other diversities last.
+    """
+    usual = experiments.recipe(benchmark.name, preset).diversity
+    asked = {
+        row.diversity
+        for experiment in experiments.several(targets, benchmark.name)
+        for row in experiment.rows or (None,)
+        if row is not None and row.diversity is not None
+    }
     return [
-        Cohort(experiment.name, benchmark.name, preset, fold, seed)
+        Cohort(targets, benchmark.name, preset, fold, seed, diversity)
+        for diversity in [usual, *sorted(asked - {usual})]
         for seed in range(seeds)
         for fold in episodes.folds(benchmark)
     ]
@@ -114,28 +190,37 @@ def run_cohort(cohort: Cohort, device: str = "cpu") -> None:
     """
     store, pending = cohort.store, cohort.pending()
     sizes = presets.get(cohort.benchmark, cohort.preset)
-    benchmark = benchmarks.prepare(cohort.benchmark, paths.data(), sizes.recipe)
-    experiment = experiments.get(cohort.experiment)
-    yardsticks = experiments.yardsticks(cohort.benchmark, cohort.preset, cohort.fold, cohort.seed)
-    scene = evaluate.scene_of(yardsticks, benchmark, device)
-    listed = scene.episodes(1, sizes.episodes)  # before training: bad data is found out now, not in hours
+    benchmark = benchmarks.prepare(cohort.benchmark, paths.data(), cohort.recipe)
+    first, *_ = cohort.yardsticks
+    scene = evaluate.scene_of(first, benchmark, device)
+    shots = sorted({e.shot for asked in cohort.wanted.values() for e in asked} | {y.shot for y in cohort.yardsticks})
+    # Before training: bad data is found out now, not in hours.
+    lists = {shot: scene.episodes(shot, sizes.episodes) for shot in shots}
     if pending:
         heads: dict[str, Head] = {}
-        untrained = [r for r in pending if r in cohort.untrained()]
+        untrained = cohort.untrained()
         if untrained:
+            begun = time.monotonic()
             heads |= train(untrained, benchmark, store, device, scene.backbone)
+            remember(cohort, device, "seconds per step and head", begun, len(untrained) * sizes.training.steps)
         for run in pending:
             if run.id not in heads:
                 heads[run.id] = load_head(run, store, scene.backbone.channels, device)
-        wanted = {run.id: experiment.evaluations(run.variant, sizes.episodes) for run in pending}
-        counts, lists = evaluate.evaluate(heads, scene, sizes.training, wanted)
+        # Whoever was trained anew lost its scores, and is scored in every way that is asked for here.
+        wanted = {run.id: cohort.missing(run) for run in pending}
+        begun = time.monotonic()
+        counts, scored = evaluate.evaluate(heads, scene, sizes.training, wanted)
+        remember(cohort, device, "seconds per score and run", begun, sum(map(len, wanted.values())))
         for run in pending:
-            _keep_examples(cohort, run, heads[run.id], scene, listed)
-            evaluate.finish(store, benchmark, run, counts[run.id], lists)
-    store.begin(yardsticks)
-    evaluate.finish(store, benchmark, yardsticks, *evaluate.measure_yardsticks(scene, yardsticks))
-    name = f"fold{cohort.fold}-seed{cohort.seed}-1shot-{sizes.episodes}"
-    store.write_episodes(name, episodes.to_json(benchmark, listed))
+            evaluate.finish(store, benchmark, run, counts[run.id], scored)
+            _keep_examples(cohort, run, heads[run.id], scene, lists[1])
+    for wanted_sticks in cohort.yardsticks:
+        if store.missing(wanted_sticks, list(wanted_sticks.names)):
+            store.begin(wanted_sticks)
+            evaluate.finish(store, benchmark, wanted_sticks, *evaluate.measure_yardsticks(scene, wanted_sticks))
+    if cohort.recipe == sizes.recipe:
+        for shot, listed in lists.items():
+            store.write_episodes(cohort.fold, cohort.seed, shot, sizes.episodes, episodes.to_json(benchmark, listed))
 
 
 def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
@@ -158,24 +243,41 @@ def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
     return head.to(device).eval()
 
 
-def examples(cohort: Cohort, run: Run) -> np.ndarray:
-    """Stored predictions of a run: uint8 [n, 2, H, W], auxiliary and main branch, of the first episode of
-    each class."""
-    packed = np.load(cohort.store.folder(run) / "examples.npy")
-    side = run.recipe.size
-    return np.unpackbits(packed, axis=-1, count=side * side).reshape(*packed.shape[:2], side, side)
+def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
+    """Stored predictions of a run: episode -> uint8 [2, H, W], auxiliary and main branch.
+
+    They are those of the list's first episode of each class, and those that Fig. 4 shows.
+    """
+    with np.load(cohort.store.folder(run) / "examples.npz") as kept:
+        side = run.recipe.size
+        masks = np.unpackbits(kept["masks"], axis=-1, count=side * side).reshape(-1, 2, side, side)
+        return dict(zip(kept["episodes"].tolist(), masks, strict=True))
 
 
 def _keep_examples(
-    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: list[episodes.Episode]
+    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: Sequence[episodes.Episode]
 ) -> None:
     if cohort.benchmark not in RENDERED:
         return
-    chosen = evaluate.first_of_each_class(listed)
-    masks = evaluate.predictions(head, scene, run.training, chosen, beta=0.2)
+    chosen = set(evaluate.first_of_each_class(listed))
+    pair = [Evaluation(len(listed), branch=branch).id for branch in ("aux", "main")]
+    if run.variant == Variant() and not cohort.store.missing(run, pair):
+        (before, classes), (after, _) = (results.overlaps(cohort.store, run, name) for name in pair)
+        chosen |= {episode for _, _, episode in results.chosen_looks(before, after, classes)}
+    numbers = sorted(chosen)
+    masks = evaluate.predictions(head, scene, run.training, [listed[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
-    with (cohort.store.folder(run) / "examples.npy").open("wb") as file:
-        np.save(file, packed)
+    np.savez(buffer := io.BytesIO(), episodes=np.array(numbers), masks=packed)
+    write(cohort.store.folder(run) / "examples.npz", buffer.getvalue())
+
+
+def remember(cohort: Cohort, device: str, what: str, begun: float, amount: int) -> None:
+    """Note how long a unit of work took here, so that `plan` can say what is to be expected; git ignores it."""
+    if amount:
+        file = cohort.store.root / "throughput.json"
+        known = read_json(file) if file.exists() else {}
+        known.setdefault(device, {})[what] = round((time.monotonic() - begun) / amount, 5)
+        write(file, to_json(known))
 
 
 def describe(benchmark: Benchmark, store: Store) -> None:
@@ -186,32 +288,68 @@ def describe(benchmark: Benchmark, store: Store) -> None:
         "folds": benchmark.folds,
         "tested": benchmark.tested,
         "images": {split: sum(e.split == split for e in benchmark.entries) for split in ("train", "val")},
+        "scarce": {str(shot): episodes.scarce(benchmark, shot) for shot in (1, 5)},
         "digest": benchmark.digest,
     }
     write(store.root / "benchmark.json", to_json(about))
 
 
-def plan(found: Iterable[Cohort]) -> pd.DataFrame:
-    """What a target needs: a line per cohort, with how many runs are there, to train and to score."""
-    return pd.DataFrame(
-        {
-            "cohort": c.name,
-            "runs": len(c.runs),
-            "to train": len(c.untrained()),
-            "to score": len(c.pending()) - len(c.untrained()),
-            "finished": len(c.runs) - len(c.pending()),
+def plan(found: Sequence[Cohort]) -> pd.DataFrame:
+    """What a target needs: a line per cohort, with how many runs are there, are shared, to train and to score.
+
+    Arguments:
+        found: a target's cohorts.
+
+    Returns:
+        columns cohort, runs, shared (with other targets), finished, to score, to train.
+    """
+    lines = []
+    for cohort in found:
+        others = [e for e in experiments.EXPERIMENTS.values() if e.name != cohort.targets]
+        elsewhere = {
+            experiments.run(row.variant, cohort.benchmark, cohort.preset, cohort.fold, cohort.seed, row.diversity).id
+            for experiment in others
+            for row in experiment.rows
+            if row.diversity is None or cohort.benchmark in RENDERED
         }
-        for c in found
-    )
+        train, pending = len(cohort.untrained()), len(cohort.pending())
+        lines.append(
+            {
+                "cohort": cohort.name,
+                "runs": len(cohort.runs),
+                "shared": sum(run.id in elsewhere for run in cohort.runs),
+                "finished": len(cohort.runs) - pending,
+                "to score": pending - train,
+                "to train": train,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def expected(found: Sequence[Cohort], device: str) -> str:
+    """How long a target's pending work will take, from what was recorded here before, in words."""
+    steps = sum(len(c.untrained()) for c in found) * presets.get(found[0].benchmark, found[0].preset).training.steps
+    scores = sum(len(c.wanted[run]) if run in c.untrained() else len(c.missing(run)) for c in found for run in c.runs)
+    if not steps + scores:
+        return "Nothing is left to do."
+    file = found[0].store.root / "throughput.json"
+    known: dict[str, Any] = json.loads(file.read_text()).get(device, {}) if file.exists() else {}
+    rates = [(steps, known.get("seconds per step and head")), (scores, known.get("seconds per score and run"))]
+    if any(amount and rate is None for amount, rate in rates):
+        return (
+            f"Expected time: unknown, since nothing like it has been run here on {device} yet; then it is recorded."
+        )
+    seconds = sum(amount * rate for amount, rate in rates if rate is not None)
+    return f"Expected time: about {max(1, round(seconds / 60))} min on {device}, from recorded throughput."
 
 
 def reproduce(
-    experiment: Experiment, name: str, preset: str, seeds: int = 1, jobs: int = 1, device: str = "cpu"
+    targets: str, name: str, preset: str, seeds: int = 1, jobs: int = 1, device: str = "cpu"
 ) -> results.Reader:
-    """Make everything that a target consists of: runs, table as CSV, executed notebooks.
+    """Make everything that a target consists of: runs, tables as CSV, executed notebooks.
 
     Arguments:
-        experiment: the target.
+        targets: an experiment's name, or "all".
         name: of the benchmark.
         preset: sizes.
         seeds: trainings per variant and fold, from seed 0.
@@ -225,33 +363,51 @@ def reproduce(
         DPNetError: bad data or results; what was finished stays finished.
     """
     store = Store(paths.results() / f"{name}-{preset}")
+    asked = experiments.several(targets, name)
     benchmark = benchmarks.prepare(name, paths.data(), presets.get(name, preset).recipe)
     describe(benchmark, store)
-    every = cohorts(experiment, benchmark, preset, seeds)
-    pending = [c for c in every if c.pending() or (notebooks.installed() and not c.notebook.exists())]
+    every = cohorts(targets, benchmark, preset, seeds)
+    pending = [c for c in every if not c.complete() or (notebooks.installed() and not c.shown())]
     number = sum(len(c.untrained()) for c in pending)
     if pending:
-        print(f"{experiment.name}: {number} of {sum(len(c.runs) for c in every)} runs to train, "
+        print(f"{targets}: {number} of {sum(len(c.runs) for c in every)} runs to train, "
               f"in {len(pending)} cohort(s)", flush=True)  # fmt: skip
     else:
-        print(f"{experiment.name}: all {sum(len(c.runs) for c in every)} runs are there; nothing to train")
+        print(f"{targets}: all {sum(len(c.runs) for c in every)} runs are there; nothing to train")
     if jobs > 1 and len(pending) > 1:
         _with_dask(pending, jobs, device)
     else:
-        for cohort in progress(pending, f"{experiment.name} on {name}", "cohort"):
+        for cohort in progress(pending, f"{targets} on {name}", "cohort"):
             execute(cohort, device)
     reader = results.Reader(name, preset, seeds=seeds)
-    for suffix, make in results.TABLES.items():
-        text = make(reader, experiment).to_csv(index=False, lineterminator="\n")
-        write(store.root / f"{experiment.name}{suffix}.csv", text.encode())
-    output = store.root / f"{experiment.name}.ipynb"
+    for experiment in progress(asked, "tables and figures", "notebook"):
+        publish(reader, experiment)
+    return reader
+
+
+def publish(reader: results.Reader, experiment: Experiment) -> None:
+    """Write a target's CSVs, and execute its notebook if that is not up to date; nothing is trained or scored.
+
+    Arguments:
+        reader: the results.
+        experiment: the target.
+
+    Raises:
+        DPNetError: the notebook fails.
+    """
+    for suffix, table in results.tables(reader, experiment).items():
+        text = table.to_csv(index=False, lineterminator="\n")
+        write(reader.store.root / f"{experiment.name}{suffix}.csv", text.encode())
+    output = reader.store.root / f"{experiment.name}.ipynb"
     if not notebooks.installed():
         print("papermill is not installed: no executed notebooks (pip install -e '.[notebooks]')")
     elif notebooks.current(experiment.name, output):
         print(f"{output.name}: up to date")
     else:
-        notebooks.execute(experiment.name, output, {"benchmark": name, "preset": preset, "seeds": seeds})
-    return reader
+        parameters = {"benchmark": reader.benchmark, "preset": reader.preset, "seeds": len(reader.seeds)}
+        if experiment.name in PICTURED:
+            parameters["pictures"] = reader.benchmark in RENDERED
+        notebooks.execute(experiment.name, output, parameters)
 
 
 def execute(cohort: Cohort, device: str) -> None:
@@ -260,11 +416,12 @@ def execute(cohort: Cohort, device: str) -> None:
         run_cohort(cohort, device)
         return
     parameters = {
-        "experiment": cohort.experiment,
+        "targets": cohort.targets,
         "benchmark": cohort.benchmark,
         "preset": cohort.preset,
         "fold": cohort.fold,
         "seed": cohort.seed,
+        "diversity": cohort.diversity,
         "pictures": cohort.benchmark in RENDERED,
     }
     notebooks.execute("train", cohort.notebook, parameters)

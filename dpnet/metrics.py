@@ -98,12 +98,17 @@ def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, seed: int
     Returns:
         float64 [RESAMPLES], 0..100. Episodes are drawn within their class, so no class ever vanishes.
     """
+    return _weighted_miou(counts, classes, metric, draws(classes, seed))
+
+
+def draws(classes: np.ndarray, seed: int) -> np.ndarray:
+    """How often each resample draws each episode: float64 [RESAMPLES, E], drawn within classes (int [E])."""
     rng = np.random.default_rng(seed)
     weights = np.zeros((RESAMPLES, len(classes)))
     for c in np.unique(classes):
         of_class = np.flatnonzero(classes == c)
         weights[:, of_class] = rng.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), RESAMPLES)
-    return _weighted_miou(counts, classes, metric, weights)
+    return weights
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

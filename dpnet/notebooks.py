@@ -29,7 +29,7 @@ CHURN = [
 ]
 PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 # Code that shapes a table's notebook; if it changes, so may the notebook.
-PRESENTATION = ("results", "figures", "experiments", "presets", "config", "metrics", "paper")
+PRESENTATION = ("results", "words", "figures", "experiments", "presets", "config", "metrics", "paper")
 
 
 def installed() -> bool:
@@ -103,7 +103,7 @@ def source(name: str, output: Path) -> str:
 
     Arguments:
         name: of the template.
-        output: the executed notebook; a table's depends on the metrics in its folder's runs.
+        output: the executed notebook; a table's depends on the CSVs beside it, the report's on all of them.
 
     Returns:
         the digits; if they are not those that the notebook carries, it is stale.
@@ -111,8 +111,9 @@ def source(name: str, output: Path) -> str:
     template = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())
     found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
     if name != "train":
-        files = [Path(__file__).with_name(f"{room}.py") for room in PRESENTATION]
-        for file in [*files, *sorted((output.parent / "runs").glob("*/metrics.json"))]:
+        rooms = [*PRESENTATION, "report"] if name == "report" else PRESENTATION
+        beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
+        for file in [*(Path(__file__).with_name(f"{room}.py") for room in rooms), *beside]:
             found.update(file.read_bytes())
     return found.hexdigest()[:12]
 

@@ -53,6 +53,57 @@ def table(number: int) -> pd.DataFrame:
     return _read(f"table{number}_{TABLES[number]}.csv").copy()
 
 
+def cells(number: int) -> pd.DataFrame:
+    """One of the paper's tables, one row per cell.
+
+    Arguments:
+        number: 1 to 6.
+
+    Returns:
+        the columns that name a row (as in `experiments`), then fold ("0" to "3", or "mean") and miou.
+
+    Raises:
+        DPNetError: the paper has no such table.
+    """
+    frame = table(number).drop(columns=["backbone", "params_m"], errors="ignore")
+    keys = [c for c in frame if not c.startswith(("fold", "mean", "miou", "lambda1"))]
+    tidy = frame.melt(keys, var_name="column", value_name="miou")
+    if number == 2:
+        tidy["shot"] = tidy.column.str.extract(r"(\d)shot", expand=False).astype(int)
+    if number == 5:
+        tidy["lambda1_aux"] = tidy.column.str.removeprefix("lambda1_aux=").astype(float)
+        tidy["lambda2_dis"] = tidy.lambda2_dis.astype(float)
+    folded = tidy.column.str.startswith("fold")
+    tidy["fold"] = tidy.column.str.removeprefix("fold").where(folded, "mean")
+    return tidy.drop(columns="column")
+
+
+def printed(number: int, tidy: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of ours in the columns that the paper's table has.
+
+    Arguments:
+        number: of the table, 1 to 6.
+        tidy: the columns that name a row, then fold and miou; and for Table 1 and 2 backbone (and params_m).
+
+    Returns:
+        one row per line, its columns named and ordered as in `table`.
+    """
+    if number == 2:
+        tidy = tidy[tidy.fold == "mean"].assign(column="miou_" + tidy.shot.astype(str) + "shot")
+    elif number == 5:
+        texts = {float(c.partition("=")[2]): c for c in table(5).columns[1:]}
+        tidy = tidy[tidy.fold == "mean"].assign(column=tidy.lambda1_aux.map(texts))
+    else:
+        tidy = tidy.assign(column=("fold" + tidy.fold).where(tidy.fold != "mean", "mean"))
+    columns = list(table(number).columns)
+    keys = [c for c in columns if c in tidy.columns]
+    lines: dict[tuple[Any, ...], dict[str, float]] = {}
+    for cell in tidy.to_dict("records"):
+        lines.setdefault(tuple(cell[k] for k in keys), {})[cell["column"]] = cell["miou"]
+    found = [dict(zip(keys, key, strict=True)) | line for key, line in lines.items()]
+    return type(tidy)(found).reindex(columns=columns)
+
+
 def claims() -> list[Claim]:
     """Check what the paper claims in numbers: its means, its sentences, rows that it prints twice.
 

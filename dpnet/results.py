@@ -1,6 +1,6 @@
 """Counts on disk -> the paper's tables beside ours, with intervals; nothing here trains or needs the data."""
 
-import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from dpnet import experiments, paper, paths, presets
-from dpnet.config import Evaluation, Run, Variant, Yardsticks
+from dpnet.config import Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment, Row
-from dpnet.metrics import METRICS, Metric, bootstrap, interval, mean_iou
+from dpnet.metrics import METRICS, Metric, bootstrap, draws, intersection_union, interval, mean_iou
 from dpnet.store import Store, read_json
 
 PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 MEAN = "mean"
-OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9,"}
 YARDSTICKS = {
     "prototype": "training-free prototype",
     "prototype-wrong": "training-free prototype, wrong support",
@@ -33,6 +32,8 @@ class Scored:
 
     variant: Variant | None
     evaluation: str
+    shot: int = 1
+    diversity: float | None = None
 
 
 class Samples(NamedTuple):
@@ -41,9 +42,15 @@ class Samples(NamedTuple):
     value: float
     resamples: np.ndarray
 
-    def minus(self, other: "Samples") -> "Samples":
-        """The paired difference."""
-        return Samples(self.value - other.value, self.resamples - other.resamples)
+
+def combined(parts: Iterable[tuple[float, Samples | None]]) -> Samples | None:
+    """A weighted sum of paired samples: 1 and -1 give a paired difference; None if any part is missing."""
+    value, resamples = 0.0, np.zeros(1)
+    for weight, part in parts:
+        if part is None:
+            return None
+        value, resamples = value + weight * part.value, resamples + weight * part.resamples
+    return Samples(value, resamples)
 
 
 class Reader:
@@ -86,20 +93,24 @@ class Reader:
         """The folds, then their mean."""
         return [*self.folds, MEAN]
 
-    @property
-    def comparable(self) -> bool:
+    def comparable(self, experiment: Experiment) -> bool:
         """Whether absolute values may be held against the paper's: its data, at its own schedule."""
-        return self.benchmark in ("pascal", "coco") and self.preset == "paper"
+        return self.preset == "paper" and self.benchmark == ("coco" if experiment.table == 2 else "pascal")
 
     def thing(self, scored: Scored, fold: int, seed: int) -> Run | Yardsticks:
         """Whose counts they are."""
+        where = (self.benchmark, self.preset, fold, seed)
         if scored.variant is None:
-            return experiments.yardsticks(self.benchmark, self.preset, fold, seed)
-        return experiments.run(scored.variant, self.benchmark, self.preset, fold, seed)
+            return experiments.yardsticks(*where, scored.shot, scored.diversity)
+        return experiments.run(scored.variant, *where, scored.diversity)
 
     def of_row(self, row: Row, support: Literal["right", "wrong"] = "right") -> Scored:
         """What a table's row is, with right or wrong supports."""
-        return Scored(row.variant, row.evaluation(self.sizes.episodes, support).id)
+        return Scored(row.variant, row.evaluation(self.sizes.episodes, support).id, row.shot, row.diversity)
+
+    def yardstick(self, name: str, row: Row) -> Scored:
+        """A yardstick on the same episodes as a row."""
+        return Scored(None, name, row.shot, row.diversity)
 
     def samples(self, scored: Scored, fold: int | str, metric: Metric) -> Samples | None:
         """Value and resamples of a cell.
@@ -140,6 +151,15 @@ class Reader:
             stacked = np.take_along_axis(stacked, drawn, 0)
         return Samples(float(np.mean(values)), stacked.mean(0))
 
+    @cached_property
+    def parameters(self) -> float:
+        """Of the whole network, backbone and auxiliary head included, in millions; counted, not typed."""
+        from dpnet.model import DPNet
+
+        t = self.sizes.training
+        model = DPNet(t.backbone, None, width=t.width, dilations=t.dilations)
+        return round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
+
     def run_ids(self, scored: Scored, fold: int | str) -> str:
         """Ids of the runs behind a cell, joined by spaces."""
         folds = self.folds if fold == MEAN else [int(fold)]
@@ -177,71 +197,98 @@ def table(
 
 
 def rows(reader: Reader, experiment: Experiment) -> pd.DataFrame:
-    """The tidy table of an experiment (see `table`)."""
-    printed = paper.table(experiment.number).set_index(experiment.keys)
+    """The tidy table of an experiment (see `table`); Tables 1 and 2 also say backbone and parameters."""
+    printed = _printed(experiment)
+    model = {"backbone": reader.sizes.training.backbone, "params_m": reader.parameters}
     found = []
     for row in experiment.rows:
+        scored = reader.of_row(row)
         for fold in reader.columns:
-            for metric in METRICS:
-                column = MEAN if fold == MEAN else f"fold{fold}"
-                theirs = printed.loc[tuple(row.key.values()), column] if metric == PAPER_METRIC else np.nan
-                scored = reader.of_row(row)
+            for metric in _metrics(row):
+                theirs = np.nan
+                if metric == (row.metric or experiment.metric):
+                    theirs = printed.get((*row.key.values(), str(fold)), np.nan)
                 cell = _cell(reader.samples(scored, fold, metric))
                 found.append(
                     {
                         **row.key,
+                        **(model if experiment.table in (1, 2) else {}),
                         "fold": str(fold),
                         "metric": metric,
                         **cell,
                         "paper": theirs,
-                        **_against_paper(cell, theirs, reader.comparable),
+                        **_against_paper(cell, theirs, reader.comparable(experiment)),
                         "runs": reader.run_ids(scored, fold),
                     }
                 )
     return pd.DataFrame(found)
 
 
+def printed(reader: Reader, experiment: Experiment) -> pd.DataFrame:
+    """Our values in exactly the columns of the paper's table, the paper's metric, one decimal."""
+    tidy = of_metric(rows(reader, experiment), experiment, experiment.metric)
+    assert experiment.table is not None
+    return paper.printed(experiment.table, tidy.assign(miou=tidy.miou.round(1)))
+
+
 def effects(reader: Reader, experiment: Experiment) -> pd.DataFrame:
-    """Paired differences: the same episodes, the same cohort.
+    """What the table is meant to show, as sums over the same episodes; then our best rows over no training.
 
     Arguments:
         reader: the results.
-        experiment: its effects, and its best row against the training-free prototype.
+        experiment: its effects, and the rows that it holds against the training-free prototype.
 
     Returns:
         tidy: effect, fold, metric, difference, low, high (95 %), paper, status, runs. The paper's value is
         compared in direction only.
     """
-    printed = paper.table(experiment.number).set_index(experiment.keys)
+    printed = _printed(experiment)
     found = []
-    best = experiment.rows[experiment.best]
-    for name, of, over in [
-        *((e.name, experiment.rows[e.of], experiment.rows[e.over]) for e in experiment.effects),
-        (f"{best.label} over {YARDSTICKS['prototype']}", best, None),
-    ]:
-        a = reader.of_row(of)
-        b = reader.of_row(over) if over else Scored(None, "prototype")
+
+    def add(
+        name: str,
+        metrics: tuple[Metric, ...],
+        parts: list[tuple[float, Scored]],
+        theirs: dict[str, float],
+        claimed: bool = False,
+    ) -> None:
         for fold in reader.columns:
-            for metric in METRICS:
-                column = MEAN if fold == MEAN else f"fold{fold}"
-                theirs = np.nan
-                if over and metric == PAPER_METRIC:
-                    first, second = (printed.loc[tuple(r.key.values()), column] for r in (of, over))
-                    theirs = round(first - second, 1)
-                one, other = reader.samples(a, fold, metric), reader.samples(b, fold, metric)
-                cell = _cell(one.minus(other) if one and other else None)
+            for metric in metrics:
+                cell = _cell(combined((w, reader.samples(scored, fold, metric)) for w, scored in parts))
                 cell["difference"] = cell.pop("miou")
+                stated = theirs.get(str(fold), np.nan) if metric == experiment.metric or len(metrics) == 1 else np.nan
                 found.append(
                     {
                         "effect": name,
                         "fold": str(fold),
                         "metric": metric,
                         **{k: cell[k] for k in ("difference", "low", "high")},
-                        "paper": theirs,
-                        "status": _direction(cell, theirs),
-                        "runs": f"{reader.run_ids(a, fold)} - {reader.run_ids(b, fold)}",
+                        "paper": stated,
+                        # A claim without a number is one that the effect is positive.
+                        "status": direction(cell, 1.0 if claimed and np.isnan(stated) else stated),
+                        "runs": " - ".join(reader.run_ids(scored, fold) for _, scored in parts),
                     }
                 )
+
+    for effect in experiment.effects:
+        pairs = [(w, experiment.rows[i]) for i, w in effect.weights.items()]
+        theirs = {
+            str(fold): round(sum(w * printed.get((*row.key.values(), str(fold)), np.nan) for w, row in pairs), 1)
+            for fold in reader.columns
+        }
+        if effect.stated is not None:
+            theirs[MEAN] = effect.stated
+        add(
+            effect.name,
+            _metrics(pairs[0][1]),
+            [(w, reader.of_row(row)) for w, row in pairs],
+            theirs,
+            bool(effect.claim),
+        )
+    for row in _held(experiment):
+        name = f"{row.label} over {YARDSTICKS['prototype']}"
+        parts = [(1.0, reader.of_row(row)), (-1.0, reader.yardstick("prototype", row))]
+        add(name, _metrics(row), parts, {})
     return pd.DataFrame(found)
 
 
@@ -250,17 +297,21 @@ def yardsticks(reader: Reader, experiment: Experiment) -> pd.DataFrame:
 
     Arguments:
         reader: the results.
-        experiment: its best row is repeated, with right and with wrong supports.
+        experiment: the rows that it holds against them are repeated, with right and with wrong supports.
 
     Returns:
         tidy: yardstick, fold, metric, miou, low, high.
     """
-    best = experiment.rows[experiment.best]
-    lines = {
-        best.label: reader.of_row(best),
-        f"{best.label}, wrong support": reader.of_row(best, "wrong"),
-        **{label: Scored(None, name) for name, label in YARDSTICKS.items()},
-    }
+    lines: dict[str, tuple[Scored, tuple[Metric, ...]]] = {}
+    held = _held(experiment)
+    contexts = dict.fromkeys((row.shot, row.diversity) for row in held)
+    for context in contexts:
+        rows = [row for row in held if (row.shot, row.diversity) == context]
+        for row in rows:
+            lines[row.label] = reader.of_row(row), _metrics(row)
+            lines[f"{row.label}, wrong support"] = reader.of_row(row, "wrong"), _metrics(row)
+        for name, label in YARDSTICKS.items():
+            lines[label + suffix(experiment, rows[0])] = reader.yardstick(name, rows[0]), METRICS
     return pd.DataFrame(
         {
             "yardstick": label,
@@ -268,128 +319,156 @@ def yardsticks(reader: Reader, experiment: Experiment) -> pd.DataFrame:
             "metric": metric,
             **_cell(reader.samples(scored, fold, metric)),
         }
-        for label, scored in lines.items()
+        for label, (scored, metrics) in lines.items()
         for fold in reader.columns
-        for metric in METRICS
+        for metric in metrics
     )
 
 
-def support_verdict(reader: Reader, experiment: Experiment) -> str:
-    """In words: does the model read its support, or does it find salient things?"""
-    best = experiment.rows[experiment.best]
-    pairs = {
-        fold: (
-            reader.samples(reader.of_row(best), fold, "pfenet"),
-            reader.samples(reader.of_row(best, "wrong"), fold, "pfenet"),
-        )
-        for fold in reader.columns
-    }
-    right, wrong = pairs.pop(MEAN)
-    if right is None or wrong is None:
-        return "Wrong-support control: not run on every fold."
-    said = (
-        f"With a wrong support the {best.label} model scores {wrong.value:.1f}, with the right one "
-        f"{right.value:.1f} (PFENet metric, mean of folds)"
-    )
-    if right.value < 1:
-        return f"{said}: it has learned nothing yet."
-    shares = {f"fold {fold}": w.value / max(r.value, 1e-9) for fold, (r, w) in pairs.items() if r and w}
-    near = [f"{fold} ({share:.0%})" for fold, share in shares.items() if share >= 0.5]
-    if not near:
-        return (
-            f"{said}, {wrong.value / right.value:.0%} of it, and less than half on every fold: it reads its support."
-        )
-    return (
-        f"{said}, {wrong.value / right.value:.0%} of it. On {', '.join(near)} the wrong support scores half of the "
-        "right one or more: there it mostly finds salient things and ignores its support, whatever its mIoU."
-    )
+def suffix(experiment: Experiment, row: Row) -> str:
+    """What tells a row's yardsticks from those of other shots or diversities in the same table."""
+    if len({(r.shot, r.diversity) for r in _held(experiment)}) == 1:
+        return ""
+    return f", {row.shot} shot" if row.diversity is None else f", diversity {row.diversity:g}"
 
 
-def missing(reader: Reader, experiment: Experiment) -> list[str]:
-    """A sentence for each row whose mean does not exist, naming the folds."""
-    found = []
-    for row in experiment.rows:
-        folds = reader.missing_folds(reader.of_row(row))
-        if folds:
-            listed = ", ".join(map(str, folds))
-            found.append(f"{row.label}: no mean, since fold {listed} is not run (or its run is incomplete).")
-    return found
+def _held(experiment: Experiment) -> list[Row]:
+    return [experiment.rows[i] for i in experiment.held]
 
 
-def protocol(reader: Reader) -> str:
-    """The setting that stands beside every number."""
-    t, about = reader.sizes.training, reader.about
-    rendered = reader.benchmark == "shapes"
-    recipe = f", diversity {reader.sizes.recipe.diversity:g}" if rendered else ""
-    shown = " (each shows the classes of one fold only)" if rendered else ""
-    decay = f"polynomial decay (power {t.decay:g})" if t.decay else "fixed"
-    evaluation = Evaluation(reader.sizes.episodes)
-    novel = {"drop": "left out", "background": "kept, as background"}[t.novel]
-    return (
-        f"{reader.benchmark}{recipe}: {about['images']['train']} training and {about['images']['val']} test "
-        f"images{shown}, folds {', '.join(map(str, reader.folds))}; training images with novel classes {novel}. "
-        f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
-        f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
-        f"augmentation: {t.augment}, {t.precision}; last checkpoint. {evaluation.episodes} episodes per fold and "
-        f"seed, {evaluation.shot} shot, class first; seeds: {len(reader.seeds)}; beta {Variant().beta:g} in "
-        f"training, {evaluation.beta:g} in testing; scale 1; scored at each query's own size. Intervals: 95 %, "
-        "bootstrap over episodes within classes" + (" and over seeds." if len(reader.seeds) > 1 else ".")
-    )
+def _metrics(row: Row) -> tuple[Metric, ...]:
+    return METRICS if row.metric is None else (row.metric,)
 
 
-def beside(reader: Reader, experiment: Experiment, metric: Metric = PAPER_METRIC) -> pd.DataFrame:
-    """The table as the paper prints it, the paper's numbers to the right; "—" where nothing was run.
+def _printed(experiment: Experiment) -> dict[tuple[Any, ...], float]:
+    """The paper's cells: (values that name the row, fold) -> mIoU; empty where it prints none."""
+    if experiment.table is None:
+        return {}
+    found = paper.cells(experiment.table).set_index([*experiment.keys, "fold"])["miou"].to_dict()
+    return dict(found)
+
+
+def of_metric(tidy: pd.DataFrame, experiment: Experiment, metric: Metric) -> pd.DataFrame:
+    """The rows of one metric; where each row of the table has its own, all."""
+    own = any(row.metric for row in experiment.rows)
+    return tidy if own else tidy[tidy.metric == metric]
+
+
+def papers_pair(reader: Reader, experiment: Experiment) -> list[Reader]:
+    """The reader; and of the paper's two benchmarks the other one, if its runs are there too."""
+    other = {"pascal": "coco", "coco": "pascal"}.get(reader.benchmark)
+    if other is None or not (reader.store.root.parent / f"{other}-{reader.preset}" / "benchmark.json").exists():
+        return [reader]
+    second = Reader(other, reader.preset, reader.store.root.parent, len(reader.seeds))
+    whole = not any(second.missing_folds(second.of_row(row)) for row in experiment.rows)
+    return [reader, second] if whole else [reader]
+
+
+def matches(reader: Reader) -> pd.DataFrame:
+    """How reliable the matches of frozen features are, one way (cosine) and with the way back (cycle).
 
     Arguments:
         reader: the results.
-        experiment: the table.
-        metric: which of both; the paper's ablations use "canet", and have no numbers for the other.
 
     Returns:
-        strings, one decimal; the mean with its interval.
+        tidy: matches ("cosine", "cycle", "cycle - cosine"), fold, cells (candidates per episode), precision (% of
+        them on the query's foreground, void left out), recall (% of its foreground cells), each with low and
+        high (95 %).
     """
-    tidy = rows(reader, experiment)
-    tidy = tidy[tidy.metric == metric]
-    ours = wide(tidy, experiment.keys, metric, intervals=(MEAN,))
-    printed = paper.table(experiment.number)
-    theirs = printed[[c for c in printed.columns if c not in experiment.keys]]
-    for column in theirs if metric == PAPER_METRIC else ():
-        ours[f"paper {column.replace('fold', '')}"] = [f"{v:.1f}" for v in theirs[column]]
-    return ours.rename(columns={k: k.upper() for k in experiment.keys})
+    parts: dict[str, list[np.ndarray | None]] = {
+        name: [_matched(reader, f"matches-{name}", fold) for fold in reader.folds] for name in ("cosine", "cycle")
+    }
+    both = zip(parts["cycle"], parts["cosine"], strict=True)
+    parts["cycle - cosine"] = [None if a is None or b is None else a - b for a, b in both]
+    found = []
+    for name, of_folds in parts.items():
+        there = [p for p in of_folds if p is not None]
+        mean = np.mean(there, 0) if len(there) == len(of_folds) else None
+        for fold, part in zip(reader.columns, [*of_folds, mean], strict=True):
+            found.append({"matches": name, "fold": str(fold), **_rates(part)})
+    return pd.DataFrame(found)
 
 
-def wide(
-    tidy: pd.DataFrame,
-    keys: list[str],
-    metric: Metric = PAPER_METRIC,
-    intervals: tuple[str, ...] | None = None,
-) -> pd.DataFrame:
-    """A tidy table with a column per fold.
+def _matched(reader: Reader, name: str, fold: int) -> np.ndarray | None:
+    """Cells per episode, precision and recall: the value, then its resamples, float64 [1 + R, 3]."""
+    found = []
+    for seed in reader.seeds:
+        thing = experiments.yardsticks(reader.benchmark, reader.preset, fold, seed)
+        if reader.store.missing(thing, [name]):
+            return None
+        counts, classes = reader.store.counts(thing, name)
+        weights = np.concatenate([np.ones((1, len(classes))), draws(classes, 1000 * fold + seed)])
+        hit, false, missed = (weights @ counts[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
+        rates = [100 * hit / np.maximum(hit + false, 1), 100 * hit / np.maximum(hit + missed, 1)]
+        found.append(np.stack([weights @ counts[:, 1].sum(1) / len(classes), *rates], 1))
+    return np.asarray(np.mean(found, 0))
+
+
+def _rates(samples: np.ndarray | None) -> dict[str, float]:
+    cells: dict[str, float] = {}
+    for i, name in enumerate(("cells", "precision", "recall")):
+        cell = _cell(None if samples is None else Samples(float(samples[0, i]), samples[1:, i]))
+        cells |= {name: cell["miou"], f"{name}_low": cell["low"], f"{name}_high": cell["high"]}
+    return cells
+
+
+def looks(reader: Reader, experiment: Experiment, fold: int) -> pd.DataFrame:
+    """The episodes that Fig. 4 shows, by rule: of each class the largest gain, the median, the largest loss.
 
     Arguments:
-        tidy: from `rows`, `effects` or `yardsticks`.
-        keys: the columns that name a row.
-        metric: which of both.
-        intervals: folds shown with their interval; None: all.
+        reader: the results; its first seed is used.
+        experiment: two rows, without and with the pseudo-prototype.
+        fold: whose classes.
 
     Returns:
-        strings with one decimal; "—" where nothing was run.
+        rule, class, class_id, episode (its position in the list), query and support (image ids), without, with
+        (IoU in %, CANet metric), gain; empty if the fold has not been run.
     """
-    value = "difference" if "difference" in tidy else "miou"
-    chosen = tidy[tidy.metric == metric]
+    columns = ["rule", "class", "class_id", "episode", "query", "support", "without", "with", "gain"]
+    pair = [reader.of_row(row) for row in experiment.rows]
+    if any(reader.samples(scored, fold, PAPER_METRIC) is None for scored in pair):
+        return pd.DataFrame(columns=columns)
+    (before, classes), (after, _) = (
+        overlaps(reader.store, reader.thing(scored, fold, 0), scored.evaluation) for scored in pair
+    )
+    listed = reader.store.episodes(fold, 0, 1, reader.sizes.episodes)
+    found = []
+    for rule, class_id, episode in chosen_looks(before, after, classes):
+        _, query, supports, *_ = listed[episode]
+        name = reader.about["classes"][class_id - 1]
+        a, b = before[episode], after[episode]
+        found.append([rule, name, class_id, episode, query, supports[0], a, b, b - a])
+    return pd.DataFrame(found, columns=columns).round(1)
 
-    def text(number: float, low: float, high: float, fold: str) -> str:
-        if np.isnan(number):
-            return "—"
-        bounds = f" [{low:.1f}, {high:.1f}]" if intervals is None or fold in intervals else ""
-        return (f"{number:+.1f}" if value == "difference" else f"{number:.1f}") + bounds
 
-    shown: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in chosen.to_dict("records"):
-        name = "mean" if row["fold"] == MEAN else f"fold {row['fold']}"
-        line = shown.setdefault(tuple(row[k] for k in keys), {})
-        line[name] = text(row[value], row["low"], row["high"], row["fold"])
-    return pd.DataFrame([dict(zip(keys, key, strict=True)) | line for key, line in shown.items()])
+def overlaps(store: Store, thing: Run | Yardsticks, evaluation: str) -> tuple[np.ndarray, np.ndarray]:
+    """IoU of each episode (%, CANet metric), float [E], and its class, int [E]."""
+    counts, classes = store.counts(thing, evaluation)
+    hit, union = intersection_union(counts, PAPER_METRIC)
+    return 100 * hit / np.maximum(union, 1), classes
+
+
+def chosen_looks(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:
+    """The rule of `looks`: IoU per episode without and with, and its class -> (rule, class id, episode)."""
+    found = []
+    for rule, at in (("largest gain", -1), ("median", None), ("largest loss", 0)):
+        for c in np.unique(classes):
+            of_class = np.flatnonzero(classes == c)
+            order = of_class[np.argsort((after - before)[of_class], kind="stable")]
+            found.append((rule, int(c), int(order[(len(order) - 1) // 2 if at is None else at])))
+    return found
+
+
+def tables(reader: Reader, experiment: Experiment) -> dict[str, pd.DataFrame]:
+    """What is written beside an executed notebook: suffix of the CSV's name -> its content."""
+    if not experiment.rows:
+        return {"": matches(reader)}
+    found = {suffix: make(reader, experiment) for suffix, make in TABLES.items()}
+    if experiment.table is not None:
+        found["_printed"] = printed(reader, experiment)
+    if experiment.name == "fig4":
+        found["_looks"] = pd.concat([looks(reader, experiment, f).assign(fold=f) for f in reader.folds])
+    return found
 
 
 def _cell(samples: Samples | None) -> dict[str, float]:
@@ -408,7 +487,8 @@ def _against_paper(cell: dict[str, float], theirs: float, comparable: bool) -> d
     return {"delta": round(cell["miou"] - theirs, 2), "status": "reproduced" if inside else "differs"}
 
 
-def _direction(cell: dict[str, float], theirs: float) -> str:
+def direction(cell: dict[str, float], theirs: float) -> str:
+    """In words how a difference, with its interval, lies to zero, and to what the paper has."""
     if np.isnan(cell["difference"]):
         return "not run"
     ours = 1 if cell["low"] > 0 else -1 if cell["high"] < 0 else 0
@@ -419,66 +499,4 @@ def _direction(cell: dict[str, float], theirs: float) -> str:
     return "same direction" if ours == np.sign(theirs) else "opposite direction"
 
 
-def scores(store: Store, runs: list[Run]) -> pd.DataFrame:
-    """What was measured of some runs, both metrics, one decimal: columns variant, evaluation, canet, pfenet."""
-    return pd.DataFrame(
-        {
-            "variant": run.variant.slug,
-            "evaluation": name,
-            **{m: "—" if found[m] is None else round(found[m], 1) for m in METRICS},
-        }
-        for run in runs
-        for name, found in sorted(store.metrics(run)["evaluations"].items())
-    )
-
-
-def as_text(reader: Reader, experiment: Experiment) -> str:
-    """A table for the terminal: ours beside the paper's, effects, yardsticks, protocol."""
-    parts = [
-        f"Table {experiment.number}. {experiment.title}: mIoU in %, CANet metric; ours, then the paper's "
-        "(PASCAL-5i, ResNet-50)",
-        beside(reader, experiment).to_string(index=False),
-        "Paired effects (points, 95 % interval)",
-        wide(effects(reader, experiment), ["effect"]).to_string(index=False),
-        "Yardsticks, CANet metric",
-        wide(yardsticks(reader, experiment), ["yardstick"], intervals=()).to_string(index=False),
-        support_verdict(reader, experiment),
-        *missing(reader, experiment),
-        textwrap.fill(f"Protocol: {protocol(reader)}", 110),
-    ]
-    if not reader.comparable:
-        parts.append("Not the paper's setting: compare directions, not values.")
-    return "\n\n".join(parts)
-
-
-def last_losses(store: Store, runs: list[Run]) -> pd.DataFrame:
-    """The last point of some runs' loss curves: columns variant, step, L_seg, L_aux, L_dis."""
-    last = [store.history(run)[-1] for run in runs]
-    table = pd.DataFrame(last, columns=["step", "L_seg", "L_aux", "L_dis"]).round(2)
-    table.insert(0, "variant", [run.variant.slug for run in runs])
-    return table.astype({"step": int})
-
-
-def effects_in_words(reader: Reader, experiment: Experiment) -> str:
-    """What the paired effects allow to say of the mean over folds: a sentence each."""
-    found = effects(reader, experiment).query(f"fold == '{MEAN}' and metric == '{PAPER_METRIC}'")
-    words = {
-        "same direction": "an effect in the paper's direction",
-        "opposite direction": "an effect against the paper's direction",
-        "undecided": "undecided: the interval contains zero",
-        "positive": "better",
-        "negative": "worse",
-    }
-    lines = []
-    for row in found.to_dict("records"):
-        if row["status"] == "not run":
-            lines.append(f"{row['effect']}: not run.")
-            continue
-        theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
-        bounds = f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-        lines.append(f"{row['effect']}: {bounds} points, {words[row['status']]}{theirs}.")
-    return "\n".join(lines)
-
-
-# What is written beside an executed notebook: suffix of the CSV's name -> what makes it.
 TABLES = {"": rows, "_effects": effects, "_yardsticks": yardsticks}

@@ -84,9 +84,16 @@ class Store:
         table = np.load(io.BytesIO(content))
         return table[:, 1:].reshape(-1, 2, 3), table[:, 0]
 
-    def write_episodes(self, name: str, text: str) -> None:
-        """Keep an episode list (JSON text) under `episodes/`."""
-        write(self.root / "episodes" / f"{name}.json", text.encode())
+    def _episodes(self, fold: int, seed: int, shot: int, count: int) -> Path:
+        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
+
+    def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
+        """Keep an episode list (JSON text, from `episodes.to_json`) under `episodes/`."""
+        write(self._episodes(fold, seed, shot, count), text.encode())
+
+    def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
+        """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
+        return read_json(self._episodes(fold, seed, shot, count))
 
     def history(self, thing: Thing) -> list[list[float]]:
         """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
@@ -103,6 +110,7 @@ class Store:
         """`begin`, without the scores of an earlier training: they are not those of what now begins."""
         folder = self.begin(run)
         (folder / "metrics.json").unlink(missing_ok=True)
+        (folder / "examples.npz").unlink(missing_ok=True)
         shutil.rmtree(folder / "counts", ignore_errors=True)
         return folder
 

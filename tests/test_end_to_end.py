@@ -81,7 +81,7 @@ def test_again_does_nothing_and_says_so(place: tuple[Path, str]) -> None:
     printed = make("reproduce-table3", folder)
     assert "all 12 runs are there; nothing to train" in printed
     assert "table3.ipynb: up to date" in printed
-    assert printed.split("Table 3.")[1] == first.split("Table 3.")[1]
+    assert printed.split("Table 3. ")[1] == first.split("Table 3. ")[1]
     assert snapshot(folder / "results") == before
 
 
@@ -120,7 +120,7 @@ def test_nbval_passes_and_notices_a_wrong_number(place: tuple[Path, str], tmp_pa
     good = folder / "results" / "shapes-tiny" / "table3.ipynb"
     wrong = tmp_path / "wrong.ipynb"
     read = nbformat.read(good, 4)
-    (cell,) = [c for c in read.cells if c.source.startswith("results.beside(reader, table3)")]
+    (cell,) = [c for c in read.cells if c.source.startswith("words.beside(reader, table3)")]
     data = cell.outputs[0]["data"]
     for kind in ("text/plain", "text/html"):
         assert "58.0" in data[kind]

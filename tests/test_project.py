@@ -13,10 +13,11 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
-from dpnet import cli, experiments, notebooks, paths, presets, results
+from dpnet import cli, experiments, grid, notebooks, paper, paths, presets, report, results, words
 from dpnet.config import Evaluation, Run, Variant, fingerprint
 from dpnet.errors import DPNetError
 from dpnet.files import write
@@ -163,17 +164,14 @@ def keep(store: Store, thing: Thing, names: Iterable[str], counts: np.ndarray, c
 def reader_of(tmp_path: Path, folds: range = range(4)) -> results.Reader:
     """Results with invented counts: they test the arithmetic, and mean nothing."""
     store = Store(tmp_path / "shapes-tiny")
-    about = {"tested": [[1], [2], [3], [4]], "images": {"train": 1, "val": 1}}
+    about = {"tested": [[1], [2], [3], [4]], "images": {"train": 1, "val": 1}, "scarce": {}, "classes": list("abcd")}
     write(store.root / "benchmark.json", json.dumps(about).encode())
-    table3 = experiments.get("table3")
     rng = np.random.default_rng(0)
     for fold in folds:
         base = rng.integers(10, 100, (40, 2, 3))
         classes = np.full(40, fold + 1)
-        for variant in table3.variants():
-            run = experiments.run(variant, "shapes", "tiny", fold, 0)
-            names = [e.id for e in table3.evaluations(variant, 40)]
-            better = base + np.array([[0, 0, 0], [0, 40 * (variant.pseudo == "cycle"), 0]])
+        for run, names in grid.Cohort("table3", "shapes", "tiny", fold, 0).scored.items():
+            better = base + np.array([[0, 0, 0], [0, 40 * (run.variant.pseudo == "cycle"), 0]])
             keep(store, run, names, better, classes)
         sticks = experiments.yardsticks("shapes", "tiny", fold, 0)
         keep(store, sticks, sticks.names, base // 2, classes)
@@ -200,9 +198,12 @@ def test_the_papers_setting_is_compared(tmp_path: Path) -> None:
     assert results._against_paper(cell, 51.0, True) == {"delta": -1.0, "status": "reproduced"}
     assert results._against_paper(cell, 55.0, True) == {"delta": -5.0, "status": "differs"}
     assert np.isnan(results._against_paper(cell, 51.0, False)["delta"])
-    assert not reader.comparable
-    assert results.Reader("pascal", "paper", tmp_path).comparable
-    assert not results.Reader("pascal", "quick", tmp_path).comparable
+    table2, table3 = experiments.get("table2"), experiments.get("table3")
+    assert not reader.comparable(table3)
+    assert results.Reader("pascal", "paper", tmp_path).comparable(table3)
+    assert not results.Reader("pascal", "paper", tmp_path).comparable(table2)  # the paper's is COCO's
+    assert results.Reader("coco", "paper", tmp_path).comparable(table2)
+    assert not results.Reader("pascal", "quick", tmp_path).comparable(table3)
 
 
 def test_effects_are_paired(tmp_path: Path) -> None:
@@ -220,19 +221,23 @@ def test_effects_are_paired(tmp_path: Path) -> None:
 def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
     reader = reader_of(tmp_path, range(3))
     table3 = experiments.get("table3")
-    shown = results.beside(reader, table3)
+    shown = words.beside(reader, table3)
     assert set(shown["mean"]) == {"—"}
     assert set(shown["fold 3"]) == {"—"}
     assert "—" not in set(shown["fold 2"])
-    assert all("fold 3" in line for line in results.missing(reader, table3))
-    assert len(results.missing(reader, table3)) == 4
+    assert all("fold 3" in line for line in words.missing(reader, table3))
+    assert len(words.missing(reader, table3)) == 4
     assert set(results.rows(reader, table3).query("fold == 'mean'").status) == {"not run"}
-    assert "not run" in results.support_verdict(reader, table3)
+    assert "not run" in words.support_verdict(reader, table3)
+    glance = report.overview("shapes", "tiny", tmp_path).set_index("target")
+    assert glance.status["table3"] == "incomplete"
+    assert "fold 3" in glance.said["table3"]
+    assert set(glance.status[["table1", "table2", "fig3"]]) == {"not run"}
 
 
 def test_the_verdict_says_when_the_support_is_ignored(tmp_path: Path) -> None:
     """The invented counts are the same for right and wrong supports: the very case that it must catch."""
-    assert "ignores its support" in results.support_verdict(reader_of(tmp_path), experiments.get("table3"))
+    assert "ignores its support" in words.support_verdict(reader_of(tmp_path), experiments.get("table3"))
 
 
 def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
@@ -265,9 +270,8 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
     assert path.stat().st_size < 500_000
     text = path.read_text()
     assert not re.search(r"/(work|home|root|tmp|Users)/|papermill|widget", text)
-    template = nbformat.read(
-        ROOT / "notebooks" / f"{path.stem.split('-')[0] if path.parent.name != 'train' else 'train'}.ipynb", 4
-    )
+    name = "train" if path.parent.name == "train" else path.stem
+    template = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
     kept = [c.source for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     assert kept == [c.source for c in template.cells]
     if path.parent.name != "train":
@@ -280,10 +284,13 @@ def test_committed_tables_are_what_their_runs_give() -> None:
     for path in found:
         benchmark, preset = path.parent.name.rsplit("-", 1)
         reader = results.Reader(benchmark, preset, ROOT / "results")
-        table3 = experiments.get("table3")
-        for suffix, make in results.TABLES.items():
-            text = make(reader, table3).to_csv(index=False, lineterminator="\n")
-            assert text == path.with_name(f"table3{suffix}.csv").read_text()
+        for experiment in experiments.several("all", benchmark):
+            if not (path.parent / f"{experiment.name}.ipynb").exists():
+                continue
+            for suffix, table in results.tables(reader, experiment).items():
+                text = table.to_csv(index=False, lineterminator="\n")
+                assert text == path.with_name(f"{experiment.name}{suffix}.csv").read_text()
+        assert (path.parent / "REPORT.md").read_text() == report.as_markdown(reader), "run `make report`"
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,8 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "table9"], r"unknown target 'table9': choose from table3"),
+        (["reproduce", "table9"], r"unknown target 'table9': choose from table1, .*table6, fig3, .*all"),
+        (["reproduce", "diversity", "--benchmark", "pascal"], r"pascal has no diversity to set: make reproduce-d"),
         (["reproduce", "table3", "--benchmark", "voc"], r"unknown benchmark 'voc': choose from shapes, pascal"),
         (["reproduce", "table3", "--preset", "huge"], r"unknown preset 'huge': choose from tiny, quick, mini, paper"),
         (["reproduce", "table3", "--device", "tpu"], r"unknown device 'tpu'"),
@@ -351,7 +359,7 @@ def test_every_verb_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = next(a for a in cli.parser()._actions if a.dest == "verb").choices
     assert choices is not None
     called: list[str] = []
-    for name in ("prepare", "check", "plan", "reproduce", "run", "report", "predict"):
+    for name in ("prepare", "check", "plan", "reproduce", "run", "report", "predict", "site"):
         monkeypatch.setattr(cli, f"_{name}", lambda _, name=name: called.append(name))
     for verb in choices:
         monkeypatch.setattr(cli.Parser, "parse_args", lambda *_, verb=verb: argparse.Namespace(verb=verb))
@@ -395,8 +403,120 @@ def test_the_readme_reads_its_numbers_from_results() -> None:
 
 def test_make_help_lists_every_public_target() -> None:
     done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
-    for target in ("setup", "test", "reproduce-table3", "plan-table3", "report", "clean"):
+    for target in ("setup", "test", "reproduce-table3", "reproduce-all", "plan-table3", "report", "site", "test-site",
+                   "clean"):  # fmt: skip
         assert re.search(rf"make {target} ", done.stdout)
+    for name in [*experiments.EXPERIMENTS, "all"]:
+        for verb in ("reproduce", "plan"):
+            said = subprocess.run(
+                ["make", "-n", f"{verb}-{name}"], capture_output=True, text=True, cwd=ROOT, check=True
+            ).stdout
+            assert f"dpnet {verb} {name} --benchmark" in said
+
+
+# ---- every table and figure as a declaration
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_each_row_finds_its_number_in_the_paper(number: int) -> None:
+    experiment = experiments.get(f"table{number}")
+    assert experiment.table == number
+    printed = paper.cells(number).set_index([*experiment.keys, "fold"])["miou"]
+    found = [printed.loc[(*row.key.values(), "mean")] for row in experiment.rows]
+    if number > 2:  # ours are all of the paper's rows, in its order
+        columns = ["mean"] if number != 5 else list(paper.table(5).columns[1:])
+        assert found == paper.table(number)[columns].to_numpy().ravel().tolist()
+    else:
+        assert found == {1: [58.7, 62.0, 62.7, 66.2], 2: [37.2, 42.9]}[number]
+
+
+def test_our_numbers_fit_into_the_papers_columns() -> None:
+    for number in paper.TABLES:
+        cells = paper.cells(number).assign(backbone="lite", params_m=1.0)
+        frame = paper.printed(number, cells)
+        theirs = paper.table(number)
+        assert list(frame.columns) == list(theirs.columns)
+        numbers = [c for c in theirs if c.startswith(("fold", "mean", "miou", "lambda1"))]
+        pd.testing.assert_frame_equal(frame[numbers], theirs[numbers], check_dtype=False)
+
+
+def test_tables_share_their_runs() -> None:
+    """Table 5 has sixteen, of which one is the other tables' full model; Tables 1, 2, 6 and Fig. 5 have no more."""
+    runs = {name: set(grid.Cohort(name, "shapes", "quick", 0, 0).runs) for name in experiments.EXPERIMENTS}
+    assert {name: len(found) for name, found in runs.items()} == {
+        "table1": 1, "table2": 1, "table3": 3, "table4": 3, "table5": 16, "table6": 1,
+        "fig3": 0, "fig4": 1, "fig5": 1, "diversity": 2,
+    }  # fmt: skip
+    full = {experiments.run(Variant(), "shapes", "quick", 0, 0)}
+    assert all(found >= full for name, found in runs.items() if name != "fig3")
+    together = grid.Cohort("all", "shapes", "quick", 0, 0)
+    assert set(together.runs) == set().union(*runs.values())
+    assert len(together.runs) == 21
+    asked = together.scored[next(iter(full))]
+    assert len(asked) == len(set(asked))
+    assert {Evaluation(400, beta=b).id for b in experiments.BETAS} <= set(asked)
+    assert Evaluation(400, shot=5, scales=experiments.SCALES).id in asked
+
+
+def test_diversities_are_cohorts_of_their_own() -> None:
+    cohort = grid.Cohort("diversity", "shapes", "quick", 0, 0, diversity=1.0)
+    assert cohort.name == "diversity-fold0-seed0-diversity1"
+    assert [r.recipe.diversity for r in cohort.runs] == [1.0, 1.0]
+    assert all("-diversity1-" in r.id for r in cohort.runs)
+    assert not grid.Cohort("table3", "shapes", "quick", 0, 0, diversity=1.0).runs
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    effect = next(e for e in experiments.get("diversity").effects if e.name == "slope of the gain")
+    gains = np.random.default_rng(0).normal(size=len(experiments.DIVERSITIES))
+    values = np.zeros(3 * len(gains))
+    values[2::3] = gains + 7
+    values[0::3] = 7
+    found = sum(w * values[i] for i, w in effect.weights.items())
+    assert found == pytest.approx(np.polyfit(experiments.DIVERSITIES, gains, 1)[0])
+
+
+def test_looks_are_the_best_the_middle_and_the_worst_of_each_class() -> None:
+    before, after = np.array([10.0, 10, 10, 10, 50, 50]), np.array([9.0, 30, 10, 11, 40, 60])
+    chosen = results.chosen_looks(before, after, np.array([1, 1, 1, 1, 2, 2]))
+    assert chosen == [("largest gain", 1, 1), ("largest gain", 2, 5), ("median", 1, 2), ("median", 2, 4),
+                      ("largest loss", 1, 0), ("largest loss", 2, 4)]  # fmt: skip
+
+
+def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    reader_of(tmp_path)
+    cohort = grid.Cohort("table3", "shapes", "tiny", 0, 0)
+    assert grid.plan([cohort]).iloc[0].to_dict() == {
+        "cohort": "table3-fold0-seed0", "runs": 3, "shared": 1, "finished": 0, "to score": 0, "to train": 3,
+    }  # fmt: skip
+    assert "unknown" in grid.expected([cohort], "cpu")
+    grid.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
+    write(cohort.store.root / "throughput.json", json.dumps(
+        {"cpu": {"seconds per step and head": 1.0, "seconds per score and run": 10.0}}).encode())  # fmt: skip
+    for run in cohort.runs[:1]:
+        (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
+    assert grid.plan([cohort]).iloc[0]["to train"] == 2
+    steps = presets.get("shapes", "tiny").training.steps
+    scores = sum(len(cohort.scored[run]) for run in cohort.runs[1:])
+    assert f"about {round((2 * steps + 10 * scores) / 60)} min" in grid.expected([cohort], "cpu")
+    for run in cohort.runs[1:]:
+        (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
+    assert grid.expected([cohort], "cpu") == "Nothing is left to do."
+
+
+def test_what_the_paper_claims_is_held_against_runs(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path)
+    found = report.claims(reader).set_index("effect")
+    assert found.status["PIM"] == "undecided"
+    assert found.status["CCM"] == "undecided"  # the invented counts are the same for both branches
+    assert found.status["MSF"] == "same direction"
+    assert found.status["three scales, 1 shot"] == "not run"
+    page = report.as_markdown(reader)
+    assert "| SCL" not in page
+    assert "57.7" in page
+    for row in paper.lint().itertuples():
+        assert row.where in page
 
 
 def test_no_file_of_the_project_names_a_machine() -> None:

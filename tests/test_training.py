@@ -123,7 +123,7 @@ def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: P
 
 def test_a_loss_that_is_not_finite_stops(data: Benchmark, tmp_path: Path) -> None:
     one = run(BASE, learning_rate=1e30)
-    with pytest.raises(DPNetError, match=r"fold0-seed0-base.*not finite at step \d+.*learning rate"):
+    with pytest.raises(DPNetError, match=r"fold0-seed0-diversity0.2-base.*not finite at step \d+.*learning rate"):
         train.train([one], data, Store(tmp_path), "cpu")
     assert not (Store(tmp_path).folder(one) / "checkpoint.safetensors").exists()
 
@@ -238,11 +238,18 @@ def test_lists_have_their_properties(data: Benchmark) -> None:
     assert any(e.wrong_class for e in listed)
 
 
-def test_too_few_images_are_named(data: Benchmark) -> None:
-    with pytest.raises(
-        DPNetError, match=r"class '.*' has \d+ val image\(s\), and an episode of 50 shot\(s\) needs 51"
-    ):
-        episodes.test_episodes(data, 0, shot=50, seed=0, count=1)
+def test_a_class_with_few_images_has_fewer_supports_and_is_named(data: Benchmark) -> None:
+    most = 6
+    few = episodes.scarce(data, most)
+    assert 0 < len(few) < 20
+    for e in episodes.test_episodes(data, 0, shot=most, seed=0, count=40):
+        assert len({e.query, *e.supports}) == 1 + len(e.supports)
+        assert len(e.supports) == few.get(data.classes[e.class_id - 1], most)
+    entries = tuple(e for e in data.entries if e.split == "train" or 1 not in e.pixels)
+    alone = next(e for e in data.entries if e.split == "val" and e.pixels.get(1, 0) >= data.min_pixels(e))
+    single = dataclasses.replace(data, entries=(*entries, alone))
+    with pytest.raises(DPNetError, match=r"class '.*' has 1 val image\(s\), and an episode needs a query and a supp"):
+        episodes.test_episodes(single, 0, shot=1, seed=0, count=1)
     with pytest.raises(DPNetError, match=r"no fold 7.*\[0, 1, 2, 3\]"):
         episodes.test_episodes(data, 7, shot=1, seed=0, count=1)
 
@@ -276,7 +283,7 @@ def heads(scene: evaluate.Scene) -> dict[str, Head]:
 
 def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene: evaluate.Scene) -> None:
     ways = [Evaluation(24, beta=b) for b in (0.0, 0.2, 0.5)]
-    ways += [Evaluation(24, scales=(0.7, 1.0, 1.3)), Evaluation(24, branch="aux"), Evaluation(24, shot=2)]
+    ways += [Evaluation(24, scales=(0.7, 1.0, 1.3)), Evaluation(24, branch="aux"), Evaluation(24, shot=6)]
     ways += [Evaluation(24, support="wrong")]
     whole, _ = evaluate.evaluate(heads, scene, TRAINING, dict.fromkeys(heads, ways))
     for name, head in heads.items():
@@ -284,6 +291,7 @@ def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene:
             alone, lists = evaluate.evaluate({name: head}, scene, TRAINING, {name: [way]})
             assert np.array_equal(whole[name][way.id], alone[name][way.id])
             assert whole[name][way.id].shape == (len(lists[way.id]), 2, 3)
+    assert len({len(e.supports) for e in scene.episodes(6, 24)}) > 1  # batches of unlike episodes, back in order
     full = whole[next(n for n in heads if "ccm" in n)]
     assert not np.array_equal(full[ways[0].id], full[ways[2].id])  # beta matters, or the test shows nothing
     assert not np.array_equal(full[ways[1].id], full[ways[4].id])
@@ -291,26 +299,28 @@ def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene:
     assert not np.array_equal(full[ways[1].id][answered], full[ways[6].id])  # another support, another answer
 
 
+@pytest.mark.parametrize("shot", [1, 6])
 def test_the_pass_equals_the_network_on_images_one_by_one(
-    heads: dict[str, Head], scene: evaluate.Scene, data: Benchmark
+    heads: dict[str, Head], scene: evaluate.Scene, data: Benchmark, shot: int
 ) -> None:
     """The shortest path from files to counts: no banks, no batches, one episode at a time."""
     from dpnet.metrics import confusion_counts
     from dpnet.model import DPNet
 
     name = next(n for n in heads if "ccm" in n)
-    way = Evaluation(12)
+    way = Evaluation(12, shot=shot)
     exact = dataclasses.replace(TRAINING, precision="fp32")
     counted = evaluate.evaluate({name: heads[name]}, scene, exact, {name: [way]})[0][name][way.id]
     model = DPNet(scene.backbone, width=8, dilations=TRAINING.dilations)
     model.head = heads[name]
     differing = 0
-    for row, e in zip(counted, scene.episodes(1, 12), strict=True):
+    for row, e in zip(counted, scene.episodes(shot, 12), strict=True):
         pixels = features.resized_images(data, [e.query, *e.supports], 65)
-        label = features.resized_labels(data, e.supports, 65)[e.supports[0]]
-        mask = torch.where(label == 255, 255, (label == e.class_id).long())
+        resized = features.resized_labels(data, e.supports, 65)
+        label = torch.stack([resized[i] for i in e.supports])
+        masks = torch.where(label == 255, 255, (label == e.class_id).long())
         with torch.no_grad():
-            logits = model.eval()(pixels[1:][None], mask[None, None], pixels[:1], beta=0.2).logits
+            logits = model.eval()(pixels[1:][None], masks[None], pixels[:1], beta=0.2).logits
         full = F.interpolate(logits, data.entries[e.query].size, mode="bilinear", align_corners=True)
         target = torch.from_numpy(data.label(data.entries[e.query]))
         expected = confusion_counts(full.argmax(1)[0], features.binary(target, e.class_id))
