@@ -38,9 +38,7 @@ class Cycle:
 
 
 @torch.inference_mode()
-def find(
-    benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[Episode]
-) -> tuple[Cycle, Cycle] | None:
+def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[Episode]) -> list[Cycle]:
     """A success and a failure: of the list's first episode that has both, the surest forward match of each kind.
 
     The query's label decides nothing; it only says afterwards where Q_1 came to lie.
@@ -52,7 +50,7 @@ def find(
         listed: one-shot episodes.
 
     Returns:
-        the success and the failure (Eq. 1, 2); None if no episode has both.
+        the success and the failure (Eq. 1, 2); empty if no episode has both.
     """
     for number, episode in enumerate(listed):
         support, query = episode.supports[0], episode.query
@@ -78,8 +76,8 @@ def find(
             lands = "void" if under == VOID else "object" if under == episode.class_id else "elsewhere"
             cells = divmod(start, w), divmod(target, w), divmod(end, w)
             found.append(Cycle(succeeds, number, cells, there, back, lands))
-        return found[0], found[1]
-    return None
+        return found
+    return []
 
 
 def _label_under(label: Tensor, cell: int, h: int, w: int) -> int:

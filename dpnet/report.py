@@ -27,7 +27,7 @@ SYMBOLS = {
     "undecided": "○ undecided",
     "not comparable": "– not comparable",
     "incomplete": "… incomplete",
-    "not run": "– not run",
+    "not run": "· not run",
 }
 
 

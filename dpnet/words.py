@@ -228,7 +228,8 @@ def protocol(reader: Reader, experiment: Experiment) -> str:
     shots = _listed(row.shot for row in experiment.rows) or "1"
     betas = _listed(row.beta for row in experiment.rows) or f"{Evaluation.beta:g}"
     scales = " or ".join(dict.fromkeys("+".join(f"{s:g}" for s in row.scales) for row in experiment.rows)) or "1"
-    few = {c: n for shot in {str(row.shot) for row in experiment.rows} for c, n in about["scarce"].get(shot, {}).items()}
+    asked = {str(row.shot) for row in experiment.rows}
+    few = {c: n for shot in sorted(asked) for c, n in about["scarce"].get(shot, {}).items()}
     fewer = "".join(f" ({c}: {n} supports, it has no more test images)" for c, n in few.items())
     return (
         f"{reader.benchmark}{recipe}: {about['images']['train']} training and {about['images']['val']} test "

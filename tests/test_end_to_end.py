@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+
+from dpnet import experiments, paper
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,6 +139,38 @@ def test_nbval_passes_and_notices_a_wrong_number(place: tuple[Path, str], tmp_pa
         for path in (good, wrong)
     ]  # fmt: skip
     assert codes == [0, 1]
+
+
+def test_all_the_rest_is_made_and_shares_the_runs(place: tuple[Path, str]) -> None:
+    """`reproduce-all` after Table 3: what that trained is not trained again, and nothing is missing."""
+    folder, _ = place
+    results = folder / "results" / "shapes-tiny"
+    before = snapshot(results / "runs")
+    assert "104 to train" in make("plan-all", folder)
+    printed = make("reproduce-all", folder)
+    assert "104 of 116 runs to train, in 20 cohort(s)" in printed
+    after = snapshot(results / "runs")
+    kept = [n for n in before if n.endswith(("checkpoint.safetensors", "history.json", "counts/objects.npy"))]
+    assert len(kept) == 12 + 12 + 4
+    assert [n for n in kept if after[n] != before[n]] == []
+    for name in [*experiments.EXPERIMENTS, "report"]:
+        read = nbformat.read(results / f"{name}.ipynb", 4)
+        outputs = [o for c in read.cells for o in c.get("outputs", [])]
+        assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
+        if name not in ("table2", "table5"):  # the paper prints means only there; ours have all folds
+            text = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
+            assert "not run" not in text, name
+    for file in results.glob("*.csv"):
+        frame = pd.read_csv(file)
+        values = frame[frame.columns.intersection(["miou", "difference", "precision"])]
+        assert not values.isna().any(axis=None), file.name
+    for number in paper.TABLES:
+        ours = pd.read_csv(results / f"table{number}_printed.csv")
+        assert list(ours.columns) == list(paper.table(number).columns)
+    headings = {line.split(":")[0] for line in (results / "REPORT.md").read_text().splitlines()}
+    assert {"# Report", "## At a glance"} <= headings
+    assert "nothing to train" in make("reproduce-table5", folder)
+    assert snapshot(results / "runs") == after
 
 
 def test_an_unknown_parameter_fails_in_papermill_itself(tmp_path: Path) -> None:
