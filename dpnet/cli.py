@@ -67,7 +67,7 @@ def parser() -> Parser:
             "target",
             nargs="?" if verb in ("train", "evaluate") else None,
             default="table3",
-            help="table1 … table6, fig3, fig4, fig5, diversity, or all",
+            help="table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all",
         )
         one.add_argument("--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]")
         one.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
@@ -159,7 +159,7 @@ def _plan(options: argparse.Namespace) -> None:
     total = table.drop(columns="cohort").sum()
     print(table.to_string(index=False))
     print(
-        f"\n{options.target}: {total['runs']} runs, {total['shared']} shared with other targets; "
+        f"\n{options.target}: {total['runs']} runs, {total['shared']} shared by several targets; "
         f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train.\n"
         + grid.expected(found, _device(options.device))
     )

@@ -148,6 +148,9 @@ def _score_batch(
         raw_q = scene.raw(queries, scale)
         F_q = scene.backbone.features(raw_q)
         for name, head in heads.items():
+            asked = list(dict.fromkeys((e.beta, e.branch) for e in group[name] if scale in e.scales))
+            if not asked:
+                continue
             kind = head.variant.pseudo
             if (scale, kind) not in counts:
                 counts[scale, kind] = shared_counts(scene.backbone, raw_s, raw_q, masks, kind)
@@ -155,10 +158,8 @@ def _score_batch(
                 if name not in prototypes:
                     prototypes[name] = head.prototypes(F_s, masks)
                 matched = head.match(prototypes[name], F_q, counts[scale, kind])
-                for beta in sorted({e.beta for e in group[name] if scale in e.scales}):
-                    output = head.segment(matched, beta)
-                    for branch, logits in (("main", output.logits), ("aux", output.aux_logits)):
-                        differences[name, scale, beta, branch] = (logits[:, 1] - logits[:, 0]).float()
+                for (beta, branch), difference in head.sweep(matched, asked).items():
+                    differences[name, scale, beta, branch] = difference
     return {
         (name, e.id): score([differences[name, s, e.beta, e.branch] for s in e.scales], scene, batch)
         for name, evaluations in group.items()

@@ -341,7 +341,7 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
     """Experiments by name.
 
     Arguments:
-        targets: a name; or "all" that a benchmark allows.
+        targets: a name; several, joined by "+"; or "all" that a benchmark allows.
         benchmark: its name; only `shapes` has a diversity to set.
 
     Returns:
@@ -352,9 +352,10 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
     """
     if targets == "all":
         return [e for e in EXPERIMENTS.values() if benchmark == "shapes" or e.name != "diversity"]
-    if targets == "diversity" and benchmark != "shapes":
+    names = targets.split("+")
+    if "diversity" in names and benchmark != "shapes":
         raise DPNetError(f"{benchmark} has no diversity to set: make reproduce-diversity BENCHMARK=shapes")
-    return [get(targets)]
+    return [get(name) for name in names]
 
 
 def recipe(benchmark: str, preset: str, diversity: float | None = None) -> Recipe:

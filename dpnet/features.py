@@ -74,6 +74,43 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
     return FeatureBank(np.load(file, mmap_mode="r"), {p: row for row, p in enumerate(positions)})
 
 
+def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+    """A split's images and labels at a square size, decoded once into a memory-mapped store beside the benchmark.
+
+    Arguments:
+        benchmark: whose images.
+        split: "train" or "val".
+        size: side in pixels.
+
+    Returns:
+        uint8 [n, 3, size, size] and uint8 [n, size, size], on disk: reading a row reads that row; and position
+        in `Benchmark.entries` -> row.
+    """
+    positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
+    sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
+    key = hashlib.sha256(f"{benchmark.digest} {sizes}".encode()).hexdigest()[:8]
+    folder = benchmark.root / "pixels"
+    found = [folder / f"{kind}-{size}px-{split}-{key}.npy" for kind in ("images", "labels")]
+    if not all(file.exists() for file in found):
+        folder.mkdir(exist_ok=True)
+        parts = [file.with_suffix(f".{os.getpid()}.part") for file in found]
+        try:
+            shapes = (len(positions), 3, size, size), (len(positions), size, size)
+            stores = [np.lib.format.open_memmap(p, "w+", np.uint8, s) for p, s in zip(parts, shapes, strict=True)]
+            for start in progress(range(0, len(positions), BATCH), "decoding images", "batch"):
+                some = positions[start : start + BATCH]
+                stores[0][start : start + BATCH] = resized_images(benchmark, some, size).numpy()
+                stores[1][start : start + BATCH] = np.stack(list(resized_labels(benchmark, some, size).values()))
+            for store, part, file in zip(stores, parts, found, strict=True):
+                store.flush()
+                os.replace(part, file)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+    images, labels = (np.load(file, mmap_mode="r") for file in found)
+    return images, labels, {position: row for row, position in enumerate(positions)}
+
+
 def _encode(
     benchmark: Benchmark, backbone: Backbone, positions: list[int], size: int, mirror: bool, file: Path, what: str
 ) -> None:

@@ -13,7 +13,7 @@ from matplotlib.patches import ConnectionPatch
 
 from dpnet import benchmarks, episodes, evaluate, experiments, grid, paths, presets, results
 from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Variant
+from dpnet.config import Run, Variant
 from dpnet.cycles import Cycle
 from dpnet.episodes import Episode
 from dpnet.experiments import Experiment
@@ -296,7 +296,7 @@ def _listed(cohort: "grid.Cohort") -> tuple[Benchmark, list[Episode]]:
 
 
 def _strips(
-    cohort: "grid.Cohort", benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: grid.Run
+    cohort: "grid.Cohort", benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: Run
 ) -> Figure:
     masks = grid.examples(cohort, run)
     titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")

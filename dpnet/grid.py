@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ class Cohort:
     """Variants that train together: what some targets need of one benchmark, preset, fold and seed.
 
     Arguments:
-        targets: an experiment's name, or "all".
+        targets: an experiment's name, several joined by "+", or "all".
         benchmark, preset, fold, seed: what the variants share.
         diversity: of `shapes`; only rows that ask for it belong here.
         only: one variant, by its slug; None: all of them.
@@ -295,29 +296,28 @@ def describe(benchmark: Benchmark, store: Store) -> None:
 
 
 def plan(found: Sequence[Cohort]) -> pd.DataFrame:
-    """What a target needs: a line per cohort, with how many runs are there, are shared, to train and to score.
+    """What a target needs: a line per cohort, with how many of its runs are shared, there, to train.
 
     Arguments:
         found: a target's cohorts.
 
     Returns:
-        columns cohort, runs, shared (with other targets), finished, to score, to train.
+        columns cohort, runs, shared (by several targets), finished, to score, to train.
     """
     lines = []
     for cohort in found:
-        others = [e for e in experiments.EXPERIMENTS.values() if e.name != cohort.targets]
-        elsewhere = {
-            experiments.run(row.variant, cohort.benchmark, cohort.preset, cohort.fold, cohort.seed, row.diversity).id
-            for experiment in others
-            for row in experiment.rows
-            if row.diversity is None or cohort.benchmark in RENDERED
-        }
+        where = (cohort.benchmark, cohort.preset, cohort.fold, cohort.seed)
+        users = Counter(
+            run
+            for experiment in experiments.several("all", cohort.benchmark)
+            for run in {experiments.run(row.variant, *where, row.diversity) for row in experiment.rows}
+        )
         train, pending = len(cohort.untrained()), len(cohort.pending())
         lines.append(
             {
                 "cohort": cohort.name,
                 "runs": len(cohort.runs),
-                "shared": sum(run.id in elsewhere for run in cohort.runs),
+                "shared": sum(users[run] > 1 for run in cohort.runs),
                 "finished": len(cohort.runs) - pending,
                 "to score": pending - train,
                 "to train": train,

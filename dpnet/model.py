@@ -1,5 +1,6 @@
 """DPNet (Fig. 2): a frozen backbone, and a head that holds everything that is trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,8 +85,8 @@ class Head(nn.Module):
         reduce = self.reduce[of == "query"] if isinstance(self.reduce, nn.ModuleList) else self.reduce
         return self.dropout(reduce(F).relu())
 
-    def decode(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment with a pair of prototypes.
+    def fuse(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
+        """Interaction and fusion.
 
         Arguments:
             F_q: reduced query features [B, C, h, w].
@@ -93,18 +94,24 @@ class Head(nn.Module):
             P_q: pseudo-prototype [B, C].
 
         Returns:
-            logits of the main and of the auxiliary branch, [B, 2, h, w] each.
+            F_q fused with P, and with P_q, [B, C, h, w] each; the same tensor twice where P_q is P.
         """
         if self.interaction is not None:
             P, P_q, F_q = self.interaction(P, P_q, F_q)
         if self.variant.pseudo == "none" and len(self.fusion) == 1:  # P_q = P: one map stands for both
             (with_P,) = self.fusion[0](F_q, P)
-            return self.decoder(with_P, twice=True), self.aux_decoder(with_P)
+            return with_P, with_P
         if len(self.fusion) == 1:
             with_P, with_P_q = self.fusion[0](F_q, P, P_q)
         else:
             (with_P,), (with_P_q,) = self.fusion[0](F_q, P), self.fusion[1](F_q, P_q)
-        return self.decoder(torch.cat([with_P, with_P_q], 1)), self.aux_decoder(with_P)
+        return with_P, with_P_q
+
+    def decode(self, with_P: Tensor, with_P_q: Tensor) -> Tensor:
+        """Logits [B, 2, h, w] of the main branch, from `fuse`."""
+        if with_P_q is with_P:
+            return self.decoder(with_P, twice=True)
+        return self.decoder(torch.cat([with_P, with_P_q], 1))
 
     def prototypes(self, F_s: Tensor, masks: Tensor) -> Tensor:
         """Backbone features of supports [B, K, C_b, h, w], soft masks [B, K, h, w] -> P of each, [B, K, C]."""
@@ -130,6 +137,31 @@ class Head(nn.Module):
         cells = F_q.flatten(2).repeat_interleave(K, 0)
         return Matched(F_q, P, counts, self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K)))
 
+    def select(self, matched: "Matched", beta: float) -> Tensor:
+        """C' (Eq. 3): candidates that the discriminator believes, bool [B, K, N]."""
+        selected = matched.counts > 0
+        if matched.scores is not None and beta > 0:
+            selected = selected & (matched.scores.sigmoid() > beta)
+        return selected
+
+    def pseudo_prototypes(self, matched: "Matched", selected: Tensor, episodes: Tensor | None = None) -> Tensor:
+        """P_q averaged over the supports.
+
+        Arguments:
+            matched: from `match`, for B episodes.
+            selected: bool [n, K, N].
+            episodes: int64 [n]: whose selection each is; None: n is B, in order.
+
+        Returns:
+            [n, C].
+        """
+        F_q, P, counts, _ = matched if episodes is None else Matched(*(_rows(t, episodes) for t in matched))
+        n, K = P.shape[:2]
+        weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
+        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        found = pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
+        return found.unflatten(0, (n, K)).mean(1)
+
     def segment(self, matched: "Matched", beta: float) -> Output:
         """Select C' (Eq. 3), average over the supports, and decode.
 
@@ -141,18 +173,48 @@ class Head(nn.Module):
             logits of both branches, C and C' on the grid.
         """
         F_q, P, counts, scores = matched
-        B, K = P.shape[:2]
-        h, w = F_q.shape[-2:]
-        selected = counts > 0
-        if scores is not None and beta > 0:
-            selected = selected & (scores.sigmoid() > beta)
-        weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
-        P_q = pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1)).unflatten(0, (B, K))
-        logits, aux = self.decode(F_q, P.mean(1), P_q.mean(1))
-        grid = (B, K, h, w)
+        grid = (*P.shape[:2], *F_q.shape[-2:])
+        selected = self.select(matched, beta)
+        maps = self.fuse(F_q, P.mean(1), self.pseudo_prototypes(matched, selected))
         on_grid = None if scores is None else scores.reshape(grid)
-        return Output(logits, aux, (counts > 0).reshape(grid), selected.reshape(grid), on_grid)
+        candidates = (counts > 0).reshape(grid)
+        return Output(self.decode(*maps), self.aux_decoder(maps[0]), candidates, selected.reshape(grid), on_grid)
+
+    def sweep(self, matched: "Matched", wanted: Sequence[tuple[float, str]]) -> dict[tuple[float, str], Tensor]:
+        """Several thresholds and branches from one match; what selects the same cells is decoded once.
+
+        Arguments:
+            matched: from `match`, for B episodes.
+            wanted: pairs of beta and branch ("main" or "aux").
+
+        Returns:
+            pair -> foreground minus background logit, float32 [B, h, w].
+        """
+        betas = sorted({beta for beta, _ in wanted})
+        selected = torch.stack([self.select(matched, beta) for beta in betas])  # [n, B, K, N]
+        same = (selected[:, None] == selected).flatten(3).all(3)  # [n, n, B]
+        first = same.long().argmax(1)  # [n, B]: the first threshold that selects the same cells
+        B = first.shape[1]
+        kept = torch.zeros_like(first, dtype=torch.bool).scatter_(0, first, True)
+        threshold, episode = kept.nonzero(as_tuple=True)
+        place = torch.full_like(first, -1)
+        place[threshold, episode] = torch.arange(len(episode), device=first.device)
+        at = place.gather(0, first)  # [n, B]: which decoded row each pair of threshold and episode reads
+        needed = {b: at[[betas.index(beta) for beta, branch in wanted if branch == b]].unique() for _, b in wanted}
+        decoded: dict[str, Tensor] = {}
+        for start in range(0, len(episode), B):  # as many at a time as there are episodes
+            rows = torch.arange(start, min(start + B, len(episode)), device=first.device)
+            whose = episode[rows]
+            P_q = self.pseudo_prototypes(matched, selected[threshold[rows], whose], whose)
+            maps = self.fuse(matched.F_q[whose], matched.P.mean(1)[whose], P_q)
+            for branch, of_branch in needed.items():
+                mine = torch.isin(rows, of_branch)
+                if mine.any():
+                    some = maps if mine.all() else _chosen(maps, mine)
+                    logits = self.decode(*some) if branch == "main" else self.aux_decoder(some[0])
+                    result = decoded.setdefault(branch, logits.new_empty(len(episode), *logits.shape[2:]).float())
+                    result[rows[mine]] = (logits[:, 1] - logits[:, 0]).float()
+        return {(beta, branch): decoded[branch][at[betas.index(beta)]] for beta, branch in wanted}
 
     def forward(self, F_s: Tensor, masks: Tensor, F_q: Tensor, counts: Tensor, beta: float) -> Output:
         """`prototypes`, `match` and `segment` in one call; arguments as there."""
@@ -230,6 +292,16 @@ class DPNet(nn.Module):
         counts = shared_counts(self.backbone, raw_s, raw_q, masks, self.head.variant.pseudo)
         features = self.backbone.features
         return self.head(features(raw_s), masks, features(raw_q), counts, beta)
+
+
+def _rows(values: Tensor | None, rows: Tensor) -> Any:
+    return None if values is None else values[rows]
+
+
+def _chosen(maps: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Some rows of both maps; still one tensor where they are one."""
+    first = maps[0][rows]
+    return first, first if maps[1] is maps[0] else maps[1][rows]
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:

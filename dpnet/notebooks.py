@@ -32,6 +32,9 @@ PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 PRESENTATION = ("results", "words", "figures", "experiments", "presets", "config", "metrics", "paper")
 
 
+GUIDES = ("sketches", "modules", "model", "train")  # what the guides show besides
+
+
 def installed() -> bool:
     """Whether papermill is there; runs do without it, executed notebooks do not."""
     return find_spec("papermill") is not None
@@ -85,6 +88,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
                 kernel_name="python3",
                 cwd=paths.ROOT,
                 progress_bar=False,
+                coalesce_streams=True,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except PapermillExecutionError as error:
@@ -111,7 +115,8 @@ def source(name: str, output: Path) -> str:
     template = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())
     found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
     if name != "train":
-        rooms = [*PRESENTATION, "report"] if name == "report" else PRESENTATION
+        more = {"report": ("report",), "01_method": GUIDES, "02_benchmark": GUIDES}
+        rooms = [*PRESENTATION, *more.get(name, ())]
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
         for file in [*(Path(__file__).with_name(f"{room}.py") for room in rooms), *beside]:
             found.update(file.read_bytes())

@@ -91,15 +91,20 @@ def claims(reader: Reader) -> pd.DataFrame:
 
 
 def publish(reader: Reader) -> None:
-    """Write `REPORT.md` and execute `report.ipynb` beside the tables.
+    """Write `REPORT.md`, and execute `report.ipynb` and the guides, beside the tables.
 
     Arguments:
         reader: the results.
     """
     write(reader.store.root / "REPORT.md", as_markdown(reader).encode())
-    output = reader.store.root / "report.ipynb"
-    if notebooks.installed() and not notebooks.current("report", output):
-        notebooks.execute("report", output, {"benchmark": reader.benchmark, "preset": reader.preset})
+    where: dict[str, str] = {"benchmark": reader.benchmark, "preset": reader.preset}
+    wanted = {"report": where}
+    if reader.benchmark in grid.RENDERED:  # photographs are not ours to publish
+        wanted |= {"01_method": {}, "02_benchmark": where}
+    for name, parameters in wanted.items():
+        output = reader.store.root / f"{name}.ipynb"
+        if notebooks.installed() and not notebooks.current(name, output):
+            notebooks.execute(name, output, parameters)
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:

@@ -79,22 +79,15 @@ def train(
         raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
     training = first.training
     backbone = backbone or backbones.build(training.backbone).to(device)
-    members = [_member(run, backbone.channels, store, device) for run in runs]
+    members = [begin(run, backbone.channels, store, device) for run in runs]
     pools = training_pools(benchmark, first.fold, training.novel, training.least)
-    batches = _batches(benchmark, backbone, first, pools, device, min(m.step for m in members))
+    batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members))
     names = ", ".join(m.run.variant.slug for m in members)
     saved = time.monotonic()
     for step, batch in progress(
         batches, f"training fold {first.fold}: {names}", "step", training.steps - min(m.step for m in members)
     ):
-        counts = {
-            kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind)
-            for kind in sorted({m.run.variant.pseudo for m in members if m.step == step})
-        }
-        F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
-        for member in members:
-            if member.step == step:
-                _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step)
+        advance([m for m in members if m.step == step], backbone, batch, step)
         if time.monotonic() - saved > SAVE_EVERY:
             saved = time.monotonic()
             for member in members:
@@ -107,6 +100,17 @@ def train(
         part.replace(folder / "checkpoint.safetensors")  # whole or not at all: it says that training is done
         (folder / "state.pt").unlink(missing_ok=True)
     return {m.run.id: m.head.eval() for m in members}
+
+
+def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int) -> None:
+    """One optimiser step of some variants, on what they share."""
+    counts = {
+        kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind)
+        for kind in sorted({m.run.variant.pseudo for m in members})
+    }
+    F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
+    for member in members:
+        _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step)
 
 
 def build_head(run: Run, channels: int) -> Head:
@@ -170,7 +174,8 @@ def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16" and fast)
 
 
-def _member(run: Run, channels: int, store: Store, device: str) -> Member:
+def begin(run: Run, channels: int, store: Store, device: str) -> Member:
+    """A variant at its start, or where a killed training was last saved."""
     training = run.training
     head = build_head(run, channels).to(device).train()
     generator = torch.Generator(device)
@@ -241,7 +246,7 @@ def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tens
         member.sums = [0.0] * 4
 
 
-def _batches(
+def stream(
     benchmark: Benchmark,
     backbone: Backbone,
     run: Run,
@@ -252,29 +257,28 @@ def _batches(
     """The stream of steps: a function of the run's data, schedule, fold and seed, not of its variant."""
     training = run.training
     positions = sorted({i for pool in pools.values() for i in pool})
-    labels = features.resized_labels(benchmark, positions, training.size)
     geometric = training.augment == "geometric"
-    bank = images = None
     if geometric:
-        images = dict(zip(positions, features.resized_images(benchmark, positions, training.size), strict=True))
+        images, stored, row_of = features.pixels(benchmark, "train", training.size)
     else:
+        labels = features.resized_labels(benchmark, positions, training.size)
         bank = features.kept(benchmark, backbone, training.backbone, training.size, "train", mirror=True)
     for step in range(start, training.steps):
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, training.batch)
         rng = np.random.default_rng([run.seed, run.fold, step, 1])
         which = [e.query for e in episodes] + [e.supports[0] for e in episodes]
-        stacked = torch.stack([labels[i] for i in which]).to(device)
-        if bank is not None:
+        if geometric:
+            rows = [row_of[i] for i in which]
+            pixels = torch.from_numpy(images[rows]).to(device)
+            moved, stacked = augment.geometric(pixels, torch.from_numpy(stored[rows]).to(device), rng)
+            with torch.no_grad(), autocast(training, device):
+                raw = backbone(moved).float()
+        else:
             mirrored = augment.flips(rng, len(which))
             raw = bank(which, mirrored).to(device)
             flags = torch.from_numpy(mirrored).to(device)[:, None, None]
+            stacked = torch.stack([labels[i] for i in which]).to(device)
             stacked = torch.where(flags, stacked.flip(2), stacked)
-        else:
-            assert images is not None
-            pixels = torch.stack([images[i] for i in which]).to(device)
-            moved, stacked = augment.geometric(pixels, stacked, rng)
-            with torch.no_grad(), autocast(training, device):
-                raw = backbone(moved).float()
         ids = torch.tensor([e.class_id for e in episodes] * 2, device=device)[:, None, None]
         target = torch.where(stacked == VOID, VOID, (stacked == ids).long())
         n = len(episodes)

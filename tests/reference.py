@@ -45,3 +45,53 @@ def mean_iou(predictions: list[np.ndarray], targets: list[np.ndarray], classes: 
             intersection[c] += int(p == 1 and t == 1)
             union[c] += int(p == 1 or t == 1)
     return 100 * sum(intersection[c] / union[c] if union[c] else 0.0 for c in intersection) / len(intersection)
+
+
+def decoded(benchmark, position: int, class_id: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image and its target from their files, squashed to a square, and the target at its own size."""
+    from PIL import Image
+
+    entry = benchmark.entries[position]
+    image = Image.open(benchmark.path(entry.image)).convert("RGB")
+    label = Image.open(benchmark.path(entry.label))
+
+    def target(picture) -> np.ndarray:
+        ids = np.array(picture)
+        return np.where(ids == 255, 255, (ids == class_id).astype(np.uint8)).astype(np.uint8)
+
+    small = label.resize((size, size), Image.Resampling.NEAREST)
+    pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    return pixels, target(small), target(label)
+
+
+def score_one_by_one(network, benchmark, listed, size: int, betas: list[float], branch: str) -> np.ndarray:
+    """As the field's test scripts do: one episode at a time, files read and images encoded again for each.
+
+    `network` is one variant, in fp32; each threshold is a pass of its own. Returns int64 [betas, E, 2, 3].
+    """
+    import torch
+    from torch.nn import functional as F
+
+    counts = np.zeros((len(betas), len(listed), 2, 3), np.int64)
+    for b, beta in enumerate(betas):
+        for e, episode in enumerate(listed):
+            query, _, truth = decoded(benchmark, episode.query, episode.class_id, size)
+            images, masks = [], []
+            for support in episode.supports:
+                pixels, mask, _ = decoded(benchmark, support, episode.class_id, size)
+                images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+                masks.append(torch.from_numpy(mask))
+            with torch.no_grad():
+                output = network(
+                    torch.stack(images)[None],
+                    torch.stack(masks)[None],
+                    torch.from_numpy(query).permute(2, 0, 1)[None],
+                    beta=beta,
+                )
+            logits = output.logits if branch == "main" else output.aux_logits
+            full = F.interpolate(logits, truth.shape, mode="bilinear", align_corners=True)
+            prediction = full.argmax(1)[0].cpu().numpy()
+            for p in range(2):
+                for t, value in enumerate((0, 1, 255)):
+                    counts[b, e, p, t] = int(((prediction == p) & (truth == value)).sum().item())
+    return counts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dpnet import backbones
 from dpnet.backbones import Backbone
 from dpnet.config import Variant
 from dpnet.errors import DPNetError
-from dpnet.model import DPNet, Head, hard_masks, soft_masks
+from dpnet.model import DPNet, Head, Matched, hard_masks, soft_masks
 from dpnet.modules import (
     ASPPDecoder,
     CycleComparison,
@@ -137,13 +138,45 @@ def test_without_candidates_the_pseudo_prototype_is_the_prototype() -> None:
 def test_pseudo_prototype_is_the_mean_of_the_selected_cells() -> None:
     seen = {}
     model = toy(pim=False)
-    decode = model.head.decode
-    model.head.decode = lambda F_q, P, P_q: seen.update(F_q=F_q, P_q=P_q) or decode(F_q, P, P_q)  # type: ignore[method-assign]
+    fuse = model.head.fuse
+    model.head.fuse = lambda F_q, P, P_q: seen.update(F_q=F_q, P_q=P_q) or fuse(F_q, P, P_q)  # type: ignore[method-assign]
     with torch.no_grad():
         out = model(*episode(B=1), beta=0.0)
     cells = seen["F_q"][0].flatten(1)[:, out.selected[0, 0].flatten()]
     assert cells.shape[1] > 1
     torch.testing.assert_close(seen["P_q"][0], cells.mean(1))
+
+
+@pytest.mark.parametrize("pseudo", ["cycle", "cosine", "none"])
+def test_a_sweep_is_each_threshold_alone_and_decodes_no_selection_twice(pseudo: str) -> None:
+    head = toy(pseudo=pseudo).head
+    B, K, h = 5, 2, 5
+    counts = torch.randint(0, 3, (B, K, h * h)) * (torch.rand(B, K, h * h) < 0.2)
+    matched = Matched(torch.rand(B, 8, h, h), torch.rand(B, K, 8), counts, torch.randn(B, K, h * h))
+    if pseudo != "cycle":
+        matched = matched._replace(scores=None)
+    betas = [i / 10 for i in range(9)]
+    wanted = [(beta, "main") for beta in betas] + [(0.2, "aux")]
+    decoded = {"main": 0, "aux": 0}
+    main, aux = head.decode, head.aux_decoder.forward
+
+    def counted(name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            decoded[name] += len(x)
+            return function(x, *rest)
+
+        return call
+
+    with torch.no_grad():
+        alone = {beta: head.segment(matched, beta) for beta in betas}
+        head.decode, head.aux_decoder.forward = counted("main", main), counted("aux", aux)  # type: ignore[method-assign]
+        together = head.sweep(matched, wanted)
+    distinct = {(i, tuple(alone[b].selected[i].flatten().tolist())) for b in betas for i in range(B)}
+    assert decoded == {"main": len(distinct), "aux": B}
+    assert len(distinct) == B or pseudo == "cycle"
+    for beta, branch in wanted:
+        logits = alone[beta].logits if branch == "main" else alone[beta].aux_logits
+        torch.testing.assert_close(together[beta, branch], logits[:, 1] - logits[:, 0])
 
 
 @pytest.mark.parametrize("pseudo", ["global", "cosine"])

@@ -104,10 +104,10 @@ def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) 
     whole, mixed = Store(tmp_path / "whole"), Store(tmp_path / "mixed")
     runs = [run(BASE), run(FULL)]
     train.train(runs, data, whole, "cpu")
-    member = train._member(runs[0], 152, mixed, "cpu")
+    member = train.begin(runs[0], 152, mixed, "cpu")
     pools = episodes.training_pools(data, 0, "drop")
     backbone = backbones.build(TRAINING.backbone)
-    for step, batch in train._batches(data, backbone, runs[0], pools, "cpu", 0):
+    for step, batch in train.stream(data, backbone, runs[0], pools, "cpu", 0):
         if step == 4:
             break
         train._update(member, batch.raw_s, batch.raw_q, batch, torch.zeros(4, 1, 81, dtype=torch.long), step)
@@ -202,7 +202,7 @@ def test_targets_of_the_stream_show_base_classes_only(data: Benchmark) -> None:
     one = run(BASE, novel="background", steps=5)
     pools = episodes.training_pools(data, 0, "background")
     labels = features.resized_labels(data, range(len(data.entries)), TRAINING.size)
-    for step, batch in train._batches(data, backbones.build(TRAINING.backbone), one, pools, "cpu", 0):
+    for step, batch in train.stream(data, backbones.build(TRAINING.backbone), one, pools, "cpu", 0):
         for e, target in zip(episodes.training_batch(data, pools, 0, 0, step, 4), batch.target, strict=True):
             label = labels[e.query]
             flipped = label.flip(1)
@@ -292,6 +292,11 @@ def test_one_pass_gives_what_separate_passes_give(heads: dict[str, Head], scene:
             assert np.array_equal(whole[name][way.id], alone[name][way.id])
             assert whole[name][way.id].shape == (len(lists[way.id]), 2, 3)
     assert len({len(e.supports) for e in scene.episodes(6, 24)}) > 1  # batches of unlike episodes, back in order
+    unlike = {name: [ways[i % len(ways)]] for i, name in enumerate(heads)}
+    apart, _ = evaluate.evaluate(heads, scene, TRAINING, unlike)  # heads that are scored in different ways
+    for name, (way,) in unlike.items():
+        assert apart[name].keys() == {way.id}
+        assert np.array_equal(apart[name][way.id], whole[name][way.id])
     full = whole[next(n for n in heads if "ccm" in n)]
     assert not np.array_equal(full[ways[0].id], full[ways[2].id])  # beta matters, or the test shows nothing
     assert not np.array_equal(full[ways[1].id], full[ways[4].id])
