@@ -237,8 +237,8 @@ _FIG_4 = Experiment(
     "fig4",
     "Predictions without and with the pseudo-prototype",
     (
-        Row({"pseudo_prototype": 0}, "without", branch="aux"),
-        Row({"pseudo_prototype": 1}, "with"),
+        Row({"pseudo_prototype": 0}, "without pseudo-prototype", branch="aux"),
+        Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
     ),
     (
         difference(

@@ -3,6 +3,7 @@
 A row of counts is int64 [2, 3]: prediction (background, foreground) x target (background, foreground, void).
 """
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -103,10 +104,16 @@ def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, seed: int
 
 def draws(classes: np.ndarray, seed: int) -> np.ndarray:
     """How often each resample draws each episode: float64 [RESAMPLES, E], drawn within classes (int [E])."""
+    return _draws(classes.astype(np.int64).tobytes(), seed).astype(np.float64)
+
+
+@lru_cache(32)  # every row of a table draws from the same few lists
+def _draws(classes: bytes, seed: int) -> np.ndarray:
+    ids = np.frombuffer(classes, np.int64)
     rng = np.random.default_rng(seed)
-    weights = np.zeros((RESAMPLES, len(classes)))
-    for c in np.unique(classes):
-        of_class = np.flatnonzero(classes == c)
+    weights = np.zeros((RESAMPLES, len(ids)), np.uint16)
+    for c in np.unique(ids):
+        of_class = np.flatnonzero(ids == c)
         weights[:, of_class] = rng.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), RESAMPLES)
     return weights
 

@@ -248,7 +248,8 @@ def _tally(tested: pd.DataFrame) -> str:
         f"Of {len(tested)} claims that a run can test, {count.get('same direction', 0)} came out in the paper's "
         f"direction, {count.get('opposite direction', 0)} against it, {count.get('undecided', 0)} undecided (the "
         f"interval contains zero), {count.get('not run', 0)} not run here. Differences are paired: the same "
-        "episodes, means over the folds, 95 % intervals."
+        "episodes, means over the folds, 95 % intervals. They say how much other episodes would change a number; "
+        "with one seed they do not say how much another training would, and a point or two may be that."
     )
 
 

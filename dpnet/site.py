@@ -231,7 +231,8 @@ def _page(page: Page, folder: Folder, known: dict[str, str]) -> str:
         files = [f for f in folder.files if f.endswith(".csv")]
     if files:
         parts.append(_list("Files behind this page", [(page.link(f), posixpath.basename(f)) for f in files]))
-    others = [p for p in folder.pages if p.training and p.target == page.target and p != page]
+    users = {page.target, "all"}  # a training may be that of several targets, or of all
+    others = [p for p in folder.pages if p.training and p != page and users & set(p.target.split("+"))]
     if others:
         what = "Other trainings of this target" if page.training else "Trainings behind it"
         parts.append(_list(what, [(page.link(p.file), p.name) for p in others]))

@@ -113,11 +113,15 @@ def as_text(reader: Reader, experiment: Experiment) -> str:
             f"mIoU in %, {METRIC_NAMES[experiment.metric]}; ours{source}",
             beside(reader, experiment).to_string(index=False),
             "Paired effects (95 % interval)",
-            wide(results.effects(reader, experiment), ["effect"], None).to_string(index=False)
-            if any(row.metric for row in experiment.rows)
-            else wide(results.effects(reader, experiment), ["effect"]).to_string(index=False),
-            "Yardsticks, CANet metric",
-            wide(results.yardsticks(reader, experiment), ["yardstick"], intervals=()).to_string(index=False),
+            wide(
+                results.of_metric(results.effects(reader, experiment), experiment, experiment.metric),
+                ["effect"],
+                None,
+            ).to_string(index=False),
+            f"Yardsticks, {METRIC_NAMES[experiment.metric]}",
+            wide(results.yardsticks(reader, experiment), ["yardstick"], experiment.metric, intervals=()).to_string(
+                index=False
+            ),
             support_verdict(reader, experiment),
             *missing(reader, experiment),
         ]
@@ -239,7 +243,8 @@ def protocol(reader: Reader, experiment: Experiment) -> str:
         f"augmentation: {t.augment}, {t.precision}; last checkpoint. {reader.sizes.episodes} episodes per fold and "
         f"seed, {shots} shot{fewer}, class first; seeds: {len(reader.seeds)}; beta {Variant().beta:g} in "
         f"training, {betas} in testing; scale {scales}; scored at each query's own size. Intervals: 95 %, "
-        "bootstrap over episodes within classes" + (" and over seeds." if len(reader.seeds) > 1 else ".")
+        "bootstrap over episodes within classes"
+        + (" and over seeds." if len(reader.seeds) > 1 else ", not over trainings.")
     )
 
 
