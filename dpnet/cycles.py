@@ -39,7 +39,7 @@ class Cycle:
 
 @torch.inference_mode()
 def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[Episode]) -> list[Cycle]:
-    """A success and a failure: of the list's first episode that has both, the surest forward match of each kind.
+    """A success and a failure: of the list's first episode that has both, of each kind the most central cell.
 
     The query's label decides nothing; it only says afterwards where Q_1 came to lie.
 
@@ -63,13 +63,14 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
         forward, backward = (m[0] for m in cycle_matches(F_s[None], F_q[None]))
         affinity = F_s.T @ F_q
         ends = backward[forward]  # S_2 of each support cell
-        surest = affinity.max(1).values
+        places = torch.stack([torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)], 1).float()
+        distance = (places - places[foreground].mean(0)).norm(dim=1)  # from the object's centre
         kinds = [foreground & foreground[ends], foreground & ~foreground[ends]]
         if not all(kind.any() for kind in kinds):
             continue
         found = []
         for succeeds, kind in zip((True, False), kinds, strict=True):
-            start = int(surest.where(kind, torch.tensor(-2.0)).argmax())
+            start = int(distance.where(kind, torch.inf).argmin())
             target, end = int(forward[start]), int(ends[start])
             there, back = (m.reshape(h, w).numpy() for m in (affinity[start], affinity[:, target]))
             under = _label_under(labels[query], target, h, w)

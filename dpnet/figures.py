@@ -13,7 +13,7 @@ from matplotlib.patches import ConnectionPatch
 
 from dpnet import benchmarks, episodes, evaluate, experiments, grid, paths, presets, results
 from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Run, Variant
+from dpnet.config import Run
 from dpnet.cycles import Cycle
 from dpnet.episodes import Episode
 from dpnet.experiments import Experiment
@@ -222,8 +222,7 @@ def predictions(cohort: "grid.Cohort") -> Figure:
         the figure.
     """
     benchmark, listed = _listed(cohort)
-    run = next((r for r in cohort.runs if r.variant == Variant()), cohort.runs[-1])
-    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), run)
+    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.pictured)
 
 
 def looks(cohort: "grid.Cohort", experiment: Experiment, rule: str) -> Figure:
@@ -272,7 +271,7 @@ def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle
             axis.imshow(outlined(image, label == episode.class_id, dim=heat is None))
             if heat is not None:
                 axis.imshow(
-                    heat, cmap="cividis", alpha=0.6, extent=(0, width - 1, height - 1, 0), interpolation="bilinear"
+                    heat, cmap="cividis", alpha=0.45, extent=(0, width - 1, height - 1, 0), interpolation="bilinear"
                 )
             points.append((cell[1] * (width - 1) / (w - 1), cell[0] * (height - 1) / (h - 1)))
             axis.plot(*points[-1], "o", color="white", markeredgecolor="black", markersize=9, markeredgewidth=1.5)
@@ -348,7 +347,7 @@ def compact(figure: Figure | None) -> Any:
     if figure is None:
         return None
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 85})
+    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg", alt="predictions")
 

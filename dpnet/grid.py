@@ -102,6 +102,11 @@ class Cohort:
         return list(self.wanted)
 
     @property
+    def pictured(self) -> Run:
+        """The run whose predictions are kept and shown: the full model, or the last one."""
+        return next((r for r in self.runs if r.variant == Variant()), self.runs[-1])
+
+    @property
     def yardsticks(self) -> list[Yardsticks]:
         """What needs no training, for each number of shots that a yardstick is needed for."""
         shots = {
@@ -258,7 +263,7 @@ def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
 def _keep_examples(
     cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: Sequence[episodes.Episode]
 ) -> None:
-    if cohort.benchmark not in RENDERED:
+    if cohort.benchmark not in RENDERED or run != cohort.pictured:
         return
     chosen = set(evaluate.first_of_each_class(listed))
     pair = [Evaluation(len(listed), branch=branch).id for branch in ("aux", "main")]
@@ -268,7 +273,7 @@ def _keep_examples(
     numbers = sorted(chosen)
     masks = evaluate.predictions(head, scene, run.training, [listed[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
-    np.savez(buffer := io.BytesIO(), episodes=np.array(numbers), masks=packed)
+    np.savez_compressed(buffer := io.BytesIO(), episodes=np.array(numbers), masks=packed)
     write(cohort.store.folder(run) / "examples.npz", buffer.getvalue())
 
 

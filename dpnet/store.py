@@ -81,7 +81,7 @@ class Store:
             raise _corrupt(file, error.strerror or "unreadable") from error
         if hashlib.sha256(content).hexdigest()[:16] != entry["counts"]:
             raise _corrupt(file, "its content is not what metrics.json recorded")
-        table = np.load(io.BytesIO(content))
+        table = np.load(io.BytesIO(content)).astype(np.int64)
         return table[:, 1:].reshape(-1, 2, 3), table[:, 0]
 
     def _episodes(self, fold: int, seed: int, shot: int, count: int) -> Path:
@@ -128,7 +128,9 @@ class Store:
         metrics = {"id": thing.id, **self.metrics(thing)}
         for name, values in counts.items():
             buffer = io.BytesIO()
-            np.save(buffer, np.concatenate([classes[name][:, None], values.reshape(-1, 6)], 1).astype(np.int64))
+            rows = np.concatenate([classes[name][:, None], values.reshape(-1, 6)], 1)
+            small = rows.max(initial=0) < 2**31  # half the bytes on disk, where no image is larger than that
+            np.save(buffer, rows.astype(np.int32 if small else np.int64))
             write(self.folder(thing) / "counts" / f"{name}.npy", buffer.getvalue())
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
             metrics["evaluations"][name] = {"counts": digest, **about[name]}

@@ -12,12 +12,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cli, episodes, evaluate, features, presets, train
+from dpnet import backbones, benchmarks, cli, cycles, episodes, evaluate, features, presets, train
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
 from dpnet.errors import DPNetError
-from dpnet.model import DPNet, Head, Output, shared_counts
+from dpnet.model import DPNet, Head, Output, hard_masks, shared_counts, soft_masks
 from dpnet.store import Store
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
@@ -422,3 +422,44 @@ def test_geometric_augmentation_moves_image_and_label_alike() -> None:
 
 def test_episode_is_hashable() -> None:
     assert len({Episode(1, 2, (3,)), Episode(1, 2, (3,))}) == 1
+
+
+# ---- Fig. 3
+
+
+def test_cycles_are_what_they_say(scene: evaluate.Scene, data: Benchmark) -> None:
+    listed = scene.episodes(1, 24)
+    success, failure = cycles.find(data, scene.backbone, 65, listed)
+    assert success.episode == failure.episode
+    episode = listed[success.episode]
+    label = features.resized_labels(data, [episode.supports[0]], 65)[episode.supports[0]]
+    soft = soft_masks(features.binary(label, episode.class_id)[None, None], success.forward.shape)
+    foreground = hard_masks(soft)[0, 0].reshape(success.forward.shape)
+    for cycle in (success, failure):
+        S_1, Q_1, S_2 = cycle.cells
+        assert foreground[S_1]
+        assert bool(foreground[S_2]) == cycle.succeeds
+        assert np.unravel_index(cycle.forward.argmax(), cycle.forward.shape) == Q_1
+        assert np.unravel_index(cycle.backward.argmax(), cycle.backward.shape) == S_2
+        assert cycle.forward[Q_1] == pytest.approx(cycle.backward[S_1], abs=1e-6)  # one affinity, read both ways
+        query = data.label(data.entries[episode.query])
+        under = query[tuple(round(c * 64 / 8) for c in Q_1)]
+        assert cycle.lands == {255: "void", episode.class_id: "object"}.get(int(under), "elsewhere")
+
+
+def test_matches_are_counted_on_the_grid(scene: evaluate.Scene) -> None:
+    """The yardsticks behind Fig. 3 against a plain loop; the cycle keeps a part of what the cosine reaches."""
+    wanted = Yardsticks(
+        "shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 8, names=("matches-cosine", "matches-cycle")
+    )
+    counts, lists = evaluate.measure_yardsticks(scene, wanted)
+    for row, e in zip(counts["matches-cycle"], lists["matches-cycle"], strict=True):
+        F_s, F_q = scene.backbone.comparison(scene.raw([e.supports[0], e.query])).numpy()
+        y_s = hard_masks(scene.supports([e], "right")[1])[0, 0].numpy().astype(int)
+        C, _ = reference.confidence_set(F_s, F_q, y_s)
+        truth = scene.target(e)[::8, ::8].flatten()  # cells lie on pixels 0, 8, …
+        expected = np.zeros((2, 3), int)
+        for cell, label in enumerate(truth.tolist()):
+            expected[int(cell in C), {0: 0, 1: 1, 255: 2}[label]] += 1
+        assert row.tolist() == expected.tolist()
+    assert counts["matches-cycle"][:, 1].sum() < counts["matches-cosine"][:, 1].sum()
