@@ -533,3 +533,9 @@ def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert paths.results() == ROOT / "results"
     monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
     assert paths.results() == tmp_path
+
+
+def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    with pytest.raises(DPNetError, match=r"no results to report: run `make reproduce-table3`"):
+        report.publish_all(None, "quick")
