@@ -24,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare report site test-site test lint unit tiny nbval clean
+.PHONY: help setup prepare report speed site test-site test lint unit tiny nbval clean
 .PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%)
 
 help:  ## this list
@@ -61,6 +61,9 @@ $(TARGETS:%=plan-%): plan-%: $(READY)
 
 report: $(READY)  ## tables, figures, reports and README from the results that are there; trains nothing
 	@$(DPNET) report --results "$(RESULTS)"
+
+speed: $(READY)  ## measure this package against the field's habits on this machine: results/speed/ (5 minutes)
+	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)" --device "$(DEVICE)"
 
 site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
 	@$(DPNET) site --results "$(RESULTS)"

@@ -55,6 +55,12 @@ def parser() -> Parser:
     site = verbs.add_parser("site", help="static pages of all results, in results/site")
     site.add_argument("--results", type=Path, help="the folder of all results [results]")
 
+    speed = verbs.add_parser("speed", help="measure this package against the field's habits, on this machine")
+    speed.add_argument("--preset", default="quick", help="sizes, of shapes [quick]")
+    speed.add_argument("--data", type=Path, help="the data folder [data]")
+    speed.add_argument("--results", type=Path, help="the folder of all results [results]")
+    speed.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+
     whole = {
         "plan": "say what a target needs, and run nothing",
         "reproduce": "everything that a target consists of: runs, CSV, executed notebooks",
@@ -112,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         "reproduce": _reproduce,
         "report": _report,
     }
-    verbs |= {"site": _site}
+    verbs |= {"site": _site, "speed": _speed}
     verbs |= {"train": _run, "evaluate": _run, "predict": _predict}
     try:
         verbs[options.verb](options)
@@ -228,6 +234,12 @@ def _site(_: argparse.Namespace) -> None:
 
     pages = site.build(paths.results(), paths.results() / "site")
     print(f"{len(pages)} pages: open {paths.results() / 'site' / 'index.html'}")
+
+
+def _speed(options: argparse.Namespace) -> None:
+    from dpnet import speed
+
+    speed.run(options.preset, _device(options.device))
 
 
 def _device(name: str) -> str:

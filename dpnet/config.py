@@ -163,6 +163,11 @@ class Yardsticks:
         """Readable, and unique to what changes the result."""
         return f"fold{self.fold}-seed{self.seed}{self.recipe.mark}-yardsticks-{self.shot}shot-{fingerprint(self)}"
 
+    @property
+    def measured(self) -> list[str]:
+        """`names` that are shown: what a support reaches is counted for a single support only (Fig. 3)."""
+        return [name for name in self.names if self.shot == 1 or not name.startswith("matches")]
+
 
 def fingerprint(thing: Any) -> str:
     """Eight hex digits of a dataclass's content; fields at their default do not count.

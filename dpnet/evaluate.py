@@ -70,6 +70,13 @@ class Scene:
         """The query's target at its native size: uint8 [H, W] with 0, 1, 255."""
         return binary(self._labels[episode.query], episode.class_id)
 
+    def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
+        """The targets of a batch, queries of one size together: their places in it, and uint8 [n, H, W]."""
+        each = [self.target(e) for e in batch]
+        sizes = sorted({t.shape for t in each})
+        together = [[i for i, t in enumerate(each) if t.shape == size] for size in sizes]
+        return [(rows, torch.stack([each[i] for i in rows]).to(self.device)) for rows in together]
+
     def objects(self, episode: Episode) -> Tensor:
         """Every labelled object of the query at its native size: uint8 [H, W] with 0, 1."""
         label = self._labels[episode.query]
@@ -160,11 +167,11 @@ def _score_batch(
                 matched = head.match(prototypes[name], F_q, counts[scale, kind])
                 for (beta, branch), difference in head.sweep(matched, asked).items():
                     differences[name, scale, beta, branch] = difference
-    return {
-        (name, e.id): score([differences[name, s, e.beta, e.branch] for s in e.scales], scene, batch)
-        for name, evaluations in group.items()
-        for e in evaluations
-    }
+    asked_for = [(name, e) for name, evaluations in group.items() for e in evaluations]
+    targets = scene.targets(batch)
+    scored = [score([differences[n, s, e.beta, e.branch] for s in e.scales], targets) for n, e in asked_for]
+    on_host = torch.stack(scored).cpu()  # one copy per batch
+    return {(name, e.id): counted for (name, e), counted in zip(asked_for, on_host, strict=True)}
 
 
 def _batches(chosen: Sequence[Episode]) -> list[list[int]]:
@@ -181,30 +188,27 @@ def _joined(parts: list[Tensor], batches: list[list[int]]) -> np.ndarray:
     """int64 [E, 2, 3] in the list's order; E is 0 where no query lacks any tested class: no wrong support."""
     result = np.empty((sum(map(len, batches)), 2, 3), np.int64)
     for rows, part in zip(batches, parts, strict=True):
-        result[rows] = part.numpy()
+        result[rows] = part.cpu().numpy()
     return result
 
 
-def score(differences: list[Tensor], scene: Scene, batch: Sequence[Episode]) -> Tensor:
+def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     """Resize predictions to each query's native size, average over scales, and count.
 
     Arguments:
         differences: foreground minus background logit, one [B, h, w] per scale.
-        scene: has the targets.
-        batch: B episodes.
+        targets: of the B episodes, from `Scene.targets`.
 
     Returns:
-        int64 [B, 2, 3], on the CPU.
+        int64 [B, 2, 3], where the logits are.
     """
-    targets = [scene.target(e) for e in batch]
-    result = torch.empty(len(batch), 2, 3, dtype=torch.long)
-    for size in {t.shape for t in targets}:  # queries of one size go together
-        rows = [i for i, t in enumerate(targets) if t.shape == size]
-        full = [resize(d[rows][:, None], size)[:, 0] for d in differences]
+    first, *_ = differences
+    result = torch.empty(len(first), 2, 3, dtype=torch.long, device=first.device)
+    for rows, target in targets:
+        full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
         # One scale: sigmoid(d) > 0.5 is d > 0, to the last bit.
         predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
-        target = torch.stack([targets[i] for i in rows]).to(predicted.device)
-        result[rows] = episode_counts(predicted, target).cpu()
+        result[rows] = episode_counts(predicted, target)
     return result
 
 
@@ -225,7 +229,7 @@ def measure_yardsticks(scene: Scene, wanted: Yardsticks) -> tuple[Counts, dict[s
     """
     every = scene.episodes(wanted.shot, wanted.episodes)
     scene.load_labels(every)
-    lists = {n: [e for e in every if e.wrong_class or "wrong" not in n] for n in wanted.names}
+    lists = {n: [e for e in every if e.wrong_class or "wrong" not in n] for n in wanted.measured}
     counts: Counts = {}
     for name, chosen in lists.items():
         parts = []
@@ -238,11 +242,11 @@ def measure_yardsticks(scene: Scene, wanted: Yardsticks) -> tuple[Counts, dict[s
             elif name == "ceiling":
                 grid = scene.raw([batch[0].query]).shape[-2:]
                 soft = [soft_masks(scene.target(e)[None, None], grid)[0] for e in batch]
-                parts.append(score([torch.cat(soft) - 0.5], scene, batch))
+                parts.append(score([torch.cat(soft).to(scene.device) - 0.5], scene.targets(batch)))
             elif name.startswith("matches-"):
                 parts.append(_matched_cells(scene, batch, "cycle" if name.endswith("cycle") else "cosine"))
             else:
-                parts.append(score([_nearer_foreground(scene, batch, name)], scene, batch))
+                parts.append(score([_nearer_foreground(scene, batch, name)], scene.targets(batch)))
         counts[name] = _joined(parts, batches)
     return counts, lists
 

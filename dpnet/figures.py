@@ -72,6 +72,79 @@ def table(reader: Reader, experiment: Experiment) -> Figure:
     return figure
 
 
+def speed(found: dict[str, Any]) -> Figure:
+    """How cost grows with episodes, variants, shots, image size and grid, and where the time goes.
+
+    Arguments:
+        found: the content of `results/speed/<device>.json`.
+
+    Returns:
+        the figure; bars of errors reach from the least to the most of the turns.
+    """
+    figure, panels = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
+    growth = found["growth"]
+    encoded, kept = growth["variants, encoded at each step"], growth["variants, features kept"]
+    lines = [
+        (panels[0, 0], "evaluation of Table 3's four rows, from files", "episodes", "s", [
+            (growth["episodes"], "reference (s)", "one at a time (few measured, scaled)"),
+            (growth["episodes"], "ours (s)", "shared pass"),
+        ]),
+        (panels[0, 1], "a training step", "variants in lockstep", "ms", [
+            (encoded, "reference (ms)", "one after the other (one alone, scaled)"),
+            (encoded, "ours (ms)", "lockstep"),
+            (kept, "ours (ms)", "lockstep, features kept"),
+        ]),
+        (panels[0, 2], "evaluation of the full model, from files", "supports per episode", "ms per episode", [
+            (growth["shots"], "reference (ms)", "one at a time"),
+            (growth["shots"], "ours (ms)", "shared pass"),
+        ]),
+    ]  # fmt: skip
+    for axis, title, x_label, y_label, curves in lines:
+        for number, (data, key, label) in enumerate(curves):
+            middle, least, most = np.array(data[key]).T
+            axis.errorbar(data["x"], middle, [middle - least, most - middle], marker=MARKERS[number],
+                          color=COLOURS[number], label=label, capsize=3)  # fmt: skip
+        axis.set(title=title, xlabel=x_label, ylabel=y_label)
+        axis.set_xticks(curves[0][0]["x"])
+        axis.set_ylim(bottom=0)
+        axis.legend(frameon=False, fontsize=9)
+    by_size = growth["image size"]
+    parts = {"backbone": COLOURS[0], "comparison": COLOURS[1], "head": COLOURS[2]}
+    below = np.zeros(len(by_size["x"]))
+    for part, colour in parts.items():
+        middle = np.array(by_size[f"{part} (ms)"])[:, 0]
+        panels[1, 0].bar([f"{x}²" for x in by_size["x"]], middle, 0.6, below, color=colour, label=part)
+        below += middle
+    panels[1, 0].set(title="a training step of one model", xlabel="pixels", ylabel="ms")
+    panels[1, 0].legend(frameon=False, fontsize=9)
+    comparison = found["comparison"]
+    cells = [side**2 for side in comparison["x"]]
+    for number, (kind, label) in enumerate(
+        (("whole", "whole affinity"), ("blocks", f"{comparison['block']} support cells at a time"))
+    ):
+        memory = comparison[f"{kind}, largest tensor beside the features (MiB)"]
+        panels[1, 1].plot(cells, memory, marker=MARKERS[number], color=COLOURS[number], label=label)
+    panels[1, 1].set(title="memory of the cycle comparison, one pair", xlabel="cells of one image", ylabel="MiB")
+    panels[1, 1].set_ylim(bottom=0)
+    panels[1, 1].legend(frameon=False, fontsize=9)
+    colours = {"backbone": 0, "comparison": 1, "heads": 2, "data": 3, "scoring": 4, "other": 7}
+    for number, (what, spent) in enumerate(found["where the time goes"].items()):
+        left, whole = 0.0, sum(spent.values())
+        for part, value in spent.items():
+            share = 100 * value / whole
+            known = part in panels[1, 2].get_legend_handles_labels()[1]
+            panels[1, 2].barh(number, share, 0.5, left, color=COLOURS[colours[part]], label=None if known else part)
+            if share >= 6:
+                panels[1, 2].text(left + share / 2, number, f"{share:.0f}", ha="center", va="center", fontsize=9)
+            left += share
+        panels[1, 2].text(0, number + 0.32, what, fontsize=9)
+    panels[1, 2].set(title="where the time goes", xlabel="% of the time", yticks=[], ylim=(-0.5, 2.1))
+    panels[1, 2].legend(frameon=False, fontsize=9, ncols=3, loc="upper center")
+    for axis in panels.flat:
+        _plain(axis)
+    return figure
+
+
 def heat_maps(reader: Reader, experiment: Experiment) -> Figure:
     """Table 5: the mean over folds for each pair of loss weights, ours and the paper's, each on its own scale.
 

@@ -154,7 +154,7 @@ class Cohort:
 
     def complete(self) -> bool:
         """Whether everything is there, the yardsticks too."""
-        return not self.pending() and not any(self.store.missing(y, list(y.names)) for y in self.yardsticks)
+        return not self.pending() and not any(self.store.missing(y, y.measured) for y in self.yardsticks)
 
 
 def cohorts(targets: str, benchmark: Benchmark, preset: str, seeds: int) -> list[Cohort]:
@@ -221,7 +221,7 @@ def run_cohort(cohort: Cohort, device: str = "cpu") -> None:
             evaluate.finish(store, benchmark, run, counts[run.id], scored)
             _keep_examples(cohort, run, heads[run.id], scene, lists[1])
     for wanted_sticks in cohort.yardsticks:
-        if store.missing(wanted_sticks, list(wanted_sticks.names)):
+        if store.missing(wanted_sticks, wanted_sticks.measured):
             store.begin(wanted_sticks)
             evaluate.finish(store, benchmark, wanted_sticks, *evaluate.measure_yardsticks(scene, wanted_sticks))
     if cohort.recipe == sizes.recipe:
@@ -385,34 +385,30 @@ def reproduce(
         for cohort in progress(pending, f"{targets} on {name}", "cohort"):
             execute(cohort, device)
     reader = results.Reader(name, preset, seeds=seeds)
-    for experiment in progress(asked, "tables and figures", "notebook"):
-        publish(reader, experiment)
+    publish(reader, asked)
     return reader
 
 
-def publish(reader: results.Reader, experiment: Experiment) -> None:
-    """Write a target's CSVs, and execute its notebook if that is not up to date; nothing is trained or scored.
+def publish(reader: results.Reader, asked: Sequence[Experiment]) -> None:
+    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained or scored.
 
     Arguments:
         reader: the results.
-        experiment: the target.
+        asked: the targets.
 
     Raises:
-        DPNetError: the notebook fails.
+        DPNetError: a notebook fails.
     """
-    for suffix, table in results.tables(reader, experiment).items():
-        text = table.to_csv(index=False, lineterminator="\n")
-        write(reader.store.root / f"{experiment.name}{suffix}.csv", text.encode())
-    output = reader.store.root / f"{experiment.name}.ipynb"
-    if not notebooks.installed():
-        print("papermill is not installed: no executed notebooks (pip install -e '.[notebooks]')")
-    elif notebooks.current(experiment.name, output):
-        print(f"{output.name}: up to date")
-    else:
+    wanted: dict[str, dict[str, Any]] = {}
+    for experiment in asked:
+        for suffix, table in results.tables(reader, experiment).items():
+            text = table.to_csv(index=False, lineterminator="\n")
+            write(reader.store.root / f"{experiment.name}{suffix}.csv", text.encode())
         parameters = {"benchmark": reader.benchmark, "preset": reader.preset, "seeds": len(reader.seeds)}
         if experiment.name in PICTURED:
             parameters["pictures"] = reader.benchmark in RENDERED
-        notebooks.execute(experiment.name, output, parameters)
+        wanted[experiment.name] = parameters
+    notebooks.execute_stale(reader.store.root, wanted)
 
 
 def execute(cohort: Cohort, device: str) -> None:

@@ -178,7 +178,10 @@ class Head(nn.Module):
         maps = self.fuse(F_q, P.mean(1), self.pseudo_prototypes(matched, selected))
         on_grid = None if scores is None else scores.reshape(grid)
         candidates = (counts > 0).reshape(grid)
-        return Output(self.decode(*maps), self.aux_decoder(maps[0]), candidates, selected.reshape(grid), on_grid)
+        logits = self.decode(*maps)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_1 > 0):  # else L_aux has no say
+            aux_logits = self.aux_decoder(maps[0])
+        return Output(logits, aux_logits, candidates, selected.reshape(grid), on_grid)
 
     def sweep(self, matched: "Matched", wanted: Sequence[tuple[float, str]]) -> dict[tuple[float, str], Tensor]:
         """Several thresholds and branches from one match; what selects the same cells is decoded once.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 EPSILON = 1e-5
+BLOCK = 1024  # support cells that are compared at a time: all of them up to 249² pixels
 
 
 def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
@@ -22,15 +23,16 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
     Arguments:
         F_s: support features [B, C, N_s], any scale; compared by cosine.
         F_q: query features [B, C, N_q].
-        block: support rows at a time; None: all.
+        block: support rows at a time; None: `BLOCK`.
 
     Returns:
         j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
     """
     F_s, F_q = F.normalize(F_s, dim=1), F.normalize(F_q, dim=1)
     forward, best, backward = [], None, None
-    for start in range(0, F_s.shape[2], block or F_s.shape[2]):
-        rows = F_s[:, :, start : start + (block or F_s.shape[2])]
+    block = block or BLOCK
+    for start in range(0, F_s.shape[2], block):
+        rows = F_s[:, :, start : start + block]
         affinity = rows.transpose(1, 2) @ F_q  # [B, block, N_q]
         forward.append(affinity.argmax(2))
         value, index = affinity.max(1)

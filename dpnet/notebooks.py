@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from tqdm import tqdm
 from dpnet import paths
 from dpnet.errors import DPNetError
 from dpnet.files import write
-from dpnet.progress import RELAY
+from dpnet.progress import RELAY, progress
+
+AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
 
 # What differs between two identical runs.
 CHURN = [
@@ -89,7 +93,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
                 cwd=paths.ROOT,
                 progress_bar=False,
                 coalesce_streams=True,
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except PapermillExecutionError as error:
             if error.ename == "DPNetError":
@@ -100,6 +104,38 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     write(output, (nbformat.writes(notebook) + "\n").encode())
     failed.unlink()
+
+
+def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Execute the templates whose notebooks are not up to date, `AT_ONCE` at a time.
+
+    Arguments:
+        folder: of the executed notebooks.
+        wanted: template -> parameters.
+
+    Raises:
+        DPNetError: one failed; the others are finished first.
+    """
+    if not installed():
+        print("papermill is not installed: no executed notebooks (pip install -e '.[notebooks]')")
+        return
+    stale = []
+    for name in wanted:
+        if current(name, folder / f"{name}.ipynb"):
+            print(f"{name}.ipynb: up to date")
+        else:
+            stale.append(name)
+    # Processes, since papermill changes the working directory; fresh ones: a fork would inherit torch's threads.
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(AT_ONCE, fresh, _without_bars) as pool:
+        begun = [pool.submit(execute, name, folder / f"{name}.ipynb", wanted[name]) for name in stale]
+        for future in progress(as_completed(begun), "tables and figures", "notebook", len(begun)):
+            future.result()
+
+
+def _without_bars() -> None:
+    """In a process beside others: their bars would overwrite each other."""
+    os.environ[RELAY] = os.devnull
 
 
 def source(name: str, output: Path) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpnet import experiments, figures, grid, notebooks, paper, paths, presets, results, words
+from dpnet import experiments, figures, grid, notebooks, paper, paths, presets, results, speed, words
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
 from dpnet.grid import Cohort
 from dpnet.results import MEAN, Reader
+from dpnet.store import read_json
 
 README = paths.ROOT / "README.md"
 NOTES = Path(__file__).with_name("report_notes.md")  # what was easy, what was difficult, where the paper is silent
@@ -101,10 +102,7 @@ def publish(reader: Reader) -> None:
     wanted = {"report": where}
     if reader.benchmark in grid.RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
-    for name, parameters in wanted.items():
-        output = reader.store.root / f"{name}.ipynb"
-        if notebooks.installed() and not notebooks.current(name, output):
-            notebooks.execute(name, output, parameters)
+    notebooks.execute_stale(reader.store.root, wanted)
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:
@@ -121,9 +119,8 @@ def publish_all(benchmark: str | None, preset: str) -> None:
     if not found:
         raise DPNetError(f"{paths.results()}: no results to report: run `make reproduce-table3`")
     for reader in found:
-        for experiment in experiments.several("all", reader.benchmark):
-            if _outcome(reader, experiment)[0] != "not run":
-                grid.publish(reader, experiment)
+        every = experiments.several("all", reader.benchmark)
+        grid.publish(reader, [experiment for experiment in every if _outcome(reader, experiment)[0] != "not run"])
         publish(reader)
         print(f"{reader.store.root.name}: tables and report are those of its runs")
     if paths.results() == paths.ROOT / "results":
@@ -285,7 +282,7 @@ def _best_weights(reader: Reader) -> str:
 
 
 def filled(text: str) -> str:
-    """Fill in what stands between `<!-- what:benchmark-preset -->` and `<!-- end -->`.
+    """Fill in what stands between `<!-- what:benchmark-preset -->`, or `<!-- speed:device -->`, and `<!-- end -->`.
 
     Arguments:
         text: of README.
@@ -306,8 +303,10 @@ def filled(text: str) -> str:
     }
 
     def fill(match: re.Match[str]) -> str:
+        if match["what"] == "speed":
+            return f"{match[1]}{_speed(match['name'])}{match[4]}"
         if match["what"] not in makers:
-            raise DPNetError(f"README.md: unknown marker {match['what']!r}: choose from {', '.join(makers)}")
+            raise DPNetError(f"README.md: unknown marker {match['what']!r}: choose from {', '.join(makers)}, speed")
         benchmark, preset = match["name"].rsplit("-", 1)
         inner = makers[match["what"]](Reader(benchmark, preset, paths.ROOT / "results"))
         return f"{match[1]}{inner}{match[4]}"
@@ -368,6 +367,20 @@ def _table3(reader: Reader) -> str:
         words.support_verdict(reader, table3),
     ]
     return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _speed(device: str) -> str:
+    """What was measured on a device: the ratios, and what they rest on."""
+    file = paths.ROOT / "results" / "speed" / f"{device}.json"
+    if not file.exists():
+        raise DPNetError(f"{file}: missing: run `make speed` on that device, or take its part out of README.md")
+    found = read_json(file)
+    lines = speed.table(found).rename(columns={"ratio": "ratio [least, most]"})
+    about = (
+        f"{found['device']}, {found['threads']} threads, torch {found['torch'].split('+')[0]}; `shapes` at "
+        f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns. "
+    )
+    return f"\n{markdown(lines)}\n\n{about}{speed.in_words(found)}\n"
 
 
 def _paper(_: Reader) -> str:

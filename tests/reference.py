@@ -64,33 +64,40 @@ def decoded(benchmark, position: int, class_id: int, size: int) -> tuple[np.ndar
     return pixels, target(small), target(label)
 
 
-def score_one_by_one(network, benchmark, listed, size: int, betas: list[float], branch: str) -> np.ndarray:
+def score_one_by_one(
+    network, benchmark, listed, size: int, betas: list[float], branch: str, scales: tuple[float, ...] = (1.0,)
+) -> np.ndarray:
     """As the field's test scripts do: one episode at a time, files read and images encoded again for each.
 
-    `network` is one variant, in fp32; each threshold is a pass of its own. Returns int64 [betas, E, 2, 3].
+    `network` is one variant, in fp32; each threshold is a pass of its own, and each scale encodes the supports
+    again. Probabilities are averaged over scales of the query. Returns int64 [betas, E, 2, 3].
     """
     import torch
     from torch.nn import functional as F
 
+    device = next(network.parameters()).device
     counts = np.zeros((len(betas), len(listed), 2, 3), np.int64)
     for b, beta in enumerate(betas):
         for e, episode in enumerate(listed):
-            query, _, truth = decoded(benchmark, episode.query, episode.class_id, size)
-            images, masks = [], []
+            images, masks, probability = [], [], 0.0
             for support in episode.supports:
                 pixels, mask, _ = decoded(benchmark, support, episode.class_id, size)
                 images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                 masks.append(torch.from_numpy(mask))
-            with torch.no_grad():
-                output = network(
-                    torch.stack(images)[None],
-                    torch.stack(masks)[None],
-                    torch.from_numpy(query).permute(2, 0, 1)[None],
-                    beta=beta,
-                )
-            logits = output.logits if branch == "main" else output.aux_logits
-            full = F.interpolate(logits, truth.shape, mode="bilinear", align_corners=True)
-            prediction = full.argmax(1)[0].cpu().numpy()
+            for scale in scales:
+                side = size if scale == 1 else 8 * round(scale * (size - 1) / 8) + 1
+                query, _, truth = decoded(benchmark, episode.query, episode.class_id, side)
+                with torch.no_grad():
+                    output = network(
+                        torch.stack(images)[None].to(device),
+                        torch.stack(masks)[None].to(device),
+                        torch.from_numpy(query).permute(2, 0, 1)[None].to(device),
+                        beta=beta,
+                    )
+                logits = output.logits if branch == "main" else output.aux_logits
+                full = F.interpolate(logits, truth.shape, mode="bilinear", align_corners=True)
+                probability = probability + full.softmax(1)[0].cpu().numpy()
+            prediction = probability.argmax(0)
             for p in range(2):
                 for t, value in enumerate((0, 1, 255)):
                     counts[b, e, p, t] = int(((prediction == p) & (truth == value)).sum().item())

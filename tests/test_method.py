@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import dpnet
 from dpnet import backbones
@@ -20,6 +22,7 @@ from dpnet.config import Variant
 from dpnet.errors import DPNetError
 from dpnet.model import DPNet, Head, Matched, hard_masks, soft_masks
 from dpnet.modules import (
+    BLOCK,
     ASPPDecoder,
     CycleComparison,
     Dropout2d,
@@ -27,6 +30,7 @@ from dpnet.modules import (
     PrototypeInteraction,
     candidate_counts,
     cycle_candidates,
+    cycle_matches,
     masked_average,
     resize,
 )
@@ -62,6 +66,30 @@ def episode(B: int = 2, K: int = 1, side: int = 33) -> tuple[torch.Tensor, torch
 
 
 # ---- cycle comparison (invariant 4)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers that a single tensor had."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            self.numbers = max(self.numbers, leaf.numel() if isinstance(leaf, torch.Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("side", [41, 61, 81])
+def test_memory_of_the_comparison_grows_with_the_cells_and_not_with_their_square(side: int) -> None:
+    F_s, F_q = torch.rand(2, 1, 4, side**2, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        blocks = cycle_matches(F_s, F_q)
+    assert largest.numbers <= BLOCK * side**2
+    with Largest() as largest:
+        whole = cycle_matches(F_s, F_q, block=side**2)
+    assert largest.numbers == side**4
+    assert all(torch.equal(a, b) for a, b in zip(blocks, whole, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
