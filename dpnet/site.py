@@ -10,9 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dpnet import presets, report
+from dpnet import presets, report, speed
 from dpnet.errors import DPNetError
 from dpnet.files import write
+from dpnet.store import read_json
 
 try:
     import nbformat
@@ -171,6 +172,7 @@ def build(results: Path, out: Path, tiny: bool = False) -> list[Path]:
     made = {"site.css": Path(__file__).with_name("site.css").read_bytes()}
     for folder in folders:
         made |= {file: (results / file).read_bytes() for file in folder.files}
+    made |= {file: (results / file).read_bytes() for file in _measured(results)}
     known = {file: file for folder in folders for file in folder.files}
     known |= {page.source: page.file for folder in folders for page in folder.pages}
     made["index.html"] = _front(folders, results).encode()
@@ -429,6 +431,8 @@ def _front(folders: list[Folder], results: Path) -> str:
         seen |= set(statuses)
         blocks.append(_block(front, folder, lines))
     jumps = "".join(f'<li><a href="#{f.name}">{f.benchmark}, {f.preset}</a></li>' for f in folders)
+    fast = _fast(front, results)
+    jumps += '<li><a href="#speed">speed</a></li>' if fast else ""
     meanings = "".join(
         f"<dt>{_badge(status)}</dt><dd>{html.escape(meaning)}</dd>"
         for status, (_, meaning) in STATUS.items()
@@ -443,7 +447,7 @@ and data behind that. No number on these pages is typed: notebooks compute them 
 <pre tabindex="0"><code>make reproduce-table3</code></pre>
 <nav class="contents" aria-label="Benchmarks"><ul>{jumps}</ul></nav>
 </header>
-{"".join(blocks)}
+{"".join(blocks)}{fast}
 <section class="meanings"><h2 id="words">What the words mean</h2><dl>{meanings}</dl></section>"""
     return _whole(front, "Tables and figures at a glance", "", body)
 
@@ -481,6 +485,35 @@ def _block(front: Page, folder: Folder, lines: str) -> str:
         items = "".join(f'<li><a href="{front.link(p.file)}">{p.name}</a></li>' for p in trainings)
         parts.append(f"<details><summary>{len(trainings)} training notebooks</summary><ul>{items}</ul></details>")
     return "\n".join(parts) + "</section>\n"
+
+
+def _measured(results: Path) -> list[str]:
+    """The measurements of `make speed` and their plots."""
+    return sorted(f"speed/{p.name}" for p in (results / "speed").glob("*") if p.suffix in (".json", ".png"))
+
+
+def _fast(front: Page, results: Path) -> str:
+    """What sharing work is worth, on each device that was measured."""
+    parts = []
+    for file in (f for f in _measured(results) if f.endswith(".json")):
+        found = read_json(results / file)
+        table = BeautifulSoup(speed.table(found).to_html(index=False), "html.parser")
+        _tidy(table, f"Speed on {found['device']}")
+        picture = file.replace(".json", ".png")
+        parts.append(
+            f"<h3>{found['device']}</h3><p>Medians of {found['repeats']} turns, in brackets the least and the most. "
+            f'{html.escape(speed.in_words(found))}</p>{table}<p><a href="{front.link(file)}">JSON</a></p>'
+        )
+        if (results / picture).exists():
+            parts.append(
+                f'<figure><img src="{front.link(picture)}" alt="Cost against episodes, variants, supports, image '
+                f'size and grid, and where the time goes, on {found["device"]}"></figure>'
+            )
+    about = (
+        "<p>Images are encoded once, variants train in lockstep, thresholds share one match: measured against plain "
+        "loops that do what the field's scripts do and give the same answers (<code>make speed</code>).</p>"
+    )
+    return f'<section class="speed"><h2 id="speed">Speed</h2>{about}{"".join(parts)}</section>\n' if parts else ""
 
 
 def _targets(front: Page, folder: Folder, results: Path) -> tuple[str, list[str]]:

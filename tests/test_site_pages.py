@@ -226,6 +226,27 @@ def test_the_front_page_has_every_status_in_words_and_with_a_symbol(built: Path)
     assert "make reproduce-table1 BENCHMARK=pascal-mini" in soup.get_text()
 
 
+def test_the_front_page_shows_what_was_measured(tmp_path: Path) -> None:
+    root = results_in(tmp_path / "results", "shapes-quick")
+    ratio = {"what": "a < thing", "unit": "s", "ours": [1, 1, 1], "against": [4, 4, 4], "reference": "one"}
+    ratio |= {"ratio": [4, 3, 5], "budget": 2.5, "more is better": True}
+    checks = {"pixels that differ (%)": 0.01, "pixels that differ, three scales (%)": 0.02, "precision": "bf16"}
+    checks |= {"mIoU that differs (points)": 0.05, "rows": 4, "episodes": 40}
+    (root / "speed").mkdir()
+    found = {"device": "cpu-9-cores", "repeats": 3, "ratios": [ratio], "checks": checks}
+    (root / "speed" / "cpu-9-cores.json").write_text(json.dumps(found))
+    (root / "speed" / "cpu-9-cores.png").write_bytes(png())
+    site.build(root, tmp_path / "site")
+    soup = pages(tmp_path / "site")[tmp_path / "site" / "index.html"]
+    (section,) = soup.find_all(class_="speed")
+    cells = [c.get_text() for c in section.find("tbody").find_all(["th", "td"])]
+    assert cells == ["a < thing", "1 s", "4 s (one)", "4 [3, 5]", "≥ 2.5", "yes"]
+    assert section.find("img")["src"] == "speed/cpu-9-cores.png"
+    assert (tmp_path / "site" / "speed" / "cpu-9-cores.json").exists()
+    assert "0.05 points" in section.get_text()
+    assert soup.find("a", href="#speed")
+
+
 def test_what_is_no_longer_made_is_removed_and_other_folders_are_left_alone(tmp_path: Path) -> None:
     root, out = results_in(tmp_path / "results", "shapes-quick"), tmp_path / "site"
     site.build(root, out)
