@@ -13,6 +13,7 @@ from torch import Tensor
 Metric = Literal["canet", "pfenet"]
 METRICS: tuple[Metric, ...] = ("canet", "pfenet")
 RESAMPLES = 2000  # of the bootstrap
+VOID = 255
 
 
 def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
@@ -46,13 +47,19 @@ def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: other values occur.
     """
-    E = prediction.shape[0]
-    prediction, target = prediction.long(), target.long()
-    kind = torch.where(target == 255, 2, target)
-    if kind.numel() and (kind.amax() > 2 or kind.amin() < 0 or prediction.amax() > 1 or prediction.amin() < 0):
+    prediction, target = prediction.flatten(1), target.flatten(1)
+    foreground = prediction == 1
+    kinds = [target == value for value in (0, 1, VOID)]
+
+    def count(where: Tensor) -> Tensor:
+        return where.view(torch.uint8).sum(1, dtype=torch.int32)  # several times faster than a sum of bool
+
+    whole = torch.stack([count(kind) for kind in kinds], 1)
+    hit = torch.stack([count(kind & foreground) for kind in kinds], 1)
+    answered = prediction.dtype == torch.bool or (foreground | (prediction == 0)).all()
+    if not answered or (whole.sum(1) != target.shape[1]).any():
         raise ValueError("a prediction has values 0 and 1, a target 0, 1 and 255 (void)")
-    cell = torch.arange(E, device=target.device).reshape(E, *[1] * (target.ndim - 1)) * 6 + prediction * 3 + kind
-    return torch.bincount(cell.flatten(), minlength=6 * E).reshape(E, 2, 3)
+    return torch.stack([whole - hit, hit], 1).long()
 
 
 def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:

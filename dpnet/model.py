@@ -83,7 +83,7 @@ class Head(nn.Module):
     def reduced(self, F: Tensor, of: Literal["support", "query"]) -> Tensor:
         """Backbone features [N, C_b, h, w] of supports or queries -> [N, C, h, w]."""
         reduce = self.reduce[of == "query"] if isinstance(self.reduce, nn.ModuleList) else self.reduce
-        return self.dropout(reduce(F).relu())
+        return self.dropout(reduce(F).relu_())
 
     def fuse(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
         """Interaction and fusion.

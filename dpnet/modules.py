@@ -145,7 +145,7 @@ class CycleComparison(nn.Module):
         # FC([F_q ; P]) without tiling P: the weight's two halves act on cells and on the prototype apart.
         on_cells, on_P = self.first.weight.split([F_q.shape[1], P.shape[1]], 1)
         hidden = F_q.transpose(1, 2) @ on_cells.T + F.linear(P, on_P, self.first.bias)[:, None]
-        return self.second(hidden.relu()).squeeze(2)
+        return self.second(hidden.relu_()).squeeze(2)
 
 
 def pseudo_prototype(F_q: Tensor, P: Tensor, weights: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class MultiScaleFusion(nn.Module):
             cells.append(resize(scaled, size) if level else scaled)
             mapped = [m + F.linear(P, on_P, conv.bias) for m, P in zip(mapped, prototypes, strict=True)]
         summed = torch.stack(cells).sum(0) if len(cells) > 1 else cells[0]
-        return [(summed + m[:, :, None, None]).relu() for m in mapped]
+        return [(summed + m[:, :, None, None]).relu_() for m in mapped]
 
 
 class ASPPDecoder(nn.Module):
@@ -257,8 +257,8 @@ class ASPPDecoder(nn.Module):
 
         pooled = convolve(self.pooled, x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         maps = [pooled, convolve(self.local, x), *(convolve(conv, x) for conv in self.dilated)]
-        x = self.dropout(torch.cat(maps, 1).relu())
-        return self.classify(self.dropout(self.fuse(x).relu()))
+        x = self.dropout(torch.cat(maps, 1).relu_())
+        return self.classify(self.dropout(self.fuse(x).relu_()))
 
 
 def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
