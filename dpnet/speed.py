@@ -192,8 +192,8 @@ def table(found: dict[str, Any]) -> pd.DataFrame:
         lines.append(
             {
                 "what": line["what"],
-                "ours": f"{line['ours'][0]:,.4g} {line['unit']}",
-                "against": f"{line['against'][0]:,.4g} {line['unit']} ({line['reference']})",
+                "ours": f"{_number(line['ours'][0])} {line['unit']}",
+                "against": f"{_number(line['against'][0])} {line['unit']} ({line['reference']})",
                 "ratio": f"{middle:.3g} [{least:.3g}, {most:.3g}]",
                 "budget": "—" if budget is None else f"{'≥' if more else '≤'} {budget:g}",
                 "met": met or "—",
@@ -555,6 +555,10 @@ def _ratio(
 
 def _spread(values: np.ndarray) -> Spread:
     return [float(f"{v:.4g}") for v in (np.median(values), values.min(), values.max())]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _reference() -> ModuleType:
