@@ -189,14 +189,14 @@ def test_speed_is_measured_and_refused_where_the_answers_differ(
 
     monkeypatch.setenv("DPNET_DATA", str(folder / "data"))
     bench = speed.Bench("tiny", "cpu", 1)
-    bench.heads = {
-        run.id: train.build_head(run, bench.backbone.channels).eval() for run in bench.runs("table3", 1, "flip")
-    }
-    speed._checks(bench)
-    honest = bench.reference.score_one_by_one
-    monkeypatch.setattr(bench.reference, "score_one_by_one", lambda *asked: honest(*asked)[:, :, ::-1])
-    with pytest.raises(DPNetError, match="no timing is worth that"):
+    with bench.folder:
+        channels = bench.backbone.channels
+        bench.heads = {r.id: train.build_head(r, channels).eval() for r in bench.runs("table3", 1, "flip")}
         speed._checks(bench)
+        honest = bench.reference.score_one_by_one
+        monkeypatch.setattr(bench.reference, "score_one_by_one", lambda *asked: honest(*asked)[:, :, ::-1])
+        with pytest.raises(DPNetError, match="no timing is worth that"):
+            speed._checks(bench)
 
 
 def test_an_unknown_parameter_fails_in_papermill_itself(tmp_path: Path) -> None:
