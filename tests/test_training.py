@@ -118,6 +118,28 @@ def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) 
     assert all(same(weights(whole, one), weights(mixed, one)) for one in runs)
 
 
+class Weighty(float):
+    """A zero that claims to be more."""
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+
+def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(data: Benchmark, tmp_path: Path) -> None:
+    """Where lambda_1 is 0 the auxiliary decoder stays as it began; the rest is what full gradients would give."""
+    without, fully = Store(tmp_path / "without"), Store(tmp_path / "fully")
+    one = run(Variant(lambda_1=0.0))
+    train.train([one], data, without, "cpu")
+    train.train([run(Variant(lambda_1=Weighty(0.0)))], data, fully, "cpu")
+    begun = train.build_head(one, 152).state_dict()
+    for name, value in weights(without, one).items():
+        still = name.startswith("aux_decoder")
+        assert torch.equal(value, begun[name] if still else weights(fully, one)[name]), name
+    assert not torch.equal(
+        weights(fully, one)["aux_decoder.fuse.weight"], begun["aux_decoder.fuse.weight"]
+    )  # decayed
+
+
 def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
         train.train([run(BASE), run(FULL, steps=7)], data, Store(tmp_path), "cpu")
@@ -327,7 +349,9 @@ def test_the_pass_equals_the_fields_loop(
 def test_yardsticks_lie_where_they_must(scene: evaluate.Scene, data: Benchmark) -> None:
     wanted = Yardsticks("shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 24)
     counts, lists = evaluate.measure_yardsticks(scene, wanted)
-    assert set(counts) == set(wanted.names)
+    assert set(counts) == set(wanted.names) == set(wanted.measured)
+    more = dataclasses.replace(wanted, shot=5)
+    assert set(wanted.names) - set(more.measured) == {"matches-cosine", "matches-cycle"}  # of one support each
     hit = counts["objects"][:, 1, 1]
     missed = counts["objects"][:, 0, 1]
     assert (missed == 0).all()  # all objects hold the class's own
