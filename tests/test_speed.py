@@ -25,14 +25,14 @@ def line(ours: list[float], against: list[float], budget: float | None, more: bo
     [(2.0, True, "yes"), (2.1, True, "no"), (2.0, False, "yes"), (1.9, False, "no"), (None, True, "—")],
 )
 def test_a_ratio_is_of_the_same_turn_and_held_against_its_budget(budget: float | None, more: bool, met: str) -> None:
-    # Each turn's ratio is 2, whatever the machine did meanwhile; the ratio of medians would be 2 as well, so a
-    # fourth turn sets them apart: medians 5 and 2.5, ratios 2, 2, 2, 4.
-    found = line([2.0, 4.0, 6.0, 40.0], [1.0, 2.0, 3.0, 10.0], budget, more)
-    assert found["ratio"] == [2.0, 2.0, 4.0]
+    # Ratios of the turns are 2, 1 and 3; that of the medians would be 4 / 3.
+    found = line([2.0, 4.0, 9.0], [1.0, 4.0, 3.0], budget, more)
+    assert found["ratio"] == [2.0, 1.0, 3.0]
     (row,) = speed.table({"ratios": [found]}).to_dict("records")
     assert row["met"] == met
-    assert row["ratio"] == "2 [2, 4]"
-    assert row["against"] == "2.5 s (one)"
+    assert row["ratio"] == "2 [1, 3]"
+    assert row["ours"] == "4 s"
+    assert row["against"] == "3 s (one)"
 
 
 def test_the_clock_counts_each_second_once(monkeypatch: pytest.MonkeyPatch) -> None:
