@@ -14,8 +14,8 @@ from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Pseudo, Run, Training, Yardsticks
 from dpnet.episodes import Episode
 from dpnet.features import FeatureBank, binary
-from dpnet.metrics import METRICS, episode_counts, mean_iou
-from dpnet.model import VOID, Head, hard_masks, shared_counts, soft_masks
+from dpnet.metrics import METRICS, VOID, episode_counts, mean_iou
+from dpnet.model import Head, hard_masks, shared_counts, soft_masks
 from dpnet.modules import masked_average, resize
 from dpnet.progress import progress
 from dpnet.store import Counts, Store

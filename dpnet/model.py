@@ -23,7 +23,7 @@ from dpnet.modules import (
     resize,
 )
 
-FOREGROUND, VOID = 1, 255
+FOREGROUND = 1
 
 
 class Output(NamedTuple):

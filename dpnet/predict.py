@@ -12,7 +12,8 @@ from dpnet import backbones
 from dpnet.benchmarks.layout import decode
 from dpnet.config import Training, Variant
 from dpnet.errors import DPNetError
-from dpnet.model import FOREGROUND, VOID, Head, shared_counts, soft_masks
+from dpnet.metrics import VOID
+from dpnet.model import FOREGROUND, Head, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.store import read_json
 from dpnet.train import load_checkpoint

@@ -24,7 +24,8 @@ from dpnet.config import Run, Training, Variant
 from dpnet.episodes import training_batch, training_pools
 from dpnet.errors import DPNetError
 from dpnet.files import write
-from dpnet.model import VOID, Head, Output, shared_counts, soft_masks
+from dpnet.metrics import VOID
+from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.progress import progress
 from dpnet.store import Store
