@@ -1,8 +1,7 @@
 """Frozen features and resized images of a split, computed once and kept beside the benchmark."""
 
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from dpnet.backbones import Backbone
 from dpnet.benchmarks.layout import Benchmark
+from dpnet.files import held, save
 from dpnet.progress import progress
 
 BATCH = 20
@@ -63,15 +63,18 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
     sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
     key = hashlib.sha256(f"{benchmark.digest} {sizes} {name} {torch.__version__}".encode()).hexdigest()[:8]
     file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        try:
-            _encode(benchmark, backbone, positions, size, mirror, part, f"features of {split} images")
-            os.replace(part, file)  # a killed run leaves no half file under this name
-        finally:
-            part.unlink(missing_ok=True)
-    return FeatureBank(np.load(file, mmap_mode="r"), {p: row for row, p in enumerate(positions)})
+    cells = -(-size // 8)
+    shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
+
+    def encoded(some: list[int]) -> np.ndarray:
+        images = resized_images(benchmark, some, size).to(next(backbone.parameters()).device)
+        with torch.inference_mode():
+            raws = [backbone(images.flip(3) if m else images) for m in range(1 + mirror)]
+            return torch.stack(raws, 1).to(torch.float16).cpu().numpy()
+
+    backbone.to(memory_format=torch.channels_last)
+    data = _kept(file, positions, shape, np.float16, encoded, f"features of {split} images")
+    return FeatureBank(data, {p: row for row, p in enumerate(positions)})
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
@@ -89,43 +92,46 @@ def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.
     positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
     sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
     key = hashlib.sha256(f"{benchmark.digest} {sizes}".encode()).hexdigest()[:8]
-    folder = benchmark.root / "pixels"
-    found = [folder / f"{kind}-{size}px-{split}-{key}.npy" for kind in ("images", "labels")]
-    if not all(file.exists() for file in found):
-        folder.mkdir(exist_ok=True)
-        parts = [file.with_suffix(f".{os.getpid()}.part") for file in found]
-        try:
-            shapes = (len(positions), 3, size, size), (len(positions), size, size)
-            stores = [np.lib.format.open_memmap(p, "w+", np.uint8, s) for p, s in zip(parts, shapes, strict=True)]
-            for start in progress(range(0, len(positions), BATCH), "decoding images", "batch"):
-                some = positions[start : start + BATCH]
-                stores[0][start : start + BATCH] = resized_images(benchmark, some, size).numpy()
-                stores[1][start : start + BATCH] = np.stack(list(resized_labels(benchmark, some, size).values()))
-            for store, part, file in zip(stores, parts, found, strict=True):
-                store.flush()
-                os.replace(part, file)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
-    images, labels = (np.load(file, mmap_mode="r") for file in found)
-    return images, labels, {position: row for row, position in enumerate(positions)}
+    images, labels = (
+        benchmark.root / "pixels" / f"{kind}-{size}px-{split}-{key}.npy" for kind in ("images", "labels")
+    )
+
+    def decoded(some: list[int]) -> np.ndarray:
+        return resized_images(benchmark, some, size).numpy()
+
+    def marked(some: list[int]) -> np.ndarray:
+        return np.stack(list(resized_labels(benchmark, some, size).values()))
+
+    n = len(positions)
+    return (
+        _kept(images, positions, (n, 3, size, size), np.uint8, decoded, f"decoding {split} images"),
+        _kept(labels, positions, (n, size, size), np.uint8, marked, f"decoding {split} labels"),
+        {position: row for row, position in enumerate(positions)},
+    )
 
 
-def _encode(
-    benchmark: Benchmark, backbone: Backbone, positions: list[int], size: int, mirror: bool, file: Path, what: str
-) -> None:
-    cells = -(-size // 8)
-    shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
-    data = np.lib.format.open_memmap(file, "w+", np.float16, shape)
-    device = next(backbone.parameters()).device
-    backbone.to(memory_format=torch.channels_last)
-    for start in progress(range(0, len(positions), BATCH), what, "batch"):
-        images = resized_images(benchmark, positions[start : start + BATCH], size).to(device)
-        with torch.inference_mode():
-            for m in range(1 + mirror):
-                raw = backbone(images.flip(3) if m else images)
-                data[start : start + BATCH, m] = raw.to(torch.float16).cpu().numpy()
-    data.flush()
+def _kept(
+    file: Path,
+    positions: list[int],
+    shape: tuple[int, ...],
+    kind: type[np.generic],
+    rows: Callable[[list[int]], np.ndarray],
+    what: str,
+) -> np.ndarray:
+    """An array on disk, a row per image; made first by whoever is the first to need it."""
+
+    def fill(part: Path) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+        with part.open("wb") as stream:  # not mapped: where a disk is full, a mapped file kills the process
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in progress(range(0, len(positions), BATCH), what, "batch"):
+                stream.write(np.ascontiguousarray(rows(positions[start : start + BATCH])).data)
+
+    if not file.exists():
+        with held(file.with_suffix(".held"), what, "DATA=…"):
+            if not file.exists():
+                save(file, fill, "DATA=…")
+    return np.load(file, mmap_mode="r")
 
 
 def resized_images(benchmark: Benchmark, positions: Sequence[int], size: int) -> Tensor:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,12 @@ class Store:
     def history(self, thing: Thing) -> list[list[float]]:
         """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
         return read_json(self.folder(thing) / "history.json")
+
+    def clean(self, things: Sequence[Thing]) -> None:
+        """Remove what a process that was killed in the middle of writing some runs left."""
+        for thing in things:
+            for part in self.folder(thing).rglob(".*.part"):
+                part.unlink(missing_ok=True)
 
     def begin(self, thing: Thing) -> Path:
         """Make a run's folder, with its configuration, and return it."""

@@ -88,14 +88,17 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
     if noted is None:
         usage = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE --root DIR"
         raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
-    if name == "shapes":
-        return _prepare_shapes(places[0], recipe, noted, workers)
-    (coco if name == "coco" else pascal).source(data)
+    if name != "shapes":
+        (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
     layout.need_writable(root)
     if name == "coco":
         return coco.prepare(data, root, noted, workers)
-    return pascal.prepare(name, data, root, recipe.images, noted)
+    if name != "shapes":
+        return pascal.prepare(name, data, root, recipe.images, noted)
+    with files.held(root / ".held", "rendering shapes", "DATA=…"):
+        # By another process, meanwhile?
+        return _found(places, noted) or _prepare_shapes(root, recipe, noted, workers)
 
 
 def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:

@@ -62,7 +62,7 @@ def spread(
         return
     # spawn, because a fork of a process with threads (torch's, a notebook's) may hang
     try:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
             yield from (result for part in pool.map(work, tasks) for result in part)
     except BrokenProcessPool as error:
         why = "a script needs its `if __name__ == '__main__'`, or memory ran out"
@@ -76,8 +76,9 @@ def _palette() -> list[int]:
     ]
 
 
-def _end_with_parent() -> None:
-    # Or a worker waits for ever for the next task of a parent that was killed.
+def end_with_parent() -> None:
+    """In a worker: or it waits for ever for the next task of a parent that was killed."""
+
     def wait() -> None:
         parent = parent_process()
         if parent is not None:
