@@ -14,24 +14,27 @@ def flips(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.random(count) < 0.5
 
 
-def geometric(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror, scale, rotate and shift each image on its own, in one resampling.
-
-    Arguments:
-        images: uint8 [N, 3, S, S].
-        labels: uint8 [N, S, S].
-        rng: draws the parameters, on the CPU, so that every device sees the same ones.
-
-    Returns:
-        float images [N, 3, S, S] in 0..1, grey where nothing was; labels [N, S, S], void (255) there.
-    """
-    N = len(images)
+def motions(rng: np.random.Generator, N: int) -> np.ndarray:
+    """How each of N images is mirrored, scaled, rotated and shifted: float [N, 2, 3], from output to input."""
     zoom = rng.uniform(*SCALE, N)
     angle = np.deg2rad(rng.uniform(-DEGREES, DEGREES, N)) * (rng.random(N) < 0.5)
     mirror = np.where(flips(rng, N), -1.0, 1.0)
     shift = rng.uniform(-1, 1, (2, N)) * np.abs(1 - 1 / zoom)  # a crop of what is larger, a place for what is not
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-    theta = np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)
+    return np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)
+
+
+def geometric(images: Tensor, labels: Tensor, theta: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Move each image on its own, in one resampling.
+
+    Arguments:
+        images: uint8 [N, 3, S, S].
+        labels: uint8 [N, S, S].
+        theta: float [N, 2, 3], from `motions`.
+
+    Returns:
+        float images [N, 3, S, S] in 0..1, grey where nothing was; labels [N, S, S], void (255) there.
+    """
     grid = F.affine_grid(
         torch.tensor(theta, dtype=torch.float32, device=images.device), list(images.shape), align_corners=True
     )

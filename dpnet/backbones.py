@@ -76,7 +76,7 @@ class ResNet50(Backbone):
         net = resnet50(weights=None, replace_stride_with_dilation=[False, True, False])
         if weights == "imagenet":
             try:
-                net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
+                net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
                 raise DPNetError(
                     f"ResNet-50's ImageNet weights could not be downloaded ({error}): fetch "

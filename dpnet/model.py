@@ -74,11 +74,11 @@ class Head(nn.Module):
         self.aux_decoder = ASPPDecoder(width, width, dilations, dropout)
         backbones.reset(self, generator)
 
-    def draw_dropout_from(self, generator: torch.Generator) -> None:
-        """Let all dropout of this head come from `generator`."""
+    def draw_dropout_from(self, generator: torch.Generator, rank: int = 0, size: int = 1) -> None:
+        """Let all dropout of this head come from `generator`, as for the `rank`th of `size` parts of a batch."""
         for module in self.modules():
             if isinstance(module, Dropout2d):
-                module.generator = generator
+                module.generator, module.rank, module.size = generator, rank, size
 
     def reduced(self, F: Tensor, of: Literal["support", "query"]) -> Tensor:
         """Backbone features [N, C_b, h, w] of supports or queries -> [N, C, h, w]."""

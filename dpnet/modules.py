@@ -106,12 +106,15 @@ class Dropout2d(nn.Module):
         super().__init__()
         self.p = p
         self.generator: torch.Generator | None = None
+        self.rank, self.size = 0, 1  # of the processes that share a batch: all draw the same, each takes its rows
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, ...] -> the same shape; the identity in evaluation."""
         if not self.training or self.p == 0:
             return x
-        draws = torch.rand(x.shape[:2], device=x.device, generator=self.generator)
+        rows, channels = x.shape[:2]
+        draws = torch.rand((self.size * rows, channels), device=x.device, generator=self.generator)
+        draws = draws[self.rank * rows : (self.rank + 1) * rows]
         keep = (draws >= self.p).to(x.dtype) / (1 - self.p)
         return x * keep.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
 

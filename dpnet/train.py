@@ -1,7 +1,9 @@
 """One training loop; all variants of a cohort go through it in lockstep, on the same episodes and features."""
 
+import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +30,7 @@ from dpnet.files import write
 from dpnet.metrics import VOID
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
+from dpnet.parallel import ALONE, Team
 from dpnet.progress import progress
 from dpnet.store import Store
 
@@ -58,7 +62,12 @@ class Member:
 
 
 def train(
-    runs: Sequence[Run], benchmark: Benchmark, store: Store, device: str, backbone: Backbone | None = None
+    runs: Sequence[Run],
+    benchmark: Benchmark,
+    store: Store,
+    device: str,
+    backbone: Backbone | None = None,
+    team: Team = ALONE,
 ) -> dict[str, Head]:
     """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
 
@@ -68,6 +77,7 @@ def train(
         store: takes `checkpoint.safetensors` and `history.json` of each run.
         device: "cpu" or "cuda".
         backbone: the runs', on that device, if it is there already.
+        team: the processes that share each batch; the first of them writes.
 
     Returns:
         run id -> trained head, in evaluation mode.
@@ -80,30 +90,31 @@ def train(
         raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
     training = first.training
     backbone = backbone or backbones.build(training.backbone).to(device)
-    members = [begin(run, backbone.channels, store, device) for run in runs]
+    members = [begin(run, backbone.channels, store, device, team) for run in runs]
     pools = training_pools(benchmark, first.fold, training.novel, training.least)
-    batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members))
+    batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members), team)
     names = ", ".join(m.run.variant.slug for m in members)
+    every = float(os.environ.get("DPNET_SAVE_EVERY", SAVE_EVERY))
     saved = time.monotonic()
     for step, batch in progress(
         batches, f"training fold {first.fold}: {names}", "step", training.steps - min(m.step for m in members)
     ):
-        advance([m for m in members if m.step == step], backbone, batch, step)
-        if time.monotonic() - saved > SAVE_EVERY:
+        advance([m for m in members if m.step == step], backbone, batch, step, team)
+        if team.rank == 0 and time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
                 _save_state(member, store.folder(member.run))
-    for member in members:
+    for member in members if team.rank == 0 else ():
         folder = store.folder(member.run)
         write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())
-        part = folder / "checkpoint.part"
-        save_file(member.head.state_dict(), part)
-        part.replace(folder / "checkpoint.safetensors")  # whole or not at all: it says that training is done
-        (folder / "state.pt").unlink(missing_ok=True)
+        # Whole or not at all: it says that training is done.
+        write(folder / "checkpoint.safetensors", save_tensors(member.head.state_dict()))
+        for state in _states(folder):
+            state.unlink(missing_ok=True)
     return {m.run.id: m.head.eval() for m in members}
 
 
-def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int) -> None:
+def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int, team: Team = ALONE) -> None:
     """One optimiser step of some variants, on what they share."""
     counts = {
         kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind)
@@ -111,7 +122,7 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
     }
     F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
     for member in members:
-        _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step)
+        _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step, team)
 
 
 def build_head(run: Run, channels: int) -> Head:
@@ -130,13 +141,14 @@ def build_head(run: Run, channels: int) -> Head:
         return Head(channels, run.variant, t.width, t.dilations, t.dropout, generator)
 
 
-def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
+def losses(output: Output, target: Tensor, variant: Variant, team: Team = ALONE) -> tuple[Tensor, Tensor, Tensor]:
     """L_seg, L_aux (Eq. 9) and L_dis (Eq. 10).
 
     Arguments:
         output: of a head, for B episodes on a grid h x w.
         target: int64 [B, S, S] with 0, 1, 255.
         variant: says what void is, and over which cells L_dis runs.
+        team: the processes that share the batch: each has its part of the losses, which add up to the batch's.
 
     Returns:
         three scalars; L_dis is 0 without a discriminator, and for episodes without a cell.
@@ -148,7 +160,7 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
         difference = resize((logits[:, 1:] - logits[:, :1]).float(), target.shape[1:])[:, 0]
         loss = F.binary_cross_entropy_with_logits(difference, known.clamp(max=1).float(), reduction="none")
         inside = (known != VOID).float()
-        return (loss * inside).sum() / inside.sum().clamp(min=1)
+        return (loss * inside).sum() / team.total(inside.sum()).clamp(min=1)
 
     L_seg, L_aux = segmentation(output.logits), segmentation(output.aux_logits)
     if output.scores is None:
@@ -157,7 +169,7 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
     chosen = (output.candidates if variant.dis_over == "C" else output.selected) & (y != VOID)
     loss = F.binary_cross_entropy_with_logits(output.scores.float(), y.clamp(max=1).float(), reduction="none")
     per_pair = (loss * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(min=1)
-    return L_seg, L_aux, per_pair.mean()
+    return L_seg, L_aux, per_pair.mean() / team.size
 
 
 def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
@@ -175,12 +187,12 @@ def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16" and fast)
 
 
-def begin(run: Run, channels: int, store: Store, device: str) -> Member:
+def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE) -> Member:
     """A variant at its start, or where a killed training was last saved."""
     training = run.training
     head = build_head(run, channels).to(device).train()
     generator = torch.Generator(device)
-    head.draw_dropout_from(generator)
+    head.draw_dropout_from(generator, team.rank, team.size)
     optimizer: torch.optim.Optimizer
     if training.optimizer == "adamw":
         optimizer = torch.optim.AdamW(
@@ -195,19 +207,26 @@ def begin(run: Run, channels: int, store: Store, device: str) -> Member:
             fused=True,
         )
     member = Member(run, head, optimizer, generator)
-    file = store.begin_training(run) / "state.pt"
-    if file.exists():
+    for file in reversed(_states(store.begin_training(run))):
         try:
             state = torch.load(file, map_location=device, weights_only=True)
             head.load_state_dict(state["head"])
             optimizer.load_state_dict(state["optimizer"])
             member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError) as error:
-            raise DPNetError(f"{file}: corrupt: remove it, and the training starts again") from error
+            break
+        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
+            file.unlink()  # torn: the one before, or the start, leads to the same end
+            return begin(run, channels, store, device, team)
     return member
 
 
+def _states(folder: Path) -> list[Path]:
+    """The states that a killed training left, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
+
+
 def _save_state(member: Member, folder: Path) -> None:
+    """Everything that the next step depends on; all generators are functions of the seed and the step."""
     state = {
         "head": member.head.state_dict(),
         "optimizer": member.optimizer.state_dict(),
@@ -215,12 +234,15 @@ def _save_state(member: Member, folder: Path) -> None:
         "curve": member.curve,
         "sums": member.sums,
     }
-    part = folder / "state.part"
-    torch.save(state, part)
-    part.replace(folder / "state.pt")
+    torch.save(state, buffer := io.BytesIO())
+    write(folder / f"state-{member.step:08}.pt", buffer.getvalue())
+    for old in _states(folder)[:-2]:  # a state that a full disk or a power cut tore leaves the one before
+        old.unlink(missing_ok=True)
 
 
-def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tensor, step: int) -> None:
+def _update(
+    member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tensor, step: int, team: Team = ALONE
+) -> None:
     """One optimiser step of one variant."""
     run, training = member.run, member.run.training
     member.generator.manual_seed(run.seed * 1_000_003 + step)  # of the step alone, so a resumed run is the same
@@ -228,9 +250,9 @@ def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tens
         group["lr"] = training.learning_rate * (1 - step / training.steps) ** training.decay
     with autocast(training, str(F_q.device)):
         output = member.head(F_s, batch.masks, F_q, counts, run.variant.beta)
-    L_seg, L_aux, L_dis = losses(output, batch.target, run.variant)
+    L_seg, L_aux, L_dis = losses(output, batch.target, run.variant, team)
     L_all = L_seg + run.variant.lambda_1 * L_aux + run.variant.lambda_2 * L_dis  # Eq. 11
-    values = torch.stack([L_seg, L_aux, L_dis]).tolist()
+    values = team.total(torch.stack([L_seg, L_aux, L_dis])).tolist()
     if not all(map(math.isfinite, values)):
         raise DPNetError(
             f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
@@ -238,6 +260,7 @@ def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tens
         )
     member.optimizer.zero_grad(set_to_none=True)
     L_all.backward()
+    team.add_gradients(member.head.parameters())
     member.optimizer.step()
     member.step = step + 1
     member.sums = [s + v for s, v in zip(member.sums, [1.0, *values], strict=True)]
@@ -254,6 +277,7 @@ def stream(
     pools: dict[int, list[int]],
     device: str,
     start: int,
+    team: Team = ALONE,
 ) -> Iterator[tuple[int, Batch]]:
     """The stream of steps: a function of the run's data, schedule, fold and seed, not of its variant."""
     training = run.training
@@ -268,16 +292,19 @@ def stream(
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, training.batch)
         rng = np.random.default_rng([run.seed, run.fold, step, 1])
         which = [e.query for e in episodes] + [e.supports[0] for e in episodes]
+        share = team.share(len(episodes))
+        mine = np.arange(len(which)).reshape(2, -1)[:, share].ravel()  # of the queries, and of the supports
+        drawn = augment.motions(rng, len(which)) if geometric else augment.flips(rng, len(which))
+        drawn, which, episodes = drawn[mine], [which[i] for i in mine], episodes[share]
         if geometric:
             rows = [row_of[i] for i in which]
             pixels = torch.from_numpy(images[rows]).to(device)
-            moved, stacked = augment.geometric(pixels, torch.from_numpy(stored[rows]).to(device), rng)
+            moved, stacked = augment.geometric(pixels, torch.from_numpy(stored[rows]).to(device), drawn)
             with torch.no_grad(), autocast(training, device):
                 raw = backbone(moved).float()
         else:
-            mirrored = augment.flips(rng, len(which))
-            raw = bank(which, mirrored).to(device)
-            flags = torch.from_numpy(mirrored).to(device)[:, None, None]
+            raw = bank(which, drawn).to(device)
+            flags = torch.from_numpy(drawn).to(device)[:, None, None]
             stacked = torch.stack([labels[i] for i in which]).to(device)
             stacked = torch.where(flags, stacked.flip(2), stacked)
         ids = torch.tensor([e.class_id for e in episodes] * 2, device=device)[:, None, None]

@@ -1,6 +1,8 @@
 """Lockstep training and one-pass evaluation: invariants 1, 2, 3, 7 and 9."""
 
 import dataclasses
+import os
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cli, cycles, episodes, evaluate, features, presets, train
+from dpnet import backbones, benchmarks, cli, cycles, episodes, evaluate, features, parallel, presets, train
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
@@ -93,12 +95,12 @@ def test_killed_and_started_again_is_the_same(
     monkeypatch.setattr(train, "_update", dying)
     with pytest.raises(KeyboardInterrupt):
         train.train(runs, data, broken, "cpu")
-    assert (broken.folder(runs[0]) / "state.pt").exists()
+    assert train._states(broken.folder(runs[0]))
     monkeypatch.setattr(train, "_update", update)
     train.train(runs, data, broken, "cpu")
     for one in runs:
         assert same(weights(straight, one), weights(broken, one))
-        assert not (broken.folder(one) / "state.pt").exists()
+        assert not train._states(broken.folder(one))
 
 
 def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) -> None:
@@ -116,6 +118,41 @@ def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) 
     train._save_state(member, mixed.folder(runs[0]))
     train.train(runs, data, mixed, "cpu")
     assert all(same(weights(whole, one), weights(mixed, one)) for one in runs)
+
+
+EXACT = {"precision": "fp32", "optimizer": "sgd", "learning_rate": 0.05}
+
+
+def one_of_two(rank: int, port: int, data: Benchmark, folder: Path, augment: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with parallel.team("cpu") as team:
+        train.train([run(BASE, augment=augment, **EXACT), run(FULL, augment=augment, **EXACT)], data,
+                    Store(folder), "cpu", team=team)  # fmt: skip
+
+
+@pytest.mark.parametrize("augment", ["flip", "geometric"])
+def test_two_processes_train_what_one_does(augment: str, data: Benchmark, tmp_path: Path) -> None:
+    """The same episodes, augmentation and dropout; only sums are in another order."""
+    runs = [run(BASE, augment=augment, **EXACT), run(FULL, augment=augment, **EXACT)]
+    train.train(runs, data, Store(tmp_path / "one"), "cpu")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(one_of_two, (port, data, tmp_path / "two", augment), nprocs=2)
+    for trained in runs:
+        one, two = (weights(Store(tmp_path / folder), trained) for folder in ("one", "two"))
+        begun = train.build_head(trained, 152).state_dict()
+        for name, value in one.items():
+            moved = (value - begun[name]).abs().max()
+            assert (value - two[name]).abs().max() <= 1e-3 * moved + 1e-7, name
+        curves = [np.array(Store(tmp_path / f).history(trained)) for f in ("one", "two")]
+        np.testing.assert_allclose(*curves, atol=2e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(DPNetError, match="4 episodes cannot be shared by 3 processes"):
+        parallel.Team(0, 3).share(4)
 
 
 class Weighty(float):
@@ -152,11 +189,38 @@ def test_a_loss_that_is_not_finite_stops(data: Benchmark, tmp_path: Path) -> Non
     assert not (Store(tmp_path).folder(one) / "checkpoint.safetensors").exists()
 
 
-def test_a_torn_state_is_named(data: Benchmark, tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    (store.begin(run(BASE)) / "state.pt").write_bytes(b"PK torn")
-    with pytest.raises(DPNetError, match=r"state\.pt: corrupt: remove it"):
-        train.train([run(BASE)], data, store, "cpu")
+def test_a_torn_state_leaves_the_one_before(data: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, torn = Store(tmp_path / "whole"), Store(tmp_path / "torn")
+    train.train([run(FULL)], data, whole, "cpu")
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    update, steps = train._update, []
+
+    def dying(*arguments: object) -> None:
+        steps.append(arguments[-2])
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        update(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train.train([run(FULL)], data, torn, "cpu")
+    older, newer = train._states(torn.folder(run(FULL)))  # of four, two are kept
+    newer.write_bytes(newer.read_bytes()[:1000])
+    steps.clear()
+    monkeypatch.setattr(train, "_update", lambda *a: (steps.append(a[-2]), update(*a)))
+    train.train([run(FULL)], data, torn, "cpu")
+    assert steps[0] == 3 == int(older.stem.split("-")[1])
+    assert same(weights(whole, run(FULL)), weights(torn, run(FULL)))
+    assert not train._states(torn.folder(run(FULL)))
+
+
+def test_two_torn_states_begin_anew(data: Benchmark, tmp_path: Path) -> None:
+    whole, torn = Store(tmp_path / "whole"), Store(tmp_path / "torn")
+    train.train([run(BASE)], data, whole, "cpu")
+    for step in (3, 4):
+        (torn.begin(run(BASE)) / f"state-{step:08}.pt").write_bytes(b"PK torn")
+    train.train([run(BASE)], data, torn, "cpu")
+    assert same(weights(whole, run(BASE)), weights(torn, run(BASE)))
 
 
 def test_it_learns(data: Benchmark, tmp_path: Path) -> None:
@@ -433,7 +497,7 @@ def test_geometric_augmentation_moves_image_and_label_alike() -> None:
     labels = torch.zeros(8, 65, 65, dtype=torch.uint8)
     labels[:, 20:40, 25:50] = 3
     images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    moved, marked = augment.geometric(images, labels, rng)
+    moved, marked = augment.geometric(images, labels, augment.motions(rng, 8))
     assert set(marked.unique().tolist()) <= {0, 3, 255}
     inside = (marked == 3)[:, None].expand_as(moved)
     assert moved[inside].mean() > 0.7  # 200 / 255, less at the border
