@@ -5,6 +5,7 @@ DATA      ?= data
 RESULTS   ?= results
 SEEDS     ?= 1
 JOBS      ?= 1
+CLUSTER   ?=
 DEVICE    ?= auto
 PYTHON    ?= python3
 VENV      ?= .venv
@@ -13,7 +14,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DPNET  := $(PY) -m dpnet
 WHAT   := --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
-WHERE  := --jobs "$(JOBS)" --seeds "$(SEEDS)" --device "$(DEVICE)"
+WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --seeds "$(SEEDS)" --device "$(DEVICE)"
 
 # Nothing is written outside results, data and the environment: not even the caches of others.
 export IPYTHONDIR       := $(abspath $(VENV))/.config/ipython
@@ -24,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare report speed site test-site test lint unit tiny nbval clean
+.PHONY: help setup prepare report speed site test-site test-faults test lint unit tiny nbval clean
 .PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%)
 
 help:  ## this list
@@ -32,7 +33,7 @@ help:  ## this list
 		$(MAKEFILE_LIST)
 	@echo
 	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
-	@echo "             RESULTS=folder SEEDS=1 JOBS=1 DEVICE=auto|cpu|cuda PYTHON=python3"
+	@echo "             RESULTS=folder SEEDS=1 JOBS=1 CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
 	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
 
 setup: $(READY)  ## make the environment (.venv); every other target does it when needed
@@ -40,7 +41,7 @@ setup: $(READY)  ## make the environment (.venv); every other target does it whe
 $(READY): pyproject.toml requirements.lock
 	@echo "setting up $(VENV): torch and the notebook packages, a few minutes and 6 GB"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,cluster,dev]'
 	@mkdir -p $(IPYTHONDIR) $(JUPYTER_DATA_DIR) $(MPLCONFIGDIR)
 	@touch $@
 
@@ -71,6 +72,9 @@ site: $(READY)  ## static pages of all results, to browse offline: results/site/
 test-site: $(READY)  ## open every page of the site in a headless Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest -q tests/test_site.py
 
+test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, fill disks, tear files (15 minutes)
+	@$(PY) -m pytest -q -s tests/test_faults.py
+
 test: lint unit tiny nbval  ## lint, unit and property tests, every target end to end at tiny, committed notebooks
 
 lint: $(READY)
@@ -79,7 +83,7 @@ lint: $(READY)
 	@$(VENV)/bin/mypy dpnet
 
 unit: $(READY)
-	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py
+	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py -m "not long"
 
 tiny: $(READY)
 	@$(PY) -m pytest -q --durations=5 tests/test_end_to_end.py
@@ -91,4 +95,4 @@ nbval: $(READY)
 		$(shell git ls-files ':(glob)results/*/*.ipynb' ':(exclude,glob)results/*/01_method.ipynb')
 
 clean:  ## remove rendered data, checkpoints and tiny results; what is committed stays
-	rm -rf data results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state.pt
+	rm -rf data results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt

@@ -83,6 +83,7 @@ def parser() -> Parser:
         if verb in ("plan", "reproduce"):
             one.add_argument("--seeds", type=positive, default=1, help="trainings per variant and fold [1]")
             one.add_argument("--jobs", type=positive, default=1, help="cohorts at a time [1]")
+            one.add_argument("--cluster", default="", help="slurm, or a Dask scheduler's address [this machine]")
         else:
             one.add_argument("--fold", type=int, default=0, help="whose classes are novel [0]")
             one.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
@@ -176,7 +177,13 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     asked = experiments.several(options.target, options.benchmark)
     reader = grid.reproduce(
-        options.target, options.benchmark, options.preset, options.seeds, options.jobs, _device(options.device)
+        options.target,
+        options.benchmark,
+        options.preset,
+        options.seeds,
+        options.jobs,
+        _device(options.device, elsewhere=bool(options.cluster)),
+        options.cluster,
     )
     if options.target == "all":
         report.publish(reader)
@@ -186,7 +193,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, experiments, grid, paths, presets, words
+    from dpnet import benchmarks, experiments, grid, parallel, paths, presets, words
 
     experiments.several(options.target, options.benchmark)
     sizes = presets.get(options.benchmark, options.preset)
@@ -203,9 +210,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.verb == "evaluate" and untrained:
         raise DPNetError(f"{untrained[0].id} and {len(untrained) - 1} more are not trained: `dpnet train` first")
     benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
-    grid.run_cohort(cohort, _device(options.device))
-    grid.describe(benchmark, cohort.store)
-    print(words.scores(cohort.store, cohort.scored).to_string(index=False))
+    device = _device(options.device)
+    with parallel.team(device) as team:
+        grid.run_cohort(cohort, device, team)
+        if team.rank == 0:
+            grid.describe(benchmark, cohort.store)
+            print(words.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -242,14 +252,19 @@ def _speed(options: argparse.Namespace) -> None:
     speed.run(options.preset, _device(options.device))
 
 
-def _device(name: str) -> str:
-    import torch
+def _device(name: str, elsewhere: bool = False) -> str:
+    """Check a device, and let notebooks' kernels use it; on machines that are elsewhere, "auto" is what they have."""
+    from dpnet import paths
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda"):
         raise DPNetError(f"unknown device {name!r}: choose from auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DPNetError("no CUDA device is to be had here: DEVICE=cpu")
-    os.environ["DPNET_DEVICE"] = name  # a notebook's kernel reads it
+    os.environ["DPNET_DEVICE"] = name
+    if elsewhere:
+        return name
+    os.environ["DPNET_DEVICE"] = name = paths.device()
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise DPNetError("no CUDA device is to be had here: DEVICE=cpu")
     return name

@@ -2,12 +2,12 @@
 
 import io
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dpnet import benchmarks, episodes, evaluate, experiments, notebooks, paths, presets, results
+from dpnet import benchmarks, cluster, episodes, evaluate, experiments, notebooks, paths, presets, results
 from dpnet.benchmarks.layout import Benchmark, Recipe
 from dpnet.config import Evaluation, Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
-from dpnet.files import write
+from dpnet.files import held, write
 from dpnet.model import Head
-from dpnet.progress import RELAY, progress
+from dpnet.parallel import ALONE, Team
+from dpnet.progress import progress
 from dpnet.store import Store, read_json, to_json
 from dpnet.train import build_head, load_checkpoint, train
 
@@ -184,17 +185,29 @@ def cohorts(targets: str, benchmark: Benchmark, preset: str, seeds: int) -> list
     ]
 
 
-def run_cohort(cohort: Cohort, device: str = "cpu") -> None:
+def run_cohort(cohort: Cohort, device: str = "cpu", team: Team = ALONE) -> None:
     """Train and score what a cohort lacks; what it has is left alone, and the end is the same.
 
     Arguments:
         cohort: what.
         device: "cpu" or "cuda".
+        team: the processes that train together; the first of them scores.
 
     Raises:
         DPNetError: bad data, a loss that is not finite, or a corrupt file.
     """
+    # What shares runs with it, and what trains the same runs for another target, is of its fold, seed and recipe.
+    mark = f"fold{cohort.fold}-seed{cohort.seed}{cohort.recipe.mark}"
+    first = team.rank == 0
+    with held(cohort.store.root / "held" / mark, f"fold {cohort.fold}") if first else nullcontext():
+        team.meet()
+        _run_cohort(cohort, device, team)
+
+
+def _run_cohort(cohort: Cohort, device: str, team: Team) -> None:
     store, pending = cohort.store, cohort.pending()
+    if team.rank == 0:
+        store.clean([*pending, *cohort.yardsticks])
     sizes = presets.get(cohort.benchmark, cohort.preset)
     benchmark = benchmarks.prepare(cohort.benchmark, paths.data(), cohort.recipe)
     first, *_ = cohort.yardsticks
@@ -202,13 +215,16 @@ def run_cohort(cohort: Cohort, device: str = "cpu") -> None:
     shots = sorted({e.shot for asked in cohort.wanted.values() for e in asked} | {y.shot for y in cohort.yardsticks})
     # Before training: bad data is found out now, not in hours.
     lists = {shot: scene.episodes(shot, sizes.episodes) for shot in shots}
+    _check_data(cohort, benchmark)
+    heads: dict[str, Head] = {}
+    untrained = cohort.untrained()
+    if untrained:
+        begun = time.monotonic()
+        heads |= train(untrained, benchmark, store, device, scene.backbone, team)
+        remember(cohort, device, "seconds per step and head", begun, len(untrained) * sizes.training.steps)
+    if team.rank:
+        return
     if pending:
-        heads: dict[str, Head] = {}
-        untrained = cohort.untrained()
-        if untrained:
-            begun = time.monotonic()
-            heads |= train(untrained, benchmark, store, device, scene.backbone)
-            remember(cohort, device, "seconds per step and head", begun, len(untrained) * sizes.training.steps)
         for run in pending:
             if run.id not in heads:
                 heads[run.id] = load_head(run, store, scene.backbone.channels, device)
@@ -227,6 +243,17 @@ def run_cohort(cohort: Cohort, device: str = "cpu") -> None:
     if cohort.recipe == sizes.recipe:
         for shot, listed in lists.items():
             store.write_episodes(cohort.fold, cohort.seed, shot, sizes.episodes, episodes.to_json(benchmark, listed))
+
+
+def _check_data(cohort: Cohort, benchmark: Benchmark) -> None:
+    """Runs that were trained here on other data are not this benchmark's: neither kept for its own nor lost."""
+    for run in set(cohort.runs) - set(cohort.untrained()):
+        scored = cohort.store.metrics(run)["evaluations"].values()
+        if any(about.get("data", benchmark.digest[:16]) != benchmark.digest[:16] for about in scored):
+            raise DPNetError(
+                f"{cohort.store.folder(run)}: scored on other data than {benchmark.root} now holds: bring back what "
+                "was changed there, or choose another folder with RESULTS=…"
+            )
 
 
 def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
@@ -349,7 +376,7 @@ def expected(found: Sequence[Cohort], device: str) -> str:
 
 
 def reproduce(
-    targets: str, name: str, preset: str, seeds: int = 1, jobs: int = 1, device: str = "cpu"
+    targets: str, name: str, preset: str, seeds: int = 1, jobs: int = 1, device: str = "cpu", where: str = ""
 ) -> results.Reader:
     """Make everything that a target consists of: runs, tables as CSV, executed notebooks.
 
@@ -360,6 +387,7 @@ def reproduce(
         seeds: trainings per variant and fold, from seed 0.
         jobs: cohorts at a time; more than one needs the extra `cluster`.
         device: "cpu" or "cuda".
+        where: "" for this machine, "slurm", or the address of a Dask scheduler.
 
     Returns:
         a reader of the results.
@@ -369,9 +397,13 @@ def reproduce(
     """
     store = Store(paths.results() / f"{name}-{preset}")
     asked = experiments.several(targets, name)
-    benchmark = benchmarks.prepare(name, paths.data(), presets.get(name, preset).recipe)
-    describe(benchmark, store)
+    recipe = presets.get(name, preset).recipe
+    benchmark = benchmarks.prepare(name, paths.data(), recipe)
     every = cohorts(targets, benchmark, preset, seeds)
+    for cohort in every:
+        if cohort.recipe == recipe:
+            _check_data(cohort, benchmark)
+    describe(benchmark, store)
     pending = [c for c in every if not c.complete() or (notebooks.installed() and not c.shown())]
     number = sum(len(c.untrained()) for c in pending)
     if pending:
@@ -379,14 +411,36 @@ def reproduce(
               f"in {len(pending)} cohort(s)", flush=True)  # fmt: skip
     else:
         print(f"{targets}: all {sum(len(c.runs) for c in every)} runs are there; nothing to train")
-    if jobs > 1 and len(pending) > 1:
-        _with_dask(pending, jobs, device)
-    else:
-        for cohort in progress(pending, f"{targets} on {name}", "cohort"):
-            execute(cohort, device)
+    _run_all(pending, f"{targets} on {name}", jobs, device, where)
     reader = results.Reader(name, preset, seeds=seeds)
     publish(reader, asked)
     return reader
+
+
+def _run_all(pending: list[Cohort], what: str, jobs: int, device: str, where: str) -> None:
+    """Execute cohorts, one after the other or on workers; those that fail do not keep others from being done."""
+    named = {cohort.name: cohort for cohort in pending}
+    work = partial(attempt, device=device)
+    ends: Iterable[tuple[str, str | None]]
+    if pending and (where or jobs > 1):  # for one cohort, too: with as many threads as it has beside others
+        ends = cluster.spread(work, named, jobs, device, where)
+    else:
+        ends = ((name, work(cohort)) for name, cohort in named.items())
+    failed = {name: wrong for name, wrong in progress(ends, what, "cohort", len(named)) if wrong}
+    if len(failed) > 1:
+        print(pd.DataFrame({"failed": failed.keys(), "why": failed.values()}).to_string(index=False), flush=True)
+    if failed:
+        name, wrong = next(iter(failed.items()))
+        raise DPNetError(f"{len(failed)} of {len(named)} cohorts failed; {name}: {wrong}")
+
+
+def attempt(cohort: Cohort, device: str) -> str | None:
+    """Execute a cohort, and return what went wrong, or None."""
+    try:
+        execute(cohort, device)
+    except DPNetError as error:
+        return str(error)
+    return None
 
 
 def publish(reader: results.Reader, asked: Sequence[Experiment]) -> None:
@@ -414,7 +468,7 @@ def publish(reader: results.Reader, asked: Sequence[Experiment]) -> None:
 def execute(cohort: Cohort, device: str) -> None:
     """Run a cohort in a kernel of its own, through its notebook; in this process where papermill is not there."""
     if not notebooks.installed():
-        run_cohort(cohort, device)
+        run_cohort(cohort, device if device != "auto" else paths.device())
         return
     parameters = {
         "targets": cohort.targets,
@@ -426,29 +480,3 @@ def execute(cohort: Cohort, device: str) -> None:
         "pictures": cohort.benchmark in RENDERED,
     }
     notebooks.execute("train", cohort.notebook, parameters)
-
-
-def _with_dask(pending: list[Cohort], jobs: int, device: str) -> None:
-    """Several cohorts at a time: Dask is only the queue, the store on disk is the truth."""
-    try:
-        from distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise DPNetError("JOBS above 1 needs Dask: pip install -e '.[cluster]', or JOBS=1") from None
-    with (
-        LocalCluster(
-            jobs,
-            threads_per_worker=1,
-            host="127.0.0.1",  # its default listens on all interfaces, without authentication
-            dashboard_address=None,
-            # More threads than cores is far slower; and several processes' bars would overwrite each other.
-            env={"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // jobs), RELAY: os.devnull},
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        futures = client.map(execute, pending, device=device, retries=0, pure=False)
-        failed = []
-        for future in progress(as_completed(futures), f"{jobs} jobs", "cohort", len(futures)):
-            if future.status == "error":
-                failed.append(f"{pending[futures.index(future)].name}: {future.exception()}")
-    if failed:
-        raise DPNetError(f"{len(failed)} of {len(pending)} cohorts failed; the first: {failed[0]}")

@@ -8,18 +8,23 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
 
 from dpnet import paths
+from dpnet.benchmarks.making import end_with_parent
 from dpnet.errors import DPNetError
 from dpnet.files import write
 from dpnet.progress import RELAY, progress
 
+ATTEMPTS = 3  # at a notebook whose kernel dies
 AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
 
 # What differs between two identical runs.
@@ -34,8 +39,6 @@ CHURN = [
 PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 # Code that shapes a table's notebook; if it changes, so may the notebook.
 PRESENTATION = ("results", "words", "figures", "experiments", "presets", "config", "metrics", "paper")
-
-
 GUIDES = ("sketches", "modules", "model", "train")  # what the guides show besides
 
 
@@ -74,20 +77,32 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
         parameters: for its parameters cell.
 
     Raises:
-        DPNetError: the notebook failed; the message is its error's.
+        DPNetError: the notebook failed, and the message is its error's; or its kernel died `ATTEMPTS` times.
     """
+    from nbclient.exceptions import DeadKernelError
+
+    # A folder that cannot be written is found out before hours of training.
+    write(output.with_suffix(".failed.ipynb"), b"")
+    output.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    for _ in range(ATTEMPTS):
+        # Aside, since another process may be executing the same one, and killed ones leave no trace in the results.
+        with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside, suppress(DeadKernelError):
+            return _execute(name, output, parameters, Path(aside))
+    raise DPNetError(f"{output.name}: its kernel died {ATTEMPTS} times (killed, or out of memory)")
+
+
+def _execute(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> None:
     import nbformat
     import papermill
     from nbstripout import strip_output
     from papermill.exceptions import PapermillExecutionError
 
-    failed = output.with_suffix(".failed.ipynb")
-    write(failed, b"")  # a folder that cannot be written is found out before hours of training
-    with _relayed_progress(output.with_suffix(".progress.log")):
+    executed = aside / output.name
+    with _relayed_progress(aside / "progress.log"):
         try:
             papermill.execute_notebook(
                 paths.NOTEBOOKS / f"{name}.ipynb",
-                failed,
+                executed,
                 dict(parameters),
                 kernel_name="python3",
                 cwd=paths.ROOT,
@@ -97,13 +112,13 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
             )
         except PapermillExecutionError as error:
             if error.ename == "DPNetError":
-                failed.unlink(missing_ok=True)
                 raise DPNetError(error.evalue) from None
+            failed = output.with_suffix(".failed.ipynb")
+            write(failed, executed.read_bytes())
             raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
-    notebook = strip_output(nbformat.read(failed, 4), True, True, False, CHURN)
+    notebook = strip_output(nbformat.read(executed, 4), True, True, False, CHURN)
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     write(output, (nbformat.writes(notebook) + "\n").encode())
-    failed.unlink()
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -127,15 +142,18 @@ def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None
             stale.append(name)
     # Processes, since papermill changes the working directory; fresh ones: a fork would inherit torch's threads.
     fresh = get_context("spawn")
-    with ProcessPoolExecutor(AT_ONCE, fresh, _without_bars) as pool:
+    with ProcessPoolExecutor(AT_ONCE, fresh, _beside_others) as pool:
         begun = [pool.submit(execute, name, folder / f"{name}.ipynb", wanted[name]) for name in stale]
         for future in progress(as_completed(begun), "tables and figures", "notebook", len(begun)):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise DPNetError("a process at a notebook was killed; the same command goes on from here") from None
 
 
-def _without_bars() -> None:
-    """In a process beside others: their bars would overwrite each other."""
-    os.environ[RELAY] = os.devnull
+def _beside_others() -> None:
+    os.environ[RELAY] = os.devnull  # bars would overwrite each other
+    end_with_parent()
 
 
 def source(name: str, output: Path) -> str:

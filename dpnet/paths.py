@@ -18,5 +18,10 @@ def data() -> Path:
 
 
 def device() -> str:
-    """Where to compute: DPNET_DEVICE, or "cpu"."""
-    return os.environ.get("DPNET_DEVICE") or "cpu"
+    """Where to compute: DPNET_DEVICE, or "cpu"; "auto" is what this machine has."""
+    name = os.environ.get("DPNET_DEVICE") or "cpu"
+    if name == "auto":
+        import torch
+
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return name

@@ -378,11 +378,25 @@ def test_importing_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_parameter_cannot_inject_code() -> None:
+    """Whatever a value holds, a notebook's parameters cell reads it back as that value."""
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    hostile = "x\"; raise SystemExit #'\n'" + '"' * 3 + "\\{1/0}\n%cd /"
+    template = load_notebook_node(str(ROOT / "notebooks" / "train.ipynb"))
+    made = parameterize_notebook(template, {"benchmark": hostile})
+    (cell,) = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    names: dict[str, object] = {}
+    exec(cell.source, names)
+    assert names["benchmark"] == hostile
+
+
 def test_environment_yml_and_the_lock_agree_with_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, through_pip = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
-    assert through_pip == {"pip": ["-c requirements.lock", "-e .[notebooks,dev]"]}
+    assert through_pip == {"pip": ["-c requirements.lock", "-e .[notebooks,cluster,dev]"]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = dict(
         line.lower().replace("_", "-").split("==")

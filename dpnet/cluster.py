@@ -1,0 +1,140 @@
+"""Several cohorts at a time: Dask is only the queue, the store on disk is the truth."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from dpnet import paths
+from dpnet.errors import DPNetError
+from dpnet.progress import RELAY
+
+RETRIES = 2  # of a cohort whose worker was killed
+LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes on where the one before was
+LOOPBACK = "127.0.0.1"  # Dask's default listens on all interfaces, without authentication
+DASHBOARD = f"{LOOPBACK}:0"  # Dask's pages have no password, not even where its messages are encrypted
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+T = TypeVar("T")
+
+
+def spread(
+    work: Callable[[T], str | None], named: Mapping[str, T], jobs: int, device: str, where: str = ""
+) -> Iterator[tuple[str, str | None]]:
+    """Do some work for each of several things, on workers.
+
+    Arguments:
+        work: returns what went wrong, or None; repeated, since it returns at once where nothing is left to do.
+        named: name -> thing.
+        jobs: workers.
+        device: "cuda" gives each local worker a GPU of its own, "cpu" its share of the cores.
+        where: "" for workers on this machine, "slurm" for jobs as Dask's own configuration describes them, or
+            the address of a scheduler that is there already (tcp://…, tls://…).
+
+    Returns:
+        name and what went wrong, as they end.
+
+    Raises:
+        DPNetError: Dask is not installed, or no scheduler answers.
+    """
+    try:
+        import dask
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError:
+        raise DPNetError("JOBS above 1, or CLUSTER, needs Dask: pip install -e '.[cluster]', or JOBS=1") from None
+    with ExitStack() as stack:
+        scratch = stack.enter_context(TemporaryDirectory(prefix="dpnet-dask-"))
+        stack.callback(_restore, dict(os.environ))  # Dask leaves its own behind: one thread, among others
+        # What ends wrong is said by us, in one line.
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        silence = {"distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
+        chosen = {
+            "temporary-directory": scratch,
+            "distributed.scheduler.allowed-failures": LIMITS if where == "slurm" else RETRIES,
+            "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
+        }
+        # A worker here is not lost while its Nanny starts it again; a job of Slurm's is, and another is submitted.
+        patience = {} if where else {"distributed.deploy.lost-worker-timeout": "365d"}
+        stack.enter_context(dask.config.set({**chosen, **silence, **patience}))
+        try:
+            if "://" in where:
+                client = stack.enter_context(Client(where, timeout="10s"))
+            else:
+                found = stack.enter_context(_slurm(jobs) if where == "slurm" else _local(jobs, device))
+                client = stack.enter_context(Client(found))
+        except (OSError, ValueError) as error:
+            raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
+        # Workers elsewhere know neither where results and data are, nor on what to compute.
+        here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
+        futures = {
+            client.submit(_placed, work, thing, here, key=name, retries=RETRIES, pure=False): name
+            for name, thing in named.items()
+        }
+        for future in as_completed(futures):
+            name = futures.pop(future)
+            problem = future.exception()
+            if problem is None:
+                wrong = future.result()
+            elif isinstance(problem, KilledWorker):
+                wrong = f"its worker was killed {1 + RETRIES} times (out of memory, perhaps)"
+            else:
+                wrong = str(problem)
+            future.release()  # else it would be computed again when the worker that holds it dies
+            yield name, wrong
+
+
+def _placed(work: Callable[[T], str | None], thing: T, here: dict[str, str]) -> str | None:
+    """On a worker: the driver's locations; and no bars, which would overwrite those of other workers."""
+    os.environ.update(here, **{RELAY: os.devnull})
+    return work(thing)
+
+
+def _local(jobs: int, device: str) -> Any:
+    """A process per slot, each with a GPU of its own or with its share of the cores."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = 0
+    if device == "cuda":
+        import torch  # here, since seconds of a worker's start are its import
+
+        gpus = torch.cuda.device_count()
+    share = str(max(1, (os.cpu_count() or 1) // jobs))  # more threads than cores is far slower
+    os.environ |= dict.fromkeys(THREADS, share)
+
+    def slot(number: int) -> dict[str, Any]:
+        environment = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        options = {"host": LOOPBACK, "nthreads": 1, "env": environment, "memory_limit": 0, "dashboard": False}
+        return {"cls": Nanny, "options": options}
+
+    scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}}
+    return SpecCluster({number: slot(number) for number in range(jobs)}, scheduler)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _slurm(jobs: int) -> Any:
+    """Jobs of a Slurm queue: cores, memory, partition and time as in ~/.config/dask/jobqueue.yaml."""
+    try:
+        import dask
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise DPNetError("CLUSTER=slurm needs dask-jobqueue: pip install -e '.[cluster]'") from None
+    share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
+    # One process per job, since a cohort fills a GPU; encrypted and authenticated, since it leaves this host.
+    folder = paths.results()
+    folder.mkdir(parents=True, exist_ok=True)
+    found = SLURMCluster(
+        processes=1,
+        security=True,
+        shared_temp_directory=str(folder),
+        job_script_prologue=[*dask.config.get("jobqueue.slurm.job-script-prologue", []), *share],
+        scheduler_options={"dashboard_address": DASHBOARD},
+        worker_extra_args=["--dashboard-address", DASHBOARD],
+    )
+    found.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that Slurm ended, at its time limit, is submitted anew
+    return found
