@@ -303,10 +303,12 @@ def filled(text: str) -> str:
     }
 
     def fill(match: re.Match[str]) -> str:
-        if match["what"] == "speed":
-            return f"{match[1]}{_speed(match['name'])}{match[4]}"
+        if match["what"] in ("speed", "faults"):
+            made = {"speed": _speed, "faults": _faults}[match["what"]](match["name"])
+            return f"{match[1]}{made}{match[4]}"
         if match["what"] not in makers:
-            raise DPNetError(f"README.md: unknown marker {match['what']!r}: choose from {', '.join(makers)}, speed")
+            known = ", ".join([*makers, "speed", "faults"])
+            raise DPNetError(f"README.md: unknown marker {match['what']!r}: choose from {known}")
         benchmark, preset = match["name"].rsplit("-", 1)
         inner = makers[match["what"]](Reader(benchmark, preset, paths.ROOT / "results"))
         return f"{match[1]}{inner}{match[4]}"
@@ -381,6 +383,14 @@ def _speed(device: str) -> str:
         f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns. "
     )
     return f"\n{markdown(lines)}\n\n{about}{speed.in_words(found)}\n"
+
+
+def _faults(device: str) -> str:
+    """What was killed on a device, and what came of it."""
+    file = paths.ROOT / "results" / "faults" / f"{device}.csv"
+    if not file.exists():
+        raise DPNetError(f"{file}: missing: run `make test-faults` there, or take its part out of README.md")
+    return f"\n{markdown(pd.read_csv(file))}\n"
 
 
 def _paper(_: Reader) -> str:
