@@ -40,11 +40,21 @@ def parser() -> Parser:
     predict.add_argument(
         "--support", type=Path, action="append", required=True, help="an image; repeat for more shots"
     )
-    predict.add_argument("--mask", type=Path, action="append", required=True, help="its mask; one for each support")
+    predict.add_argument(
+        "--mask", type=Path, action="append", required=True,
+        help="its mask, PNG (ids, or white on black) or JSON with polygons; one for each support",
+    )  # fmt: skip
     predict.add_argument("--query", type=Path, required=True, help="the image to segment")
-    predict.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
-    predict.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
+    predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with what was found in colour")
+    predict.add_argument("--probability", type=Path, help="PNG of 16 bits to write: 0 to 65535 for 0 to 1")
+
+    export = verbs.add_parser("export", help="write a trained run as a program that torch alone runs")
+    export.add_argument("--out", type=Path, required=True, help=".pt2 file to write, for torch.export.load")
+    export.add_argument("--shots", type=positive, default=1, help="supports that it takes [1]")
+    for one in (predict, export):
+        one.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
+        one.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
 
     report = verbs.add_parser(
         "report", help="tables, reports and README from the results that are there; trains nothing"
@@ -120,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         "report": _report,
     }
     verbs |= {"site": _site, "speed": _speed}
-    verbs |= {"train": _run, "evaluate": _run, "predict": _predict}
+    verbs |= {"train": _run, "evaluate": _run, "predict": _predict, "export": _export}
     try:
         verbs[options.verb](options)
     except DPNetError as error:
@@ -219,18 +229,33 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import io
-
     from PIL import Image
 
-    from dpnet import files, predict
+    from dpnet import files, pictures, predict
 
-    mask, _ = predict.segment(options.query, options.support, options.mask, options.checkpoint, options.beta)
+    mask, probability = predict.segment(
+        options.query, options.support, options.mask, options.checkpoint, options.beta
+    )
     picture = Image.fromarray(mask)
-    picture.putpalette([0, 0, 0, 255, 215, 0])
-    picture.save(packed := io.BytesIO(), "PNG")
-    files.write(options.out, packed.getvalue(), "--out")
+    picture.putpalette([0, 0, 0, *pictures.MARK])
+    files.write(options.out, pictures.png(picture), "--out")
+    if options.overlay:
+        files.write(options.overlay, pictures.png(pictures.overlay(options.query, mask)), "--overlay")
+    if options.probability:
+        levels = Image.fromarray((probability * 65535).round().astype("uint16"))
+        files.write(options.probability, pictures.png(levels), "--probability")
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from dpnet import predict
+
+    S = predict.export(options.checkpoint, options.out, options.shots, options.beta).size
+    K = options.shots
+    print(
+        f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
+        f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -1,24 +1,66 @@
 """Segment your own image: a query, some supports with masks, and a trained run."""
 
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from dpnet import backbones
-from dpnet.benchmarks.layout import decode
 from dpnet.config import Training, Variant
 from dpnet.errors import DPNetError
-from dpnet.metrics import VOID
-from dpnet.model import FOREGROUND, Head, shared_counts, soft_masks
+from dpnet.files import write
+from dpnet.model import DPNet
 from dpnet.modules import resize
+from dpnet.pictures import Picture, marked, photograph
 from dpnet.store import read_json
 from dpnet.train import load_checkpoint
 
-Picture = str | Path | Image.Image | np.ndarray
+BETA = 0.2  # as in the paper's tests
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that is ready to segment.
+
+    Arguments:
+        model: in evaluation mode, on the CPU.
+        size: side in pixels of the square that it sees.
+    """
+
+    model: DPNet
+    size: int
+
+
+def load(checkpoint: str | Path) -> Trained:
+    """The network of a trained run.
+
+    Arguments:
+        checkpoint: its folder.
+
+    Returns:
+        the network.
+
+    Raises:
+        DPNetError: no such run, or a corrupt file.
+    """
+    folder = Path(checkpoint)
+    if not (folder / "run.json").exists() or read_json(folder / "run.json").get("kind") != "Run":
+        raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
+    about = read_json(folder / "run.json")
+    training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
+    model = DPNet(
+        training.backbone,
+        width=training.width,
+        dilations=training.dilations,
+        dropout=training.dropout,
+        **vars(Variant(**about["variant"])),
+    )
+    model.head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
+    return Trained(model.eval().requires_grad_(False), training.size)
 
 
 @torch.inference_mode()
@@ -26,16 +68,16 @@ def segment(
     query: Picture,
     supports: Sequence[Picture],
     masks: Sequence[Picture],
-    checkpoint: str | Path,
-    beta: float = 0.2,
+    checkpoint: str | Path | Trained,
+    beta: float = BETA,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find in a query what the masks mark in the supports.
 
     Arguments:
-        query: a path, a PIL image, or uint8 [H, W, 3].
-        supports: K images, of any sizes.
-        masks: one per support, of its size: 0 background, 255 void, anything else foreground.
-        checkpoint: the folder of a trained run.
+        query: an image of any size, as `dpnet.pictures.photograph` takes it.
+        supports: K images.
+        masks: one per support, as `dpnet.pictures.marked` takes it.
+        checkpoint: the folder of a trained run; or what `load` made of it, for many queries.
         beta: the discriminator's threshold.
 
     Returns:
@@ -46,49 +88,59 @@ def segment(
     """
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
-    folder = Path(checkpoint)
-    if not (folder / "run.json").exists() or read_json(folder / "run.json").get("kind") != "Run":
-        raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
-    about = read_json(folder / "run.json")
-    training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-    backbone = backbones.build(training.backbone)
-    head = Head(backbone.channels, Variant(**about["variant"]), training.width, training.dilations, training.dropout)
-    head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
-    head.eval()
-
-    picture = _image(query)
-    raw_q = backbone(_square(picture, training.size)[None])
-    raw_s = backbone(torch.stack([_square(_image(s), training.size) for s in supports]))[None]
-    marked = [_mask(m, s, training.size) for m, s in zip(masks, supports, strict=True)]
-    soft = soft_masks(torch.stack(marked)[None], raw_s.shape[-2:])
-    counts = shared_counts(backbone, raw_s, raw_q, soft, head.variant.pseudo)
-    logits = head(backbone.features(raw_s), soft, backbone.features(raw_q), counts, beta).logits
+    picture, shown = photograph(query), [photograph(support) for support in supports]
+    found = [marked(mask, support.size) for mask, support in zip(masks, shown, strict=True)]
+    trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
+    size = trained.size
+    logits = trained.model(
+        torch.stack([square(support, size) for support in shown])[None],
+        torch.stack([square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for mask in found])[None],
+        square(picture, size)[None],
+        beta,
+    ).logits
     difference = resize(logits[:, 1:] - logits[:, :1], (picture.height, picture.width))[0, 0]
     return (difference > 0).to(torch.uint8).numpy(), difference.sigmoid().numpy()
 
 
-def _image(picture: Picture) -> Image.Image:
-    if isinstance(picture, str | Path):
-        picture = decode(Path(picture))
-    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
+def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
+    """An image squashed to a square, as in training: uint8 [3, size, size], or [size, size] of one channel."""
+    pixels = torch.from_numpy(np.array(image.resize((size, size), how)))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
 
 
-def _square(image: Image.Image, size: int) -> Tensor:
-    return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+class Program(nn.Module):
+    """A network as one function of tensors."""
+
+    def __init__(self, trained: Trained, beta: float) -> None:
+        super().__init__()
+        self.model, self.size, self.beta = trained.model, trained.size, beta
+
+    def forward(self, supports: Tensor, masks: Tensor, query: Tensor) -> Tensor:
+        """uint8 [1, K, 3, S, S], [1, K, S, S] and [1, 3, S, S] -> probability of the foreground, float [1, S, S]."""
+        logits = self.model(supports, masks, query, self.beta).logits
+        return resize(logits[:, 1:] - logits[:, :1], (self.size, self.size))[:, 0].sigmoid()
 
 
-def _mask(mask: Picture, support: Picture, size: int) -> Tensor:
-    """uint8 [size, size] with 0, 1, 255."""
-    named = mask if isinstance(mask, str | Path) else "a mask"
-    if isinstance(mask, str | Path):
-        mask = decode(Path(mask), mask=True)
-    ids = np.array(mask)
-    image = _image(support)
-    if ids.shape != (image.height, image.width):
-        raise DPNetError(
-            f"{named}: {list(ids.shape)} is not its support's size, [{image.height}, {image.width}]: one id a pixel"
-        )
-    marked = np.where(ids == VOID, VOID, (ids > 0).astype(np.uint8)).astype(np.uint8)
-    if not (marked == FOREGROUND).any():
-        raise DPNetError(f"{named}: no foreground: mark what is to be found with an id from 1 to 254")
-    return torch.from_numpy(np.array(Image.fromarray(marked).resize((size, size), Image.Resampling.NEAREST)))
+def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
+    """Write a trained run as a program that torch alone runs: `torch.export.load(file).module()`.
+
+    Arguments:
+        checkpoint: the folder of a trained run.
+        file: to write, `.pt2`; what it computes is `Program.forward`.
+        shots: K supports.
+        beta: the discriminator's threshold.
+
+    Returns:
+        what was exported.
+
+    Raises:
+        DPNetError: no such run, or the file cannot be written.
+    """
+    trained = load(checkpoint)
+    S = trained.size
+    seen = [torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,))]
+    with torch.no_grad():
+        program = torch.export.export(Program(trained, beta).eval(), tuple(seen))
+    torch.export.save(program, packed := io.BytesIO())
+    write(file, packed.getvalue(), "--out")
+    return trained

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cli, cycles, episodes, evaluate, features, parallel, presets, train
+from dpnet import backbones, benchmarks, cycles, episodes, evaluate, features, parallel, presets, train
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
@@ -443,36 +443,6 @@ def test_your_own_image_is_segmented_as_in_the_evaluation(data: Benchmark, tmp_p
     exact = dataclasses.replace(TRAINING, precision="fp32")
     expected = evaluate.predictions(head.eval(), scene, exact, [episode], beta=0.2)[0][1].numpy()
     assert (found != expected).mean() < 0.02  # there the features are kept in fp16
-
-
-def test_predict_writes_a_mask_from_the_command_line(data: Benchmark, tmp_path: Path) -> None:
-    store, one = Store(tmp_path), run(BASE)
-    train.train([one], data, store, "cpu")
-    entry = data.entries[0]
-    image, label, out = str(data.path(entry.image)), str(data.path(entry.label)), tmp_path / "out.png"
-    arguments = ["predict", "--support", image, "--mask", label, "--query", image, "--out", str(out)]
-    assert cli.main([*arguments, "--checkpoint", str(store.folder(one))]) == 0
-    with Image.open(out) as picture:
-        assert picture.size == entry.size[::-1]
-        assert set(np.unique(np.array(picture))) <= {0, 1}
-    assert cli.main([*arguments, "--checkpoint", str(tmp_path / "no")]) == 1
-
-
-def test_bad_input_of_your_own_is_named(data: Benchmark, tmp_path: Path) -> None:
-    store, one = Store(tmp_path), run(BASE)
-    train.train([one], data, store, "cpu")
-    image, folder = data.image(data.entries[0]), store.folder(one)
-    mask = np.ones(image.shape[:2], np.uint8)
-    for supports, masks, message in (
-        ([image], [], "1 supports and 0 masks"),
-        ([image], [mask[1:]], r"\[64, 65\] is not its support's size"),
-        ([image], [mask * 0], "no foreground"),
-        ([tmp_path / "no.jpg"], [mask], "no.jpg: missing"),
-    ):
-        with pytest.raises(DPNetError, match=message):
-            dpnet.segment(image, supports, masks, folder)
-    with pytest.raises(DPNetError, match=r"run\.json"):
-        dpnet.segment(image, [image], [mask], tmp_path / "nowhere")
 
 
 def test_features_are_kept_and_right(data: Benchmark) -> None:

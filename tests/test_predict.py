@@ -1,0 +1,208 @@
+"""Images of your own: any mode and size, masks of any kind, and a program that runs without this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.path import Path as Outline
+from PIL import Image
+from safetensors.torch import save_file
+
+import dpnet
+from dpnet import cli, pictures, predict, presets, train
+from dpnet.config import Run, Variant
+from dpnet.errors import DPNetError
+from dpnet.store import Store
+
+SIZES = presets.get("shapes", "tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose head is random, and decides for about half of each image."""
+    store = Store(tmp_path_factory.mktemp("results"))
+    run = Run("shapes", SIZES.recipe, SIZES.training, fold=0, seed=0, variant=Variant())
+    head = train.build_head(run, 152)
+    save_file(head.state_dict(), store.begin(run) / "checkpoint.safetensors")
+    return store.folder(run)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rough = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    return np.array(rough.resize((120, 90), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def mask() -> np.ndarray:
+    mask = np.zeros((90, 120), np.uint8)
+    mask[20:60, 30:80] = 1
+    return mask
+
+
+def same(a: Image.Image, b: np.ndarray) -> bool:
+    return a.mode == "RGB" and np.array_equal(np.asarray(a), b)
+
+
+def test_an_image_is_read_in_any_mode(photo: np.ndarray, tmp_path: Path) -> None:
+    grey = np.array(Image.fromarray(photo).convert("L"))
+    three = np.repeat(grey[..., None], 3, 2)
+    assert same(pictures.photograph(photo), photo)
+    assert same(pictures.photograph(grey), three)
+    for mode in ("L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr"):
+        suffix = "png" if mode in ("L", "P", "1", "LA", "RGBA") else "tif"
+        Image.fromarray(photo).convert(mode).save(tmp_path / f"{mode}.{suffix}")
+        assert pictures.photograph(tmp_path / f"{mode}.{suffix}").mode == "RGB"
+    assert same(pictures.photograph(tmp_path / "L.png"), three)
+    assert same(pictures.photograph(tmp_path / "RGBA.png"), photo)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    assert same(pictures.photograph(tmp_path / "16.png"), three)
+    clear = np.dstack([photo, np.where(np.arange(120) < 60, 0, 255) * np.ones((90, 1))]).astype(np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    found = np.asarray(pictures.photograph(tmp_path / "clear.png"))
+    assert (found[:, :60] == 255).all()
+    assert np.array_equal(found[:, 60:], photo[:, 60:])
+
+
+@pytest.mark.parametrize("note", range(1, 9))
+def test_a_rotation_that_exif_notes_is_done(note: int, photo: np.ndarray, tmp_path: Path) -> None:
+    """As a camera writes it: turned, with a note how to turn it back."""
+    turned = {
+        1: photo, 2: photo[:, ::-1], 3: photo[::-1, ::-1], 4: photo[::-1], 5: photo.transpose(1, 0, 2),
+        6: np.rot90(photo), 7: np.rot90(photo.transpose(1, 0, 2), 2), 8: np.rot90(photo, -1),
+    }[note]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = note
+    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
+    assert same(pictures.photograph(tmp_path / "a.png"), photo)
+
+
+def test_a_mask_is_read_in_any_kind(mask: np.ndarray, tmp_path: Path) -> None:
+    size = (120, 90)
+    kinds = {
+        "bool": mask > 0, "id": mask * 7, "white": mask * 255, "colour": np.repeat(mask[..., None] * 255, 3, 2),
+        "16": mask.astype(np.uint16) * 1000,
+    }  # fmt: skip
+    for kind in kinds.values():
+        assert np.array_equal(pictures.marked(kind, size), mask)
+    palette = Image.fromarray(mask * 3)
+    palette.putpalette([0] * 9 + [200, 10, 10])
+    palette.save(tmp_path / "p.png")
+    assert np.array_equal(pictures.marked(tmp_path / "p.png", size), mask)
+    void = mask * 2
+    void[:5] = 255
+    assert np.array_equal(pictures.marked(void, size), np.where(void == 255, 255, mask))
+
+
+@pytest.mark.parametrize("labelme", [True, False])
+def test_polygons(labelme: bool, tmp_path: Path) -> None:
+    corners = [[[10.0, 5.0], [100.0, 20.0], [60.0, 80.0]], [[90.0, 60.0], [119.0, 60.0], [119.0, 89.0], [90.0, 89.0]]]
+    content = {"shapes": [{"label": "a", "points": c} for c in corners]} if labelme else corners
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = pictures.marked(tmp_path / "a.json", (120, 90))
+    cells = np.stack(np.meshgrid(np.arange(120), np.arange(90)), -1).reshape(-1, 2)
+    expected = sum(Outline([*c, c[0]]).contains_points(cells) for c in corners).reshape(90, 120) > 0
+    both = (found & expected).sum()
+    assert both / (found | expected).sum() > 0.95  # they differ in pixels on the border
+
+
+def test_the_overlay_colours_what_was_found(photo: np.ndarray, mask: np.ndarray) -> None:
+    shown = np.asarray(pictures.overlay(photo, mask))
+    assert np.array_equal(shown[mask == 0], photo[mask == 0])
+    assert (shown[20, 30:80] == pictures.MARK).all()
+    assert (shown[40, 40:70] != photo[40, 40:70]).any()
+    assert np.abs(shown[40, 50] - (0.55 * photo[40, 50] + 0.45 * np.array(pictures.MARK))).max() <= 0.5
+
+
+def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    Image.fromarray(photo).save(tmp_path / "whole.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    for name, content in (("not", "{"), ("none", "[]"), ("other", '{"a": 1}'), ("two", "[[[1, 2], [3, 4]]]"),
+                          ("far", "[[[500, 500], [600, 500], [600, 600]]]")):  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(content)
+    coloured = np.dstack([mask, mask * 2, mask * 3])
+    for supports, masks, message in (
+        ([photo], [], "1 supports and 0 masks"),
+        ([photo], [mask[1:]], "120 x 89 pixels, but its support has 120 x 90"),
+        ([photo], [mask * 0], "no foreground"),
+        ([photo], [coloured], "has colours"),
+        ([photo], [mask.astype(np.float32)], "an array of float32"),
+        ([tmp_path / "no.jpg"], [mask], r"no\.jpg: no such file"),
+        ([tmp_path / "text.png"], [mask], r"text\.png: cannot be decoded \(not an image\)"),
+        ([tmp_path / "torn.png"], [mask], r"torn\.png: cannot be decoded"),
+        ([photo], [tmp_path / "no.json"], r"no\.json: no such file"),
+        ([photo], [tmp_path / "not.json"], r"not\.json: not JSON"),
+        ([photo], [tmp_path / "none.json"], "no polygon lies inside"),
+        ([photo], [tmp_path / "other.json"], "holds no polygons"),
+        ([photo], [tmp_path / "two.json"], "fewer than three corners"),
+        ([photo], [tmp_path / "far.json"], "no polygon lies inside the image, 120 x 90"),
+    ):
+        with pytest.raises(DPNetError, match=message):
+            dpnet.segment(photo, supports, masks, folder)
+    with pytest.raises(DPNetError, match=r"run\.json"):
+        dpnet.segment(photo, [photo], [mask], tmp_path / "nowhere")
+
+
+def test_the_command_line_writes_mask_overlay_and_probability(
+    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path
+) -> None:
+    for name, array in (("s1", photo), ("s2", photo[:, ::-1]), ("m1", mask * 255), ("m2", mask[:, ::-1] * 9),
+                        ("q", photo[::-1])):  # fmt: skip
+        Image.fromarray(np.ascontiguousarray(array)).save(tmp_path / f"{name}.png")
+    arguments = [
+        "predict", "--support", "s1", "--mask", "m1", "--support", "s2", "--mask", "m2", "--query", "q",
+        "--out", "o", "--overlay", "v", "--probability", "p",
+    ]  # fmt: skip
+    paths = [a if a.startswith("--") or a == "predict" else str(tmp_path / f"{a}.png") for a in arguments]
+    assert cli.main([*paths, "--checkpoint", str(folder)]) == 0
+    found, levels, shown = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "opv")
+    expected, probability = dpnet.segment(
+        photo[::-1], [photo, photo[:, ::-1]], [mask, mask[:, ::-1]], predict.load(folder)
+    )
+    assert np.array_equal(found, expected)
+    assert np.abs(levels / 65535 - probability).max() < 1e-5
+    assert np.array_equal(shown, np.asarray(pictures.overlay(np.ascontiguousarray(photo[::-1]), expected)))
+    assert cli.main([*paths, "--checkpoint", str(tmp_path / "no")]) == 1
+
+
+ALONE = """
+import sys, torch
+assert "dpnet" not in sys.modules
+program = torch.export.load(sys.argv[1]).module()
+probability = program(*torch.load(sys.argv[2], weights_only=True))
+assert not any(name.split(".")[0] == "dpnet" for name in sys.modules)
+torch.save(probability, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_an_exported_program_runs_alone_and_gives_the_same(
+    shots: int, photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "model.pt2"
+    assert cli.main(["export", "--checkpoint", str(folder), "--out", str(program), "--shots", str(shots)]) == 0
+    S = SIZES.training.size
+    image = Image.fromarray(photo).resize((S, S))
+    marked = np.array(Image.fromarray(mask).resize((S, S), Image.Resampling.NEAREST))
+    seen = predict.square(image, S)
+    others = [seen.roll(9 * k, 2) for k in range(shots)]
+    inputs = [torch.stack(others)[None], torch.tensor(marked).expand(1, shots, S, S).clone(), seen.flip(2)[None]]
+    torch.save(inputs, tmp_path / "inputs.pt")
+    subprocess.run(
+        [sys.executable, "-I", "-c", ALONE, program, tmp_path / "inputs.pt", tmp_path / "out.pt"],
+        check=True,
+        cwd=tmp_path,
+    )
+    theirs = torch.load(tmp_path / "out.pt", weights_only=True)[0].numpy()
+    supports = [o.permute(1, 2, 0).numpy() for o in others]
+    ours, probability = dpnet.segment(
+        seen.flip(2).permute(1, 2, 0).numpy().copy(), supports, [marked] * shots, folder
+    )
+    assert np.array_equal(theirs > 0.5, ours == 1)
+    assert np.abs(theirs - probability).max() < 1e-6
