@@ -31,6 +31,7 @@ def parser() -> Parser:
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
     for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
+    prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
     check = verbs.add_parser("check", help="decode everything again, and count")
     check.add_argument("benchmark", help="a prepared benchmark")
     check.add_argument("--root", type=Path, help="the data folder [data]")
@@ -151,7 +152,12 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.benchmark == "folder":
         if None in (options.images, options.labels, options.classes):
             raise DPNetError("prepare folder needs --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(options.images, options.labels, options.classes, paths.data())
+        found = benchmarks.prepare_folder(
+            options.images, options.labels, options.classes, paths.data(), options.folds
+        )
+        left_out = [name for c, name in enumerate(found.classes, 1) if not any(c in fold for fold in found.tested)]
+        if left_out:
+            print(f"not tested, since they have fewer than four images: {', '.join(left_out)}")
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
         found = benchmarks.prepare(options.benchmark, paths.data(), recipe)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dpnet import benchmarks
-from dpnet.benchmarks import Recipe, check, layout, load, pascal, prepare, prepare_folder, shapes
+from dpnet.benchmarks import Recipe, check, folder, layout, load, pascal, prepare, prepare_folder, shapes
 from dpnet.errors import DPNetError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "voc_partial"
@@ -23,8 +25,8 @@ TRAIN, VAL = ("2007_000001", "2007_000002", "2008_000003"), ("2007_000004", "200
 
 def save_pair(photos, masks, name, seed=0, labels=(0, 1, 7, 20, 255)):
     rng = np.random.default_rng(seed)
-    for folder in (photos, masks):
-        folder.mkdir(parents=True, exist_ok=True)
+    for place in (photos, masks):
+        place.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(photos / f"{name}.jpg")
     mask = Image.fromarray(rng.choice(np.array(labels, dtype=np.uint8), SIZE))
     mask.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
@@ -476,24 +478,70 @@ def test_a_folder_of_your_own(tmp_path):
     save_pair(images, tmp_path / "spare", "unlabelled")
     benchmark = prepare_folder(images, labels, names, tmp_path / "data")
     assert benchmark.classes == ("cup", "fork", "knife", "spoon", "plate")
-    assert benchmark.folds == benchmark.tested == ((1, 2), (3,), (4,), (5,))
-    assert [entry.id for entry in benchmark.entries if entry.split == "val"] == ["img3", "img7"]
+    assert benchmark.folds == benchmark.tested == ((1, 2, 3), (4, 5))
+    assert sum(entry.split == "val" for entry in benchmark.entries) == 2
     assert benchmark.path(benchmark.entries[3].image).name == "img3.PNG"
     assert load("folder", tmp_path / "data") == prepare("folder", tmp_path / "data") == benchmark
     assert check(benchmark)["class"].tolist() == list(benchmark.classes)
-    assert len(prepare_folder(images, labels, names, tmp_path / "data", folds=2).folds) == 2
+    for text, cut in (("3", ((1, 2), (3, 4), (5,))), ("plate,cup; fork,knife", ((5, 1), (2, 3)))):
+        assert prepare_folder(images, labels, names, tmp_path / "data", text).folds == cut
+
+
+@pytest.mark.parametrize(("number", "folds"), [(3, 3), (4, 2), (7, 3), (8, 4), (20, 4)])
+def test_folds_by_themselves_leave_two_classes_to_train_on(number, folds):
+    cut = folder._cut([f"c{i}" for i in range(number)], "")
+    assert len(cut) == folds
+    assert sorted(c for part in cut for c in part) == list(range(1, number + 1))
+    assert all(number - len(part) >= 2 for part in cut)
+    assert number == 3 or all(len(part) >= 2 for part in cut)  # so that a wrong support can be had
+
+
+def test_images_in_sub_folders(tmp_path):
+    images, labels, names = make_folder(tmp_path, 12)
+    flat = prepare_folder(images, labels, names, tmp_path / "flat")
+    for i in range(12):
+        (images / f"part{i % 2}").mkdir(exist_ok=True)
+        (images / f"img{i}.jpg").rename(images / f"part{i % 2}" / f"img{i}.jpg")
+    theirs = prepare_folder(images, labels, names, tmp_path / "theirs")
+    assert [(e.id, e.split, e.pixels) for e in theirs.entries] == [(e.id, e.split, e.pixels) for e in flat.entries]
+    for i in range(12):
+        (labels / f"part{i % 2}").mkdir(exist_ok=True)
+        (labels / f"img{i}.png").rename(labels / f"part{i % 2}" / f"img{i}.png")
+    both = prepare_folder(images, labels, names, tmp_path / "both")
+    assert sorted(e.id for e in both.entries) == sorted(f"part{i % 2}/img{i}" for i in range(12))
+    assert all(both.path(e.image).stem == both.path(e.label).stem for e in both.entries)
+
+
+@given(st.lists(st.sets(st.integers(1, 6), min_size=1, max_size=3), min_size=4, max_size=60))
+def test_a_quarter_of_each_class_is_for_testing(shown):
+    """Whatever the order of the names: each class that has four images has two on either side."""
+    entries = tuple(
+        layout.Entry(f"{i:03d}", "train", "", "", (1, 1), dict.fromkeys(classes, 1))
+        for i, classes in enumerate(shown)
+    )
+    divided = folder._divided(entries)
+    assert [e.id for e in divided] == [e.id for e in entries]
+    for c in range(1, 7):
+        mine = [e.split for e in divided if c in e.pixels]
+        if len(mine) >= 16 and all(len(classes) == 1 for classes in shown):
+            assert abs(mine.count("val") - len(mine) / 4) <= 1
+        if len(mine) >= 4 and all(len(classes) == 1 for classes in shown):
+            assert min(mine.count("val"), mine.count("train")) >= 2
 
 
 def test_a_bad_folder(tmp_path):
     images, labels, names = make_folder(tmp_path)
 
-    def call(*parts, folds=4, images=images, labels=labels):
+    def call(*parts, folds="", images=images, labels=labels):
         fails(*parts, call=lambda: prepare_folder(images, labels, names, tmp_path / "data", folds))
         assert not (tmp_path / "data").exists()
 
     call("nowhere", "no such folder", images=tmp_path / "nowhere")
     call("names.txt", "not a folder", labels=names)
-    call("folds=0", folds=0)
+    call("folds=0", "2 to 5", folds="0")
+    call("folds=9", "2 to 5", folds="9")
+    call("'pot'", "cup,fork;knife", folds="cup,pot;fork")
+    call("twice", folds="cup,cup;fork")
     (tmp_path / "none").mkdir()
     call("none", "0 label PNGs", labels=tmp_path / "none")
     (images / "img2.jpg").rename(images / "img2.txt")
@@ -504,6 +552,8 @@ def test_a_bad_folder(tmp_path):
     (images / "img1.jpeg").unlink()
     names.write_text("cup\nfork\nknife\n")
     call("labels/img0.png", "class id 4", "0…3", "8 more")
+    names.write_text("cup\nfork\n")
+    call("2 class(es)", "at least 3")
     names.write_text("cup\nfork\ncup\n")
     call("names.txt", "'cup'", "twice")
     names.write_text(" \n\n")
@@ -512,6 +562,37 @@ def test_a_bad_folder(tmp_path):
     call("names.txt", "UTF-8")
     names.unlink()
     call("names.txt", "no such file")
+
+
+def test_wrong_layouts_are_answered_with_what_was_found(tmp_path):
+    images, labels, names = make_folder(tmp_path)
+
+    def call(*parts, images=images, labels=labels):
+        fails(*parts, call=lambda: prepare_folder(images, labels, names, tmp_path / "data"))
+        assert not (tmp_path / "data").exists()
+
+    for kind, change in (
+        ("white", lambda mask: mask.point(lambda value: 255 * (value > 0))),
+        ("empty", lambda mask: mask.point(lambda value: 0)),
+        ("colours", lambda mask: mask.convert("RGB")),
+    ):
+        (tmp_path / kind).mkdir()
+        for file in labels.iterdir():
+            with Image.open(file) as mask:
+                change(mask.convert("L")).save(tmp_path / kind / file.name)
+    call("white", "only 0 and 255, which is void", "from 1", labels=tmp_path / "white")
+    call("empty", "only 0, the background", labels=tmp_path / "empty")
+    call("img0.png", "is RGB, but a mask is a palette or 8-bit grey PNG", "8 more", labels=tmp_path / "colours")
+    (tmp_path / "none").mkdir()
+    call("none", "no image in it", images=tmp_path / "none")
+    shutil.copytree(labels, tmp_path / "named")
+    for file in (tmp_path / "named").iterdir():
+        file.rename(file.with_name(f"{file.stem}_mask.png"))
+    call("img0_mask.png", "its image is img0", "labels end in '_mask'", labels=tmp_path / "named")
+    shutil.copytree(labels, tmp_path / "other")
+    for file in (tmp_path / "other").iterdir():
+        file.rename(file.with_name(f"label{file.stem[3:]}.png"))
+    call("label0.png", "no image of that name", "img0", labels=tmp_path / "other")
 
 
 # --- real photographs
