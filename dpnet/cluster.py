@@ -2,8 +2,9 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -50,26 +51,30 @@ def spread(
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         silence = {"distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
+        allowed = LIMITS if where == "slurm" else RETRIES
         chosen = {
             "temporary-directory": scratch,
-            "distributed.scheduler.allowed-failures": LIMITS if where == "slurm" else RETRIES,
+            "distributed.scheduler.allowed-failures": allowed,
             "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
         }
         # A worker here is not lost while its Nanny starts it again; a job of Slurm's is, and another is submitted.
         patience = {} if where else {"distributed.deploy.lost-worker-timeout": "365d"}
         stack.enter_context(dask.config.set({**chosen, **silence, **patience}))
+        slots = min(jobs, len(named))
         try:
             if "://" in where:
                 client = stack.enter_context(Client(where, timeout="10s"))
             else:
-                found = stack.enter_context(_slurm(jobs) if where == "slurm" else _local(jobs, device))
+                found = _slurm(slots) if where == "slurm" else _local(slots, jobs, device)
+                stack.callback(_close, found)
                 client = stack.enter_context(Client(found))
         except (OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
         # Workers elsewhere know neither where results and data are, nor on what to compute.
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
+        call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
         futures = {
-            client.submit(_placed, work, thing, here, key=name, retries=RETRIES, pure=False): name
+            client.submit(_placed, work, thing, here, key=f"{name}-{call}", retries=RETRIES, pure=False): name
             for name, thing in named.items()
         }
         for future in as_completed(futures):
@@ -78,7 +83,7 @@ def spread(
             if problem is None:
                 wrong = future.result()
             elif isinstance(problem, KilledWorker):
-                wrong = f"its worker was killed {1 + RETRIES} times (out of memory, perhaps)"
+                wrong = f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
             else:
                 wrong = str(problem)
             future.release()  # else it would be computed again when the worker that holds it dies
@@ -91,8 +96,8 @@ def _placed(work: Callable[[T], str | None], thing: T, here: dict[str, str]) -> 
     return work(thing)
 
 
-def _local(jobs: int, device: str) -> Any:
-    """A process per slot, each with a GPU of its own or with its share of the cores."""
+def _local(slots: int, jobs: int, device: str) -> Any:
+    """A process per slot, each with a GPU of its own or with its share of the cores, among `jobs`."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = 0
@@ -109,7 +114,14 @@ def _local(jobs: int, device: str) -> Any:
         return {"cls": Nanny, "options": options}
 
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}}
-    return SpecCluster({number: slot(number) for number in range(jobs)}, scheduler)
+    return SpecCluster({number: slot(number) for number in range(slots)}, scheduler)
+
+
+def _close(found: Any) -> None:
+    for _ in range(2):  # Dask stumbles over a worker that is just being started again; all work is done by then
+        with suppress(Exception):
+            found.close()
+            return
 
 
 def _restore(environment: dict[str, str]) -> None:
@@ -117,24 +129,28 @@ def _restore(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _slurm(jobs: int) -> Any:
+def _slurm(slots: int) -> Any:
     """Jobs of a Slurm queue: cores, memory, partition and time as in ~/.config/dask/jobqueue.yaml."""
     try:
         import dask
         from dask_jobqueue import SLURMCluster
     except ImportError:
         raise DPNetError("CLUSTER=slurm needs dask-jobqueue: pip install -e '.[cluster]'") from None
+    theirs = dask.config.get("jobqueue.slurm")
     share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
-    # One process per job, since a cohort fills a GPU; encrypted and authenticated, since it leaves this host.
     folder = paths.results()
     folder.mkdir(parents=True, exist_ok=True)
     found = SLURMCluster(
         processes=1,
-        security=True,
+        security=True,  # encrypted and authenticated, since it leaves this host
         shared_temp_directory=str(folder),
-        job_script_prologue=[*dask.config.get("jobqueue.slurm.job-script-prologue", []), *share],
-        scheduler_options={"dashboard_address": DASHBOARD},
-        worker_extra_args=["--dashboard-address", DASHBOARD],
-    )
-    found.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that Slurm ended, at its time limit, is submitted anew
+        job_script_prologue=[*(theirs.get("job-script-prologue") or []), *share],
+        scheduler_options={**(theirs.get("scheduler-options") or {}), "dashboard_address": DASHBOARD},
+        # One cohort at a time, whatever its cores: it fills a GPU.
+        worker_extra_args=[
+            *(theirs.get("worker-extra-args") or []), "--dashboard-address", DASHBOARD, "--nthreads", "1"
+        ],
+    )  # fmt: skip
+    # A job that Slurm ended, at its time limit, is submitted anew.
+    found.adapt(minimum_jobs=slots, maximum_jobs=slots)
     return found

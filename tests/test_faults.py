@@ -278,13 +278,14 @@ def slurm(folder: Path, deadly: int) -> dict[str, str | None]:
 
     def work(number: int) -> str | None:
         assert os.environ["DPNET_RESULTS"] == str(folder / "results")
+        assert distributed.get_worker().state.nthreads == 1  # one cohort at a time, whatever the job's cores
         if number < deadly and not (folder / f"tried-{number}").exists():
             (folder / f"tried-{number}").touch()
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         return f"bad {number}" if number == 2 else None
 
-    settings = {"cores": 1, "memory": "2GB", "interface": "lo", "queue": "gpus", "walltime": "02:00:00"}
+    settings = {"cores": 2, "memory": "2GB", "interface": "lo", "queue": "gpus", "walltime": "02:00:00"}
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
         return dict(cluster.spread(work, {f"job-{i}": i for i in range(4)}, 2, "cpu", "slurm"))
 
@@ -306,7 +307,7 @@ def test_slurm_as_far_as_a_machine_without_it_allows(
     script, *others = sorted(tmp_path.glob("script-*"))
     assert len(others) > 1 if deadly else len(others) == 1  # what the queue ended is submitted anew
     said = script.read_text()
-    for line in ("#SBATCH -p gpus", "#SBATCH -t 02:00:00", "#SBATCH --cpus-per-task=1"):
+    for line in ("#SBATCH -p gpus", "#SBATCH -t 02:00:00", "#SBATCH --cpus-per-task=2"):
         assert line in said
     assert "tls://" in said
     assert "--tls-key" in said
