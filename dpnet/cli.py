@@ -157,7 +157,9 @@ def _prepare(options: argparse.Namespace) -> None:
         )
         left_out = [name for c, name in enumerate(found.classes, 1) if not any(c in fold for fold in found.tested)]
         if left_out:
-            print(f"not tested, since they have fewer than four images: {', '.join(left_out)}")
+            print(
+                f"not tested, since fewer than two of their images could be set aside for that: {', '.join(left_out)}"
+            )
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
         found = benchmarks.prepare(options.benchmark, paths.data(), recipe)
