@@ -117,7 +117,7 @@ def prepare_folder(images: Path, labels: Path, classes: Path, data: Path, folds:
         folds: their number, or their classes by name, "cat,dog;cow,hen"; "": by themselves.
 
     Returns:
-        the benchmark; about a quarter of each class's images is val. A class with fewer than two of those is not tested.
+        the benchmark; about a quarter of each class's images is val. One with fewer than two of those is not tested.
 
     Raises:
         DPNetError: files are missing or bad; then nothing is written.
