@@ -386,7 +386,7 @@ def reproduce(
         preset: sizes.
         seeds: trainings per variant and fold, from seed 0.
         jobs: cohorts at a time; more than one needs the extra `cluster`.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; elsewhere also "auto", what each machine has.
         where: "" for this machine, "slurm", or the address of a Dask scheduler.
 
     Returns:

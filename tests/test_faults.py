@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import cloudpickle
 import dask
@@ -27,7 +28,6 @@ import pytest
 from dpnet import cluster, files
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = dict(os.environ)  # a scheduler that a test starts here changes the threads of what comes after
 World = tuple[Path, dict[str, bytes]]
 LEFT_BEHIND = 10.0  # seconds within which every process of a killed driver is gone
 
@@ -38,7 +38,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def start(folder: Path, *more: str, verb: str = "train", limit: int | None = None) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("DPNET_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DPNET_")}
     return subprocess.Popen(
         [sys.executable, "-m", "dpnet", verb, "table3", "--preset", "tiny",
          "--data", str(folder.parent / "data"), "--results", str(folder), *more],
@@ -319,7 +319,10 @@ def test_slurm_as_far_as_a_machine_without_it_allows(
 
 def test_an_existing_scheduler(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with distributed.LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as there:
+    with (
+        mock.patch.dict(os.environ),  # Dask leaves its own behind, the number of threads among it
+        distributed.LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as there,
+    ):
         ends = dict(cluster.spread(nap, {"one": (1, 0.0, tmp_path)}, 1, "cpu", there.scheduler_address))
     assert ends == {"one": None}
 
