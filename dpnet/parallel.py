@@ -1,5 +1,6 @@
 """One training over several processes, as torchrun starts them; the global batch stays the same."""
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,9 @@ def team(device: str) -> Iterator[Team]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # An optimiser's first use imports this, and defaults of its arguments would then hold the group for ever: its
+    # threads would outlive `destroy_process_group`, and now and then abort the interpreter as it ends.
+    importlib.import_module("torch._dynamo")
     # The others may wait long for the first one, which scores alone; torchrun itself ends all if one dies.
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     try:
