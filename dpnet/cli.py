@@ -63,6 +63,12 @@ def parser() -> Parser:
     report.add_argument("--benchmark", help="one only [all that have results]")
     report.add_argument("--preset", default="quick", help="its preset [quick]")
     report.add_argument("--results", type=Path, help="the folder of all results [results]")
+    choose = verbs.add_parser("choose", help="compare recipes on training images of classes that no table tests")
+    choose.add_argument("--benchmark", default="pascal-mini", help="whose [pascal-mini]")
+    choose.add_argument("--preset", default="quick", help="its preset [quick]")
+    choose.add_argument("--data", type=Path, help="the data folder [data]")
+    choose.add_argument("--results", type=Path, help="the folder of all results [results]")
+    choose.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
     site = verbs.add_parser("site", help="static pages of all results, in results/site")
     site.add_argument("--results", type=Path, help="the folder of all results [results]")
 
@@ -130,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         "reproduce": _reproduce,
         "report": _report,
     }
-    verbs |= {"site": _site, "speed": _speed}
+    verbs |= {"site": _site, "speed": _speed, "choose": _choose}
     verbs |= {"train": _run, "evaluate": _run, "predict": _predict, "export": _export}
     try:
         verbs[options.verb](options)
@@ -277,6 +283,14 @@ def _site(_: argparse.Namespace) -> None:
 
     pages = site.build(paths.results(), paths.results() / "site")
     print(f"{len(pages)} pages: open {paths.results() / 'site' / 'index.html'}")
+
+
+def _choose(options: argparse.Namespace) -> None:
+    from dpnet import choose
+
+    table = choose.choose(options.benchmark, options.preset, _device(options.device))
+    wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
+    print(wide.round(1).to_string())
 
 
 def _speed(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from dpnet.errors import DPNetError
 from dpnet.files import write
 
 Thing = Run | Yardsticks
+COUNTS = "counts.npz"
 Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
 
 
@@ -75,15 +75,12 @@ class Store:
         entry = self.metrics(thing)["evaluations"].get(name)
         if entry is None:
             raise DPNetError(f"{self.folder(thing)}: no evaluation {name}: run `make reproduce-…` again")
-        file = self.folder(thing) / "counts" / f"{name}.npy"
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise _corrupt(file, error.strerror or "unreadable") from error
-        if hashlib.sha256(content).hexdigest()[:16] != entry["counts"]:
+        file = self.folder(thing) / COUNTS
+        target, predicted = (array.astype(np.int64) for array in _read(file, entry["target"], name).values())
+        table = np.stack([target[:, 1:] - predicted, predicted], 1)
+        if _digest(target, predicted) != entry["counts"]:
             raise _corrupt(file, "its content is not what metrics.json recorded")
-        table = np.load(io.BytesIO(content)).astype(np.int64)
-        return table[:, 1:].reshape(-1, 2, 3), table[:, 0]
+        return table, target[:, 0]
 
     def _episodes(self, fold: int, seed: int, shot: int, count: int) -> Path:
         return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
@@ -118,13 +115,15 @@ class Store:
         folder = self.begin(run)
         (folder / "metrics.json").unlink(missing_ok=True)
         (folder / "examples.npz").unlink(missing_ok=True)
-        shutil.rmtree(folder / "counts", ignore_errors=True)
+        (folder / COUNTS).unlink(missing_ok=True)
         return folder
 
     def finish(
         self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]
     ) -> None:
         """Keep the counts of some evaluations, then `metrics.json`, last and atomically.
+
+        On disk is what differs: of each list of queries class and pixels, once; of each evaluation its prediction.
 
         Arguments:
             thing: a run, or yardsticks.
@@ -133,15 +132,35 @@ class Store:
             about: what else to say of each of them: list digest, scores.
         """
         metrics = {"id": thing.id, **self.metrics(thing)}
+        file, arrays = self.folder(thing) / COUNTS, {}
+        if metrics["evaluations"]:
+            arrays = _read(file)
         for name, values in counts.items():
-            buffer = io.BytesIO()
-            rows = np.concatenate([classes[name][:, None], values.reshape(-1, 6)], 1)
-            small = rows.max(initial=0) < 2**31  # half the bytes on disk, where no image is larger than that
-            np.save(buffer, rows.astype(np.int32 if small else np.int64))
-            write(self.folder(thing) / "counts" / f"{name}.npy", buffer.getvalue())
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
-            metrics["evaluations"][name] = {"counts": digest, **about[name]}
+            target, predicted = np.concatenate([classes[name][:, None], values.sum(1)], 1), values[:, 1]
+            key = f"target-{_digest(target)}"
+            arrays |= {key: _small(target), name: _small(predicted)}
+            metrics["evaluations"][name] = {"counts": _digest(target, predicted), "target": key, **about[name]}
+        np.savez_compressed(buffer := io.BytesIO(), **{n: arrays[n] for n in sorted(arrays)})  # type: ignore[arg-type]
+        write(file, buffer.getvalue())
         write(self.folder(thing) / "metrics.json", to_json(metrics))
+
+
+def _read(file: Path, *names: str) -> Counts:
+    """Arrays of an archive, in the order of their names; all of them if none is named."""
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as kept:
+            return {name: kept[name] for name in names or kept.files}
+    except Exception as error:  # whatever a broken archive makes numpy, zipfile and zlib raise
+        raise _corrupt(file, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    # Half the bytes, where no image has 2^31 pixels.
+    return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(a.astype("<i8").tobytes() for a in arrays)).hexdigest()[:16]
 
 
 def to_json(content: Any) -> bytes:
@@ -162,5 +181,4 @@ def read_json(file: Path) -> Any:
 
 
 def _corrupt(file: Path, why: str) -> DPNetError:
-    folder = file.parent.parent if file.parent.name == "counts" else file.parent
-    return DPNetError(f"{file}: corrupt ({why}): remove the folder {folder} and run again")
+    return DPNetError(f"{file}: corrupt ({why}): remove the folder {file.parent} and run again")

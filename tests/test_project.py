@@ -21,7 +21,7 @@ from dpnet import cli, experiments, grid, notebooks, paper, paths, presets, repo
 from dpnet.config import Evaluation, Run, Variant, fingerprint
 from dpnet.errors import DPNetError
 from dpnet.files import write
-from dpnet.store import Store, Thing
+from dpnet.store import COUNTS, Store, Thing
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -103,12 +103,19 @@ def test_counts_come_back(tmp_path: Path) -> None:
     assert store.missing(run, ["a", "c"]) == ["c"]
     store.finish(run, {"c": counts}, {"c": classes}, {"c": {}})
     assert store.missing(run, ["a", "b", "c"]) == []
+    assert store.counts(run, "a")[0].tolist() == np.arange(18).reshape(3, 2, 3).tolist()
+    at_once = Store(tmp_path / "at once")
+    every = {"c": counts, "b": counts, "a": counts - 1}
+    at_once.begin(run)
+    at_once.finish(run, every, dict.fromkeys("abc", classes), {"a": {}, "b": {}, "c": {}})
+    for file in ("metrics.json", COUNTS):
+        assert (at_once.folder(run) / file).read_bytes() == (store.folder(run) / file).read_bytes()
 
 
 @pytest.mark.parametrize("how", ["truncated", "not json", "another run's", "counts truncated", "counts gone"])
 def test_corrupt_files_are_named_with_the_way_out(how: str, tmp_path: Path) -> None:
     store, run = scored(tmp_path)
-    metrics, counts = store.folder(run) / "metrics.json", store.folder(run) / "counts" / "a.npy"
+    metrics, counts = store.folder(run) / "metrics.json", store.folder(run) / COUNTS
     if how == "truncated":
         metrics.write_bytes(metrics.read_bytes()[:-20])
     elif how == "not json":
@@ -122,7 +129,8 @@ def test_corrupt_files_are_named_with_the_way_out(how: str, tmp_path: Path) -> N
     with pytest.raises(DPNetError) as error:  # whichever file it is, reading the counts meets it
         store.counts(run, "a")
     assert re.search(
-        rf"(metrics\.json|a\.npy): corrupt .* remove the folder {re.escape(str(store.folder(run)))}", str(error.value)
+        rf"(metrics\.json|counts\.npz): corrupt .* remove the folder {re.escape(str(store.folder(run)))}",
+        str(error.value),
     )
 
 

@@ -20,7 +20,7 @@ from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
 from dpnet.errors import DPNetError
 from dpnet.model import DPNet, Head, Output, hard_masks, shared_counts, soft_masks
-from dpnet.store import Store
+from dpnet.store import COUNTS, Store
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
 TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
@@ -65,7 +65,7 @@ def test_training_anew_forgets_the_scores_of_before(data: Benchmark, tmp_path: P
     store.finish(one, {"old": np.ones((1, 2, 3), int)}, {"old": np.ones(1, int)}, {"old": {}})
     train.train([one], data, store, "cpu")
     assert store.missing(one, ["old"]) == ["old"]
-    assert not (store.folder(one) / "counts").exists()
+    assert not (store.folder(one) / COUNTS).exists()
 
 
 def test_training_does_not_touch_the_global_generator(data: Benchmark, tmp_path: Path) -> None:
