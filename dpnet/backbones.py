@@ -80,8 +80,8 @@ class ResNet50(Backbone):
             except OSError as error:
                 raise DPNetError(
                     f"ResNet-50's ImageNet weights could not be downloaded ({error}): fetch "
-                    f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means and give the file, or choose the "
-                    "backbone efficientnet_lite0, whose weights come with a package"
+                    f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means into {torch.hub.get_dir()}/checkpoints, or "
+                    "choose a preset with efficientnet_lite0, whose weights come with a package"
                 ) from error
         elif weights is not None:
             net.load_state_dict(_load(weights), strict=False)

@@ -186,14 +186,17 @@ def _plan(options: argparse.Namespace) -> None:
     recipe = experiments.recipe(options.benchmark, options.preset)
     benchmark = benchmarks.prepare(options.benchmark, paths.data(), recipe)
     found = grid.cohorts(options.target, benchmark, options.preset, options.seeds)
-    table = grid.plan(found)
+    table, device = grid.plan(found), _device(options.device)
     total = table.drop(columns="cohort").sum()
     print(table.to_string(index=False))
     print(
         f"\n{options.target}: {total['runs']} runs, {total['shared']} shared by several targets; "
         f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train.\n"
-        + grid.expected(found, _device(options.device))
+        + grid.expected(found, device)
     )
+    costs = grid.costs(options.target, benchmark, options.preset, options.seeds, device)
+    if len(costs) > 1 and total["to train"] + total["to score"]:
+        print(f"\nEach by itself, what they share counted for each:\n{costs.to_string(index=False)}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:

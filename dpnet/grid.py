@@ -1,7 +1,6 @@
 """From a target to finished runs: the plan, one notebook per cohort, and Dask where several run at once."""
 
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ from dpnet.store import Store, read_json, to_json
 from dpnet.train import build_head, load_checkpoint, train
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
+PER_STEP, PER_SCORE = "seconds per step and head", "seconds per score and run"  # what throughput.json records
 PICTURED = ("fig3", "fig4")  # notebooks that show images
 
 
@@ -219,9 +219,8 @@ def _run_cohort(cohort: Cohort, device: str, team: Team) -> None:
     heads: dict[str, Head] = {}
     untrained = cohort.untrained()
     if untrained:
-        begun = time.monotonic()
-        heads |= train(untrained, benchmark, store, device, scene.backbone, team)
-        remember(cohort, device, "seconds per step and head", begun, len(untrained) * sizes.training.steps)
+        pace = partial(remember, cohort, device, PER_STEP, time.monotonic())
+        heads |= train(untrained, benchmark, store, device, scene.backbone, team, pace)
     if team.rank:
         return
     if pending:
@@ -232,7 +231,7 @@ def _run_cohort(cohort: Cohort, device: str, team: Team) -> None:
         wanted = {run.id: cohort.missing(run) for run in pending}
         begun = time.monotonic()
         counts, scored = evaluate.evaluate(heads, scene, sizes.training, wanted)
-        remember(cohort, device, "seconds per score and run", begun, sum(map(len, wanted.values())))
+        remember(cohort, device, PER_SCORE, begun, sum(map(len, wanted.values())))
         for run in pending:
             evaluate.finish(store, benchmark, run, counts[run.id], scored)
             _keep_examples(cohort, run, heads[run.id], scene, lists[1])
@@ -358,21 +357,72 @@ def plan(found: Sequence[Cohort]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def costs(targets: str, benchmark: Benchmark, preset: str, seeds: int, device: str) -> pd.DataFrame:
+    """What each target would still take by itself, from what was recorded here before.
+
+    Arguments:
+        targets, benchmark, preset, seeds: as `cohorts` takes them.
+        device: "cpu" or "cuda".
+
+    Returns:
+        target, heads to train, scores to make, training and scoring time ("?" where nothing was recorded).
+        What targets share is counted for each of them.
+    """
+    lines = []
+    for experiment in experiments.several(targets, benchmark.name):
+        mine = cohorts(experiment.name, benchmark, preset, seeds)
+        steps, scores = _left(mine)
+        training, scoring = _durations(mine[0].store, device, steps, scores)
+        lines.append(
+            {
+                "target": experiment.name,
+                "heads": sum(len(c.untrained()) for c in mine),
+                "scores": scores,
+                f"training on {device}": "?" if training is None else _time(training),
+                f"scoring on {device}": "?" if scoring is None else _time(scoring),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
 def expected(found: Sequence[Cohort], device: str) -> str:
     """How long a target's pending work will take, from what was recorded here before, in words."""
-    steps = sum(len(c.untrained()) for c in found) * presets.get(found[0].benchmark, found[0].preset).training.steps
-    scores = sum(len(c.wanted[run]) if run in c.untrained() else len(c.missing(run)) for c in found for run in c.runs)
+    steps, scores = _left(found)
     if not steps + scores:
         return "Nothing is left to do."
-    file = found[0].store.root / "throughput.json"
-    known: dict[str, Any] = json.loads(file.read_text()).get(device, {}) if file.exists() else {}
-    rates = [(steps, known.get("seconds per step and head")), (scores, known.get("seconds per score and run"))]
-    if any(amount and rate is None for amount, rate in rates):
+    training, scoring = _durations(found[0].store, device, steps, scores)
+    if training is None:
         return (
-            f"Expected time: unknown, since nothing like it has been run here on {device} yet; then it is recorded."
+            f"Expected time: unknown, since nothing like it has been run here on {device} yet; then it is recorded "
+            "(two minutes of training are enough)."
         )
-    seconds = sum(amount * rate for amount, rate in rates if rate is not None)
-    return f"Expected time: about {max(1, round(seconds / 60))} min on {device}, from recorded throughput."
+    if scoring is None:
+        return f"Expected time: about {_time(training)} on {device} to train, from recorded throughput; then scoring."
+    return f"Expected time: about {_time(training + scoring)} on {device}, from recorded throughput."
+
+
+def _left(found: Sequence[Cohort]) -> tuple[int, int]:
+    """Steps of a head, and scores of a run, that are still to be made."""
+    steps = sum(len(c.untrained()) for c in found) * presets.get(found[0].benchmark, found[0].preset).training.steps
+    scores = sum(len(c.wanted[run]) if run in c.untrained() else len(c.missing(run)) for c in found for run in c.runs)
+    return steps, scores
+
+
+def _durations(store: Store, device: str, steps: int, scores: int) -> tuple[float | None, float | None]:
+    """Seconds for steps and for scores; None where no rate was recorded."""
+    file = store.root / "throughput.json"
+    known: dict[str, float] = read_json(file).get(device, {}) if file.exists() else {}
+    training, scoring = (
+        amount * known[what] if what in known else None if amount else 0.0
+        for amount, what in ((steps, PER_STEP), (scores, PER_SCORE))
+    )
+    return training, scoring
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:,.0f} h" if seconds > 36_000 else f"{max(1, round(seconds / 60))} min" if seconds else "0"
+    )
 
 
 def reproduce(

@@ -1,13 +1,14 @@
 """The report of a benchmark's results, and README's numbers: what stands here is read from results, never typed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dpnet import experiments, figures, grid, notebooks, paper, paths, presets, results, speed, words
+from dpnet import choose, experiments, figures, grid, notebooks, paper, paths, presets, results, speed, words
+from dpnet.config import Training
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
@@ -58,13 +59,16 @@ def claims(reader: Reader) -> pd.DataFrame:
         reader: the results.
 
     Returns:
-        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), status.
+        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), by seed (with
+        several), status.
     """
     lines = []
+    each = [reader.of_seed(seed) for seed in reader.seeds] if len(reader.seeds) > 1 else []
     for experiment in experiments.several("all", reader.benchmark):
         claimed = {e.name: e.claim for e in experiment.effects if e.claim}
         if not claimed:
             continue
+        alone = [words.headline(one, experiment).set_index("effect").difference for one in each]
         for row in words.headline(reader, experiment).to_dict("records"):
             if row["effect"] in claimed:
                 lines.append(
@@ -74,6 +78,7 @@ def claims(reader: Reader) -> pd.DataFrame:
                         "effect": row["effect"],
                         "paper": "positive" if np.isnan(row["paper"]) else f"{row['paper']:+.1f}",
                         "ours": _interval(row),
+                        "by seed": _signed(seed[row["effect"]] for seed in alone),
                         "status": row["status"],
                     }
                 )
@@ -85,10 +90,15 @@ def claims(reader: Reader) -> pd.DataFrame:
             "effect": "cycle over cosine matches",
             "paper": "positive",
             "ours": _interval(row),
+            "by seed": _signed(float(_cycle_gain(one)["difference"]) for one in each),
             "status": row["status"],
         }
     )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).drop(columns=[] if each else "by seed")
+
+
+def _signed(values: Iterable[float]) -> str:
+    return ", ".join("—" if np.isnan(v) else f"{v:+.1f}" for v in values)
 
 
 def publish(reader: Reader) -> None:
@@ -154,6 +164,7 @@ def as_markdown(reader: Reader) -> str:
         "The paper's tables and claims beside our runs. Written by `make report` from the counts in `runs/`; "
         "no number is typed.",
         f"*Protocol.* {words.protocol(reader, table3)} Each notebook states its own.",
+        _recipe(reader),
         "" if reader.comparable(table3) else "**Not the paper's setting: directions compare, values do not.**",
         "## At a glance",
         markdown(shown),
@@ -250,8 +261,38 @@ def _tally(tested: pd.DataFrame) -> str:
         f"direction, {count.get('opposite direction', 0)} against it, {count.get('undecided', 0)} undecided (the "
         f"interval contains zero), {count.get('not run', 0)} not run here. Differences are paired: the same "
         "episodes, means over the folds, 95 % intervals. They say how much other episodes would change a number; "
-        "with one seed they do not say how much another training would, and a point or two may be that."
+        + (
+            "and, as far as so few can, how much other trainings would: each seed's own difference stands beside it."
+            if "by seed" in tested
+            else "with one seed they do not say how much another training would, and a point or two may be that."
+        )
     )
+
+
+def _recipe(reader: Reader) -> str:
+    """How the schedule was chosen, where it was: what `python -m dpnet choose` found."""
+    file = reader.store.root / choose.FILE
+    if not file.exists():
+        return ""
+    found = pd.read_csv(file, dtype={"fold": str})
+    wide = found[found.metric == results.PAPER_METRIC].pivot_table(
+        index="candidate", columns="fold", values="miou", sort=False
+    )
+    candidates = presets.CANDIDATES[reader.benchmark, reader.preset]
+    usual, *_ = candidates.values()
+    wide.insert(0, "differs in", [_changes(candidates[name], usual) for name in wide.index])
+    return (
+        "<details><summary>How the recipe was chosen</summary>\n\nThe full model, trained on a fold's base classes "
+        "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
+        f"metric, seed 0, {reader.sizes.episodes} episodes per fold). The highest mean was taken.\n\n"
+        + markdown(wide.round(1).reset_index())
+        + "\n\n</details>"
+    )
+
+
+def _changes(training: Training, usual: Training) -> str:
+    changed = {key: value for key, value in vars(training).items() if value != getattr(usual, key)}
+    return ", ".join(f"{key} {value}" for key, value in changed.items()) or "—"
 
 
 def _threshold_reading(reader: Reader) -> str:

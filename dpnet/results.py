@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpnet import experiments, paper, paths, presets
-from dpnet.config import Run, Variant, Yardsticks
+from dpnet.config import Evaluation, Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment, Row
 from dpnet.metrics import METRICS, Metric, bootstrap, draws, intersection_union, interval, mean_iou
@@ -60,17 +60,34 @@ class Reader:
         benchmark: its name.
         preset: its sizes.
         results: the folder of all results; None: the project's.
-        seeds: how many, from 0.
+        seeds: how many, from 0; None: as many as the full model was scored with on all folds.
 
     Raises:
         DPNetError: nothing is there.
     """
 
-    def __init__(self, benchmark: str, preset: str, results: str | Path | None = None, seeds: int = 1) -> None:
+    def __init__(
+        self, benchmark: str, preset: str, results: str | Path | None = None, seeds: int | None = None
+    ) -> None:
         self.sizes = presets.get(benchmark, preset)
-        self.benchmark, self.preset, self.seeds = benchmark, preset, range(seeds)
+        self.benchmark, self.preset = benchmark, preset
         self.store = Store(Path(results or paths.results()) / f"{benchmark}-{preset}")
+        self.seeds = range(self._scored_seeds() if seeds is None else seeds)
         self._cache: dict[tuple[Scored, int | str, Metric], Samples | None] = {}
+
+    def _scored_seeds(self) -> int:
+        """At least one, so that what is not run is said of a seed."""
+        way, seed = Evaluation(self.sizes.episodes).id, 0
+        full = Scored(Variant(), way)
+        while not any(self.store.missing(self.thing(full, f, seed), [way]) for f in self.folds):
+            seed += 1
+        return max(1, seed)
+
+    def of_seed(self, seed: int) -> "Reader":
+        """The same results, of one seed alone."""
+        one = Reader(self.benchmark, self.preset, self.store.root.parent, seeds=1)
+        one.seeds = range(seed, seed + 1)
+        return one
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def table(
     benchmark: str = "shapes",
     preset: str = "quick",
     results: str | Path | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
 ) -> pd.DataFrame:
     """A table of the paper, ours beside it, from the runs on disk.
 
@@ -184,7 +201,7 @@ def table(
         benchmark: its name.
         preset: its sizes.
         results: the folder of all results; None: the project's.
-        seeds: how many, from 0.
+        seeds: how many, from 0; None: as many as are there.
 
     Returns:
         tidy: the columns that name the row, then fold (a number or "mean"), metric, miou, low, high (95 %),

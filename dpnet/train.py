@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,6 +68,7 @@ def train(
     device: str,
     backbone: Backbone | None = None,
     team: Team = ALONE,
+    pace: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Head]:
     """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
 
@@ -78,6 +79,7 @@ def train(
         device: "cpu" or "cuda".
         backbone: the runs', on that device, if it is there already.
         team: the processes that share each batch; the first of them writes.
+        pace: told, at each save and at the end, how many steps of a head were made here so far.
 
     Returns:
         run id -> trained head, in evaluation mode.
@@ -95,15 +97,19 @@ def train(
     batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members), team)
     names = ", ".join(m.run.variant.slug for m in members)
     every = float(os.environ.get("DPNET_SAVE_EVERY", SAVE_EVERY))
-    saved = time.monotonic()
+    saved, made = time.monotonic(), 0
     for step, batch in progress(
         batches, f"training fold {first.fold}: {names}", "step", training.steps - min(m.step for m in members)
     ):
-        advance([m for m in members if m.step == step], backbone, batch, step, team)
+        due = [m for m in members if m.step == step]
+        advance(due, backbone, batch, step, team)
+        made += len(due)
         if team.rank == 0 and time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
                 _save_state(member, store.folder(member.run))
+            pace(made)
+    pace(made)
     for member in members if team.rank == 0 else ():
         folder = store.folder(member.run)
         write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())

@@ -186,6 +186,24 @@ def reader_of(tmp_path: Path, folds: range = range(4)) -> results.Reader:
     return results.Reader("shapes", "tiny", tmp_path)
 
 
+def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
+    assert list(reader_of(tmp_path).seeds) == [0]
+    store, rng = Store(tmp_path / "shapes-tiny"), np.random.default_rng(1)
+    for fold in range(4):
+        for run, names in grid.Cohort("table3", "shapes", "tiny", fold, 1).scored.items():
+            keep(store, run, names, rng.integers(10, 100, (40, 2, 3)), np.full(40, fold + 1))
+        assert list(results.Reader("shapes", "tiny", tmp_path).seeds) == ([0, 1] if fold == 3 else [0])
+    both = results.Reader("shapes", "tiny", tmp_path)
+    full = both.of_row(experiments.get("table3").best)
+    each = [both.of_seed(seed).samples(full, "mean", "canet").value for seed in both.seeds]  # type: ignore[union-attr]
+    assert each[0] != each[1]
+    assert both.samples(full, "mean", "canet").value == pytest.approx(np.mean(each))  # type: ignore[union-attr]
+    claims = report.claims(both).set_index("effect")
+    alone = [words.headline(both.of_seed(s), experiments.get("table3")).set_index("effect") for s in both.seeds]
+    assert claims.loc["CCM", "by seed"] == ", ".join(f"{one.loc['CCM', 'difference']:+.1f}" for one in alone)
+    assert "by seed" not in report.claims(both.of_seed(0))
+
+
 def test_table3_has_the_papers_columns_and_ours(tmp_path: Path) -> None:
     reader_of(tmp_path)
     tidy = results.table(3, benchmark="shapes", preset="tiny", results=tmp_path)
@@ -514,13 +532,15 @@ def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path, monkey
         "cohort": "table3-fold0-seed0", "runs": 3, "shared": 1, "finished": 0, "to score": 0, "to train": 3,
     }  # fmt: skip
     assert "unknown" in grid.expected([cohort], "cpu")
+    write(cohort.store.root / "throughput.json", json.dumps({"cpu": {"seconds per step and head": 3600.0}}).encode())
+    steps = presets.get("shapes", "tiny").training.steps
+    assert f"about {3 * steps} h on cpu to train" in grid.expected([cohort], "cpu")
     grid.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
     write(cohort.store.root / "throughput.json", json.dumps(
         {"cpu": {"seconds per step and head": 1.0, "seconds per score and run": 10.0}}).encode())  # fmt: skip
     for run in cohort.runs[:1]:
         (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
     assert grid.plan([cohort]).iloc[0]["to train"] == 2
-    steps = presets.get("shapes", "tiny").training.steps
     scores = sum(len(cohort.scored[run]) for run in cohort.runs[1:])
     assert f"about {round((2 * steps + 10 * scores) / 60)} min" in grid.expected([cohort], "cpu")
     for run in cohort.runs[1:]:

@@ -93,11 +93,14 @@ def test_killed_and_started_again_is_the_same(
         update(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(train, "_update", dying)
+    made: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        train.train(runs, data, broken, "cpu")
+        train.train(runs, data, broken, "cpu", pace=made.append)
+    assert made == [2, 4, 6]
     assert train._states(broken.folder(runs[0]))
     monkeypatch.setattr(train, "_update", update)
-    train.train(runs, data, broken, "cpu")
+    train.train(runs, data, broken, "cpu", pace=made.append)
+    assert made[-1] == 2 * (TRAINING.steps - 3)  # what was made before is not counted as if it took no time
     for one in runs:
         assert same(weights(straight, one), weights(broken, one))
         assert not train._states(broken.folder(one))

@@ -1,0 +1,69 @@
+"""A recipe is chosen without a look at what tables test."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dpnet import choose, episodes, paths, presets
+from dpnet.benchmarks.layout import Benchmark, Entry
+from dpnet.errors import DPNetError
+
+CLASSES = ("a", "b", "c", "d", "e", "f", "g", "h")
+FOLDS = ((1, 2), (3, 4), (5, 6), (7, 8))
+TESTED = ((), (3,), (5,), (7,))  # so 1, 2, 4, 6 and 8 are spare
+BIG = 100 * 100 // 2
+
+
+def invented(images: int) -> Benchmark:
+    """`images` training and test images of each class; some show the next class too."""
+    entries = tuple(
+        Entry(
+            f"{split}-{c}-{n}", split, "x.jpg", "x.png", (100, 100), {c: BIG} | ({c % 8 + 1: BIG} if n == 0 else {})
+        )
+        for split in ("train", "val")
+        for c in range(1, 9)
+        for n in range(images)
+    )
+    return Benchmark("invented", Path("nowhere"), CLASSES, FOLDS, TESTED, entries, "digest")
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_nothing_that_a_table_tests_is_scored_or_shown(fold: int) -> None:
+    whole = invented(6)
+    held_out = choose.validation(whole, fold)
+    assert episodes.folds(held_out) == [fold]
+    scored = set(held_out.tested[fold])
+    assert scored == {1, 2, 4, 6, 8} - set(FOLDS[fold])
+    # No image that a table tests, and none on both sides.
+    splits = {e.id: e.split for e in held_out.entries}
+    assert all(name.startswith("train-") for name in splits)
+    assert len(splits) == len(held_out.entries) == 8 * 6
+    # What is scored is not trained on, in its own images or in others.
+    pools = episodes.training_pools(held_out, fold, "background")
+    assert set(pools) == set(range(1, 9)) - scored - set(FOLDS[fold])
+    trained = {i for pool in pools.values() for i in pool}
+    assert not [i for i in trained if scored & held_out.entries[i].pixels.keys()]
+    for episode in episodes.test_episodes(held_out, fold, 1, 0, 50):
+        assert episode.class_id in scored
+        assert {held_out.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
+    assert held_out.digest != whole.digest  # features that are kept are not mixed up
+
+
+def test_too_few_classes_to_choose_on_are_refused() -> None:
+    with pytest.raises(DPNetError, match=r"0 class.es. that no fold tests have 5 training images"):
+        choose.validation(invented(3), 1)
+
+
+def test_only_what_has_candidates_is_chosen_for() -> None:
+    with pytest.raises(DPNetError, match=r"presets\.py has them for pascal-mini at quick"):
+        choose.choose("shapes", "quick", "cpu")
+
+
+@pytest.mark.parametrize(("name", "preset"), presets.CANDIDATES)
+def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: str) -> None:
+    found = pd.read_csv(paths.ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
+    means = found.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
+    candidates = presets.CANDIDATES[name, preset]
+    assert set(means.index) == set(candidates)
+    assert presets.get(name, preset).training == candidates[means.idxmax()]
