@@ -4,7 +4,7 @@ import dataclasses
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cycles, episodes, evaluate, features, parallel, presets, train
+from dpnet import backbones, benchmarks, cycles, episodes, evaluate, features, grid, parallel, presets, train
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
 from dpnet.errors import DPNetError
 from dpnet.model import DPNet, Head, Output, hard_masks, shared_counts, soft_masks
-from dpnet.store import COUNTS, Store
+from dpnet.store import COUNTS, Store, read_json
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
 TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
@@ -527,3 +527,44 @@ def test_matches_are_counted_on_the_grid(scene: evaluate.Scene) -> None:
             expected[int(cell in C), {0: 0, 1: 1, 255: 2}[label]] += 1
         assert row.tolist() == expected.tolist()
     assert counts["matches-cycle"][:, 1].sum() < counts["matches-cosine"][:, 1].sum()
+
+
+def test_the_papers_schedule_starts_is_measured_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PASCAL, fold 0, ResNet-50 at 321² and 297,650 steps: killed after the first two, planned, taken up again."""
+    voc = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    ids = np.arange(1, 21, dtype=np.uint8).reshape(4, 5).repeat(12, 0).repeat(12, 1)  # every class in every image
+    for n in range(8):
+        noise = np.random.default_rng(n).integers(0, 256, (*ids.shape, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(voc / "JPEGImages" / f"{n}.jpg")
+        Image.fromarray(np.roll(ids, n, 1)).save(voc / "SegmentationClassAug" / f"{n}.png")
+    for name, listed in (("train", (0, 1)), ("train_noval", (2, 3)), ("val", (4, 5, 6, 7))):
+        (voc / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{n}\n" for n in listed))
+    for variable, value in (("DATA", tmp_path), ("RESULTS", tmp_path / "results"), ("SAVE_EVERY", "0")):
+        monkeypatch.setenv(f"DPNET_{variable}", str(value))
+    random = backbones.build("resnet50", None, torch.Generator().manual_seed(0))  # its weights are no part of this
+    monkeypatch.setattr(backbones, "build", lambda name: random)
+    update, steps = train._update, []
+
+    def dying(*arguments: Any) -> None:
+        if len(steps) in (2, 4):
+            steps.append(-1)
+            raise KeyboardInterrupt
+        steps.append(arguments[5])
+        update(*arguments)
+
+    monkeypatch.setattr(train, "_update", dying)
+    cohort = grid.Cohort("table3", "pascal", "paper", 0, 0, only="base")
+    assert "unknown" in grid.expected([cohort], "cpu")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            grid.run_cohort(cohort)
+    assert steps == [0, 1, -1, 2, -1]
+    assert [state.name for state in train._states(cohort.store.folder(cohort.runs[0]))][-1] == "state-00000003.pt"
+    rate = read_json(cohort.store.root / "throughput.json")["cpu"]["seconds per step and head"]
+    assert f"about {297_650 * rate / 3600:,.0f} h on cpu to train" in grid.expected([cohort], "cpu")
+    costs = grid.costs("table1+table3+fig5", benchmarks.load("pascal", tmp_path), "paper", 1, "cpu")
+    assert costs.heads.tolist() == [4, 12, 4]
+    assert costs.iloc[1]["training on cpu"] == f"{12 * 297_650 * rate / 3600:,.0f} h"
+    assert set(costs["scoring on cpu"]) == {"?"}
