@@ -341,6 +341,7 @@ def filled(text: str) -> str:
         "protocol": lambda reader: words.protocol(reader, experiments.get("table3")),
         "paper": _paper,
         "lint": lambda _: f"{len(paper.lint())}",
+        "candidates": lambda reader: f"{len(presets.CANDIDATES[reader.benchmark, reader.preset])}",
     }
 
     def fill(match: re.Match[str]) -> str:
