@@ -13,13 +13,14 @@ from dpnet.benchmarks import coco, layout, pascal, shapes
 from dpnet.benchmarks.folder import prepare_folder
 from dpnet.benchmarks.layout import INDEX, Benchmark, Entry, Recipe
 from dpnet.benchmarks.making import png, spread
+from dpnet.benchmarks.pairing import voc_parts
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder"]
+__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder", "voc_parts"]
 
 NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
@@ -86,8 +87,8 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
     if found is not None:
         return found
     if noted is None:
-        usage = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE --root DIR"
-        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
+        usage = "python -m dpnet prepare folder --voc DIR, or --images DIR --labels DIR --classes FILE"
+        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage} (and --root {data})")
     if name != "shapes":
         (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
