@@ -126,7 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
         if getattr(options, name, None) is not None:
-            os.environ[variable] = str(getattr(options, name))
+            # Whole, since notebooks' kernels work in the checkout, wherever the command was typed.
+            os.environ[variable] = str(getattr(options, name).expanduser().absolute())
     verbs: dict[str, Callable[[argparse.Namespace], None]] = {
         "prepare": _prepare,
         "check": _check,
@@ -254,6 +255,13 @@ def _predict(options: argparse.Namespace) -> None:
 
     from dpnet import files, pictures, predict
 
+    given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
+    for name in ("out", "overlay", "probability"):
+        file = getattr(options, name)
+        if file and file.resolve() in given:
+            raise DPNetError(f"--{name} {file}: is one of the images that are read: choose another name")
+        if file and file.suffix.lower() != ".png":
+            raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(
         options.query, options.support, options.mask, options.checkpoint, options.beta
     )

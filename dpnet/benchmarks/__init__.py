@@ -24,6 +24,7 @@ __all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", 
 
 NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
+OWN = "python -m dpnet prepare folder --voc DIR (or --images DIR --labels DIR --classes FILE)"
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
 FOLDS = layout.split_folds(len(shapes.CLASSES))  # of shapes
@@ -87,8 +88,7 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
     if found is not None:
         return found
     if noted is None:
-        usage = "python -m dpnet prepare folder --voc DIR, or --images DIR --labels DIR --classes FILE"
-        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage} (and --root {data})")
+        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {OWN} --root {data}")
     if name != "shapes":
         (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
@@ -122,8 +122,8 @@ def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
     if found is None:
         there = any((place / INDEX).exists() for place in places)
         why = f"prepared from another recipe than {noted}" if there else "missing"
-        usage = f"python -m dpnet prepare {name} --root {data}"
-        raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage}")
+        usage = OWN if noted is None else f"python -m dpnet prepare {name}"
+        raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage} --root {data}")
     return found
 
 
