@@ -122,7 +122,7 @@ def test_your_data_goes_from_files_to_a_table(tmp_path: Path) -> None:
     is_clean(output)
     assert output.stat().st_size < 300_000
     assert "folder: 40 images of 4 classes are ready" in printed(output)
-    assert "folds: leaf, coin; key, pencil" in printed(output)
+    assert "folds: leaf, coin; key, book" in printed(output)
     tables = [o["data"]["text/html"] for o in outputs(output) if "text/html" in o.get("data", {})]
     assert [t.count("<tr>") for t in tables] == [5, 5, 7]  # a head and Table 3's rows; its effects; its yardsticks
     assert "NaN" not in "".join(tables)

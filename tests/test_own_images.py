@@ -1,5 +1,6 @@
 """Layouts as people have them: VOC's with lists and colours of its own, and the answers to what does not fit."""
 
+import os
 import re
 import shutil
 import unicodedata
@@ -222,9 +223,14 @@ def test_a_folder_that_is_not_voc(voc: Path, tmp_path: Path) -> None:
         voc_parts(tmp_path / "voc.zip")
 
 
-def test_the_command(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = ["--root", str(tmp_path / "data")]
-    assert cli.main(["prepare", "folder", "--voc", str(voc), *root]) == 0
+def test_the_command(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPNET_DATA", "")  # what the verb sets is taken back
+    monkeypatch.chdir(tmp_path)
+    root = ["--root", "data"]
+    assert cli.main(["prepare", "folder", "--voc", "voc", *root]) == 0
+    assert os.environ["DPNET_DATA"] == str(tmp_path / "data")  # notebooks' kernels work elsewhere
     said = capsys.readouterr().out
     assert "7 images to train on, 4 to test; folds: cup, fork; knife, spoon" in said
     (tmp_path / "mine.txt").write_text("tasse\ngabel\nmesser\nloeffel\n")
