@@ -5,10 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dpnet import __version__
 from dpnet.errors import DPNetError
+
+if TYPE_CHECKING:
+    from dpnet.benchmarks import Benchmark
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +32,7 @@ def parser() -> Parser:
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
+    prepare.add_argument("--voc", type=Path, help="folder of your own in VOC's layout (benchmark folder)")
     for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
     prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
@@ -128,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
         if getattr(options, name, None) is not None:
-            os.environ[variable] = str(getattr(options, name))
+            # Whole, since notebooks' kernels work in the checkout, wherever the command was typed.
+            os.environ[variable] = str(getattr(options, name).expanduser().absolute())
     verbs: dict[str, Callable[[argparse.Namespace], None]] = {
         "prepare": _prepare,
         "check": _check,
@@ -156,11 +161,16 @@ def _prepare(options: argparse.Namespace) -> None:
     from dpnet import benchmarks, paths, presets
 
     if options.benchmark == "folder":
-        if None in (options.images, options.labels, options.classes):
-            raise DPNetError("prepare folder needs --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(
-            options.images, options.labels, options.classes, paths.data(), options.folds
-        )
+        images, labels, classes = options.images, options.labels, options.classes
+        lists = None
+        if options.voc:
+            parts = benchmarks.voc_parts(options.voc)
+            images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
+        if None in (images, labels, classes):
+            raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
+        found = benchmarks.prepare_folder(images, labels, classes, paths.data(), options.folds, lists)
+        tests = sum(entry.split == "val" for entry in found.entries)
+        print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
         left_out = [name for c, name in enumerate(found.classes, 1) if not any(c in fold for fold in found.tested)]
         if left_out:
             print(
@@ -170,6 +180,10 @@ def _prepare(options: argparse.Namespace) -> None:
         recipe = presets.get(options.benchmark, options.preset).recipe
         found = benchmarks.prepare(options.benchmark, paths.data(), recipe)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
+
+
+def _folds(benchmark: "Benchmark") -> str:
+    return "; ".join(", ".join(benchmark.classes[c - 1] for c in fold) for fold in benchmark.folds)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -250,6 +264,13 @@ def _predict(options: argparse.Namespace) -> None:
 
     from dpnet import files, pictures, predict
 
+    given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
+    for name in ("out", "overlay", "probability"):
+        file = getattr(options, name)
+        if file and file.resolve() in given:
+            raise DPNetError(f"--{name} {file}: is one of the images that are read: choose another name")
+        if file and file.suffix.lower() != ".png":
+            raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(
         options.query, options.support, options.mask, options.checkpoint, options.beta
     )

@@ -40,6 +40,7 @@ PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 # Code that shapes a table's notebook; if it changes, so may the notebook.
 PRESENTATION = ("results", "words", "figures", "experiments", "presets", "config", "metrics", "paper")
 GUIDES = ("sketches", "modules", "model", "train")  # what the guides show besides
+OWN = (*GUIDES, "benchmarks/folder", "benchmarks/legend", "benchmarks/pairing", "predict", "pictures")
 
 
 def installed() -> bool:
@@ -169,10 +170,10 @@ def source(name: str, output: Path) -> str:
     template = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())
     found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
     if name != "train":
-        more = {"report": ("report",), "01_method": GUIDES, "02_benchmark": GUIDES}
+        more = {"report": ("report",), "01_method": GUIDES, "02_benchmark": GUIDES, "03_your_data": OWN}
         rooms = [*PRESENTATION, *more.get(name, ())]
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
-        for file in [*(Path(__file__).with_name(f"{room}.py") for room in rooms), *beside]:
+        for file in [*(Path(__file__).parent / f"{room}.py" for room in rooms), *beside]:
             found.update(file.read_bytes())
     return found.hexdigest()[:12]
 

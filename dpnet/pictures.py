@@ -12,6 +12,7 @@ from dpnet.benchmarks.layout import VOID
 from dpnet.errors import DPNetError
 
 Picture = str | Path | Image.Image | np.ndarray
+IDS = 16  # different values in a mask: more are shades, of a soft edge or of JPEG
 MARK = (255, 140, 0)  # colour of what was found: told apart from green and from grey by everybody
 
 
@@ -44,8 +45,9 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
 
     Arguments:
         mask: an image of one channel, or of three equal ones: 0 background, 255 void, anything else foreground;
-            in one that has only 0 and 255, 255 is foreground. Or a .json file with polygons in pixels, [[[x, y], …],
-            …], or as LabelMe writes them.
+            in one that has only 0 and 255, 255 is foreground, and in one with shades of grey whatever is bright. Or a
+            cut-out: what is not transparent is foreground. Or a .json file with polygons in pixels, [[[x, y], …], …],
+            or as LabelMe writes them.
         size: width and height of its image.
 
     Returns:
@@ -58,9 +60,14 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
     if isinstance(mask, str | Path) and Path(mask).suffix.lower() == ".json":
         return _drawn(Path(mask), size)
     image = _opened(mask)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        opaque = np.asarray(image.convert("RGBA"))[..., 3]
+        image = (
+            image.convert("RGB") if opaque.min() == 255 else Image.fromarray(255 * (opaque > 127).astype(np.uint8))
+        )
     ids = np.asarray(image)
     if ids.ndim == 3:
-        colours = ids[..., : 1 if image.mode == "LA" else 3]
+        colours = ids[..., :3]
         if (colours != colours[..., :1]).any():
             raise DPNetError(
                 f"{name}: has colours: paint what is to be found white on black, or save ids from 1 to 254"
@@ -72,6 +79,8 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
             "a mask has the size of its image, as it is seen (EXIF rotations done)"
         )
     ids = ids.astype(np.int64)
+    if len(np.unique(ids)) > IDS:
+        ids = np.where(ids > ids.max() // 2, 255, 0)
     found = np.where((ids == VOID) & ~np.isin(ids, (0, VOID)).all(), VOID, ids > 0).astype(np.uint8)
     if not (found == 1).any():
         raise DPNetError(f"{name}: no foreground: mark what is to be found, with ids from 1 to 254 or in white")

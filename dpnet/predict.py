@@ -39,7 +39,7 @@ def load(checkpoint: str | Path) -> Trained:
     """The network of a trained run.
 
     Arguments:
-        checkpoint: its folder.
+        checkpoint: its folder, or the file in it.
 
     Returns:
         the network.
@@ -48,9 +48,15 @@ def load(checkpoint: str | Path) -> Trained:
         DPNetError: no such run, or a corrupt file.
     """
     folder = Path(checkpoint)
+    folder = folder.parent if folder.is_file() else folder
     if not (folder / "run.json").exists() or read_json(folder / "run.json").get("kind") != "Run":
         raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
     about = read_json(folder / "run.json")
+    if not (folder / "checkpoint.safetensors").exists():
+        raise DPNetError(
+            f"{folder}: no checkpoint.safetensors in it: published results come without; train it here, "
+            f"`make reproduce-table3 BENCHMARK={about['benchmark']}`, or give another run"
+        )
     training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
     model = DPNet(
         training.backbone,
@@ -88,6 +94,8 @@ def segment(
     """
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
+    if not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
     picture, shown = photograph(query), [photograph(support) for support in supports]
     found = [marked(mask, support.size) for mask, support in zip(masks, shown, strict=True)]
     trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)

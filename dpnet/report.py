@@ -112,6 +112,8 @@ def publish(reader: Reader) -> None:
     wanted = {"report": where}
     if reader.benchmark in grid.RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
+        if reader.preset != "tiny":  # it makes a tiny Table 3 itself
+            wanted |= {"03_your_data": {}}
     notebooks.execute_stale(reader.store.root, wanted)
 
 

@@ -551,7 +551,7 @@ def test_a_bad_folder(tmp_path):
     call("img1.jpg", "img1.jpeg", "rename")
     (images / "img1.jpeg").unlink()
     names.write_text("cup\nfork\nknife\n")
-    call("labels/img0.png", "class id 4", "0…3", "8 more")
+    call("labels/img0.png", "class ids 4, 5 are", "0…3", "8 more")
     names.write_text("cup\nfork\n")
     call("2 class(es)", "at least 3")
     names.write_text("cup\nfork\ncup\n")
@@ -574,7 +574,7 @@ def test_wrong_layouts_are_answered_with_what_was_found(tmp_path):
     for kind, change in (
         ("white", lambda mask: mask.point(lambda value: 255 * (value > 0))),
         ("empty", lambda mask: mask.point(lambda value: 0)),
-        ("colours", lambda mask: mask.convert("RGB")),
+        ("colours", lambda mask: Image.merge("RGB", [mask.point(lambda v, k=k: k * v % 256) for k in (1, 2, 3)])),
     ):
         (tmp_path / kind).mkdir()
         for file in labels.iterdir():
@@ -582,7 +582,7 @@ def test_wrong_layouts_are_answered_with_what_was_found(tmp_path):
                 change(mask.convert("L")).save(tmp_path / kind / file.name)
     call("white", "only 0 and 255, which is void", "from 1", labels=tmp_path / "white")
     call("empty", "only 0, the background", labels=tmp_path / "empty")
-    call("img0.png", "is RGB, but a mask is a palette or 8-bit grey PNG", "8 more", labels=tmp_path / "colours")
+    call("img0.png", "is RGB with 7 colour(s)", "names.txt", "cup:255,0,0", "8 more", labels=tmp_path / "colours")
     (tmp_path / "none").mkdir()
     call("none", "no image in it", images=tmp_path / "none")
     shutil.copytree(labels, tmp_path / "named")

@@ -114,7 +114,24 @@ def test_the_benchmark_runs(pictures: bool, tmp_path_factory: pytest.TempPathFac
     assert len(jpegs) == (3 if pictures else 1)  # the scenes that show diversity are rendered, so anybody's
 
 
-@pytest.mark.parametrize("name", ["01_method", "02_benchmark"])
+def test_your_data_goes_from_files_to_a_table(tmp_path: Path) -> None:
+    """Nothing is written but the notebook, and it holds what a reader came for."""
+    project = {p: p.stat().st_mtime_ns for p in paths.ROOT.glob("*") if p.name != ".git"}
+    output = tmp_path / "03_your_data.ipynb"
+    notebooks.execute(output.stem, output, {"images": 40})
+    is_clean(output)
+    assert output.stat().st_size < 300_000
+    assert "folder: 40 images of 4 classes are ready" in printed(output)
+    assert "folds: leaf, coin; key, book" in printed(output)
+    tables = [o["data"]["text/html"] for o in outputs(output) if "text/html" in o.get("data", {})]
+    assert [t.count("<tr>") for t in tables] == [5, 5, 7]  # a head and Table 3's rows; its effects; its yardsticks
+    assert "NaN" not in "".join(tables)
+    assert len([o for o in outputs(output) if "image/jpeg" in o.get("data", {})]) == 2
+    assert {p: p.stat().st_mtime_ns for p in paths.ROOT.glob("*") if p.name != ".git"} == project
+    assert [p.name for p in tmp_path.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("name", ["01_method", "02_benchmark", "03_your_data"])
 def test_cells_are_short(name: str) -> None:
     cells = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
     assert max(len(c["source"]) for c in cells if c["cell_type"] == "code") <= 25

@@ -1,6 +1,7 @@
 """Images of your own: any mode and size, masks of any kind, and a program that runs without this package."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.path import Path as Outline
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 import dpnet
@@ -43,6 +44,25 @@ def mask() -> np.ndarray:
     mask = np.zeros((90, 120), np.uint8)
     mask[20:60, 30:80] = 1
     return mask
+
+
+@pytest.mark.parametrize("kind", ["soft", "jpeg", "cut-out", "white on white"])
+def test_a_mask_with_shades_or_transparency_marks_what_is_meant(
+    kind: str, photo: np.ndarray, mask: np.ndarray, tmp_path: Path
+) -> None:
+    """What painting programs, JPEG, and a phone that cuts things out make of the same mask."""
+    white, opaque = Image.fromarray(mask * 255), (mask * 255)[..., None]
+    file = tmp_path / ("m.jpg" if kind == "jpeg" else "m.png")
+    if kind == "soft":
+        white.resize((360, 270)).filter(ImageFilter.GaussianBlur(4)).resize((120, 90)).save(file)
+    elif kind == "jpeg":
+        white.convert("RGB").save(file, quality=60)
+    else:
+        under = photo if kind == "cut-out" else np.full_like(photo, 255)
+        Image.fromarray(np.dstack([under, opaque])).save(file)
+    found = pictures.marked(file, (120, 90))
+    assert set(np.unique(found)) == {0, 1}
+    assert (found != mask).sum() <= (0 if kind in ("cut-out", "white on white") else 150)  # an edge has 180 pixels
 
 
 def same(a: Image.Image, b: np.ndarray) -> bool:
@@ -147,10 +167,16 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
             dpnet.segment(photo, supports, masks, folder)
     with pytest.raises(DPNetError, match=r"run\.json"):
         dpnet.segment(photo, [photo], [mask], tmp_path / "nowhere")
+    with pytest.raises(DPNetError, match="beta=2: must lie between 0"):
+        dpnet.segment(photo, [photo], [mask], folder, beta=2)
+    shutil.copytree(folder, tmp_path / "published")
+    (tmp_path / "published" / "checkpoint.safetensors").unlink()
+    with pytest.raises(DPNetError, match=r"published: no checkpoint.*make reproduce-table3 BENCHMARK=shapes"):
+        dpnet.segment(photo, [photo], [mask], tmp_path / "published")
 
 
 def test_the_command_line_writes_mask_overlay_and_probability(
-    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path
+    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, array in (("s1", photo), ("s2", photo[:, ::-1]), ("m1", mask * 255), ("m2", mask[:, ::-1] * 9),
                         ("q", photo[::-1])):  # fmt: skip
@@ -169,6 +195,14 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     assert np.abs(levels / 65535 - probability).max() < 1e-5
     assert np.array_equal(shown, np.asarray(pictures.overlay(np.ascontiguousarray(photo[::-1]), expected)))
     assert cli.main([*paths, "--checkpoint", str(tmp_path / "no")]) == 1
+    assert cli.main([*paths, "--checkpoint", str(folder / "checkpoint.safetensors")]) == 0
+    capsys.readouterr()
+    before = (tmp_path / "q.png").read_bytes()
+    for out, message in (("q.png", "one of the images that are read"), ("o.jpg", "name it o.png")):
+        arguments = [str(tmp_path / out) if a == str(tmp_path / "o.png") else a for a in paths]
+        assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "q.png").read_bytes() == before
 
 
 ALONE = """

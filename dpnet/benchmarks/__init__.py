@@ -13,16 +13,18 @@ from dpnet.benchmarks import coco, layout, pascal, shapes
 from dpnet.benchmarks.folder import prepare_folder
 from dpnet.benchmarks.layout import INDEX, Benchmark, Entry, Recipe
 from dpnet.benchmarks.making import png, spread
+from dpnet.benchmarks.pairing import voc_parts
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder"]
+__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder", "voc_parts"]
 
 NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
+OWN = "python -m dpnet prepare folder --voc DIR (or --images DIR --labels DIR --classes FILE)"
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
 FOLDS = layout.split_folds(len(shapes.CLASSES))  # of shapes
@@ -86,8 +88,7 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
     if found is not None:
         return found
     if noted is None:
-        usage = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE --root DIR"
-        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
+        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {OWN} --root {data}")
     if name != "shapes":
         (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
@@ -121,8 +122,8 @@ def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
     if found is None:
         there = any((place / INDEX).exists() for place in places)
         why = f"prepared from another recipe than {noted}" if there else "missing"
-        usage = f"python -m dpnet prepare {name} --root {data}"
-        raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage}")
+        usage = OWN if noted is None else f"python -m dpnet prepare {name}"
+        raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage} --root {data}")
     return found
 
 

@@ -1,60 +1,68 @@
 """A benchmark of your own: images, label PNGs and a list of class names."""
 
 import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from dpnet.benchmarks.layout import VOID, Benchmark, Entry, Item, need_writable, scan, split_folds, write
-from dpnet.errors import DPNetError
+from PIL import Image, ImageOps
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from dpnet import files
+from dpnet.benchmarks import layout, legend, pairing
+from dpnet.benchmarks.layout import VOID, WHERE, Benchmark, Entry, Item
+from dpnet.benchmarks.legend import Legend
+from dpnet.benchmarks.making import png
+from dpnet.errors import DPNetError
+from dpnet.progress import progress
+
 EVERY = 4  # about each 4th image of a class is val
 LEAST = 3  # classes: two to train on, and one that is new
+ORIENTATION = 0x0112  # of EXIF: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 lying
 
 
-def _names(file: Path) -> list[str]:
-    if not file.is_file():
-        raise DPNetError(f"{file}: no such file: write the class names, one per line, in the order of their ids")
-    try:
-        names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except ValueError:
-        raise DPNetError(f"{file}: not UTF-8 text: it lists the class names, one per line") from None
-    if not 1 <= len(names) <= 254:
-        raise DPNetError(f"{file}: {len(names)} class names: write 1 to 254, one per line, in order of their ids")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DPNetError(f"{file}: {twice[0]!r} stands there twice: give each class its own name")
-    return names
+def _fitted(items: list[Item], classes: Legend, root: Path) -> list[Item]:
+    """The items, where labels hold ids and images stand upright: those that do not are made anew, in `root`."""
+
+    def fit(item: Item) -> Item | str:
+        name, split, image, label = item
+        try:
+            with Image.open(label) as mask, Image.open(image) as picture:
+                mode, size, turn = mask.mode, mask.size, picture.getexif().get(ORIENTATION, 1)
+                # Who painted the label saw the photograph upright, unless the sizes say otherwise.
+                seen = picture.size if turn < 5 else picture.size[::-1]
+                if size not in (seen, picture.size):
+                    return f"{label}: the mask is {_by(size)}, its image {image} {_by(seen)}: make them the same size"
+                if turn in range(2, 9) and size == seen:
+                    upright = ImageOps.exif_transpose(picture).convert("RGB")
+                    upright.save(packed := io.BytesIO(), "JPEG", quality=95)
+                    files.write(image := root / "made" / "images" / f"{name}.jpg", packed.getvalue(), WHERE)
+            if mode not in ("P", "L", "1") or (classes.colours and mode == "P"):
+                content = png(classes.ids(label))
+                files.write(label := root / "made" / "labels" / f"{name}.png", content, WHERE)
+        except DPNetError as error:
+            return str(error)
+        except Image.DecompressionBombError as error:
+            return f"{image}: {error}: cut it, or scale it down"
+        except (OSError, SyntaxError, ValueError, EOFError):
+            pass  # a broken file: `scan` says which and why
+        return name, split, image, label
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(progress(pool.map(fit, items), "looking at files", "image", len(items)))
+    layout.complain([problem for problem in done if isinstance(problem, str)])
+    fitted = [item for item in done if not isinstance(item, str)]
+    for place, what in ((2, "photographs were turned upright, as their EXIF notes say"), (3, "labels became ids")):
+        number = sum(old[place] != new[place] for old, new in zip(items, fitted, strict=True))
+        if number:
+            print(f"{number} {what}: copies are in {root / 'made'}")
+    return fitted
 
 
-def _within(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    # By their names without suffix; those in sub-folders with the way there: "cats/0001".
-    if not folder.is_dir():
-        raise DPNetError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file():
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                raise DPNetError(f"{path}: {found[key].name} has the same name: rename or remove one")
-            found[key] = path
-    return found
-
-
-def _items(images: Path, labels: Path) -> list[Item]:
-    masks = _within(labels, (".png",))
-    if len(masks) < EVERY:
-        raise DPNetError(f"{labels}: {len(masks)} label PNGs: give at least {EVERY}")
-    pictures = {key: path for key, path in _within(images, SUFFIXES).items() if path not in masks.values()}
-    if not pictures:
-        raise DPNetError(f"{images}: no image in it ({', '.join(SUFFIXES)})")
-    alone = {path.stem: path for path in pictures.values()}  # for labels that lie flat, and images in folders
-    if len(alone) == len(pictures):
-        pictures = alone | pictures
-    missing = [key for key in masks if key not in pictures]
-    if len(missing) == len(masks):
-        raise DPNetError(_unpaired(masks[missing[0]], sorted(pictures), images))
-    return [(key, "train", pictures.get(key, images / f"{key}.*"), mask) for key, mask in sorted(masks.items())]
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _divided(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -71,32 +79,20 @@ def _divided(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return tuple(replace(entry, split="val" if entry.id in tested else "train") for entry in entries)
 
 
-def _unpaired(mask: Path, keys: list[str], images: Path) -> str:
-    """What is said where no label has the name of an image."""
-    expected = "a label has its image's name and ends in .png"
-    for key in keys:
-        name = Path(key).name
-        for longer, shorter, whose in ((mask.stem, name, "labels"), (name, mask.stem, "images")):
-            if shorter and longer != shorter and longer.startswith(shorter):
-                return (
-                    f"{mask}: its image is {key}: the names of {whose} end in {longer[len(shorter) :]!r}: {expected}"
-                )
-    return f"{mask}: no image of that name in {images}, which has {keys[0]} …: {expected}"
-
-
-def _cut(names: list[str], folds: str) -> tuple[tuple[int, ...], ...]:
+def _cut(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
     """Folds as they are given, "2" or "cat,dog;cow"; or by themselves: up to 4, of two classes where that can be."""
     n = len(names)
     if n < LEAST:
         raise DPNetError(
-            f"{n} class(es): give at least {LEAST}, since a fold's classes are left out of training, which needs two"
+            f"{n} class(es), {', '.join(map(repr, names))}: give at least {LEAST}, one name per line, since a fold's "
+            "classes are left out of training, which needs two"
         )
     if not folds:
-        return split_folds(n, min(4, n // 2) if n > LEAST else n)
+        return layout.split_folds(n, min(4, n // 2) if n > LEAST else n)
     if folds.isdigit():
         if not 1 < int(folds) <= n:
             raise DPNetError(f"folds={folds}: must be 2 to {n}, the number of classes")
-        return split_folds(n, int(folds))
+        return layout.split_folds(n, int(folds))
     parts = [[name.strip() for name in part.split(",")] for part in folds.split(";")]
     listed = [name for part in parts for name in part]
     unknown = sorted(set(listed) - set(names))
@@ -106,34 +102,61 @@ def _cut(names: list[str], folds: str) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(names.index(name) + 1 for name in part) for part in parts)
 
 
-def prepare_folder(images: Path, labels: Path, classes: Path, data: Path, folds: str = "") -> Benchmark:
+def _tested(whole: Benchmark, labels: Path) -> tuple[tuple[int, ...], ...]:
+    """The classes of each fold with two images for testing; DPNetError if none has, or no two are left to train."""
+    tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
+    counts = [f"{name} {len(whole.images_of(c, 'val'))}" for c, name in enumerate(whole.classes, 1)]
+    counted = "an image counts for a class that covers 2,048 of its pixels, fewer if it is small"
+    if not any(tested):
+        raise DPNetError(f"{labels}: no class has two images for testing (found: {', '.join(counts)}): {counted}")
+    for fold, classes in enumerate(tested):
+        base = [whole.classes[c - 1] for c in whole.trainable(fold, 1)]
+        if classes and len(base) < 2:
+            novel = ", ".join(whole.classes[c - 1] for c in whole.folds[fold])
+            raise DPNetError(
+                f"{labels}: without {novel} (fold {fold}) two classes must have two training images each, and "
+                f"{', '.join(base) or 'none'} has: {counted}: add images, or cut other folds with --folds"
+            )
+    return tested
+
+
+def prepare_folder(
+    images: Path, labels: Path, classes: Path, data: Path, folds: str = "", lists: Path | None = None
+) -> Benchmark:
     """Index images of your own; always anew, since only you know when they changed.
+
+    What does not fit as it is (labels in colours, photographs that lie) is copied into the data folder and made to
+    fit; your own files are only read.
 
     Arguments:
         images: folder of images, also in sub-folders; those without a label are left out.
-        labels: folder of PNGs named like the images: 0 background, 1…n classes, 255 void.
-        classes: text file with the n names, one per line, in the order of the ids.
+        labels: folder of PNGs named like the images: 0 background, 1…n classes, 255 void; or colours.
+        classes: text file with the n names, one per line, in the order of the ids; with a colour each, "cup:255,0,0",
+            for labels in colours.
         data: the data folder; the index becomes `data`/folder/index.json.
         folds: their number, or their classes by name, "cat,dog;cow,hen"; "": by themselves.
+        lists: folder of train.txt and val.txt, as in VOC's layout; None, or where neither is there: about a quarter
+            of each class's images is val.
 
     Returns:
-        the benchmark; about a quarter of each class's images is val. One with fewer than two of those is not tested.
+        the benchmark. A class with fewer than two images in val is not tested.
 
     Raises:
-        DPNetError: files are missing or bad; then nothing is written.
+        DPNetError: files are missing or bad; then no index is written.
     """
-    root, names = Path(data) / "folder", _names(Path(classes))
-    novel = _cut(names, folds)
-    need_writable(root)
-    entries = _divided(scan(root, _items(Path(images), Path(labels)), len(names), "reading folder"))
+    root, labels, known = Path(data) / "folder", Path(labels), legend.read(Path(classes))
+    novel = _cut(known.names, folds)
+    layout.need_writable(root)
+    items = pairing.items(Path(images), labels, lists)
+    entries = layout.scan(root, _fitted(items, known, root), len(known.names), "reading folder")
+    if not all(entry.split for entry in entries):
+        entries = _divided(entries)
     seen = {value for entry in entries for value in entry.pixels}
     if not seen - {0, VOID}:
         why = "only 0 and 255, which is void" if VOID in seen else "only 0, the background"
         raise DPNetError(f"{labels}: the labels hold {why}: a class has its line's number in {classes}, from 1")
-    whole = Benchmark("folder", root, tuple(names), novel, novel, entries, digest="")
-    tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in novel)
-    if not any(tested):
-        raise DPNetError(
-            f"{labels}: no class has two images for testing, which are every {EVERY}th by name: give more"
-        )
-    return write(root, "folder", names, novel, tested, entries, {"folds": len(novel)})
+    absent = [name for c, name in enumerate(known.names, 1) if c not in seen]
+    if absent:
+        print(f"in no label: {', '.join(absent)} (a class has its line's number in {known.file} as its id, from 1)")
+    whole = Benchmark("folder", root, known.names, novel, novel, entries, digest="")
+    return layout.write(root, "folder", known.names, novel, _tested(whole, labels), entries, {"folds": len(novel)})

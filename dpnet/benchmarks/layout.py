@@ -220,7 +220,10 @@ def scan(root: Path, items: Iterable[Item], classes: int, what: str = "reading m
         pixels = count(mask)
         wrong = [value for value in pixels if value > classes and value != VOID]
         if wrong:
-            return f"{label}: class id {wrong[0]} is out of range: a mask holds 0…{classes} and 255 for void"
+            found = (
+                f"class id {wrong[0]} is" if len(wrong) == 1 else f"class ids {', '.join(map(str, wrong[:5]))} are"
+            )
+            return f"{label}: {found} out of range: a mask holds 0…{classes} and 255 for void"
         return Entry(name, split, _listed(image, root), _listed(label, root), (height, width), pixels)
 
     ordered = sorted(items)
