@@ -25,13 +25,14 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    prepare = verbs.add_parser("prepare", help="render, or index, a benchmark")
+    prepare = verbs.add_parser("prepare", help="render, or fetch what is absent of, and index, a benchmark")
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
     for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
     prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
+    prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
     check = verbs.add_parser("check", help="decode everything again, and count")
     check.add_argument("benchmark", help="a prepared benchmark")
     check.add_argument("--root", type=Path, help="the data folder [data]")
@@ -162,7 +163,7 @@ def _prepare(options: argparse.Namespace) -> None:
             )
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
-        found = benchmarks.prepare(options.benchmark, paths.data(), recipe)
+        found = benchmarks.prepare(options.benchmark, paths.data(), recipe, fetch=not options.offline)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ def _found(places: list[Path], noted: dict[str, Any] | None) -> Benchmark | None
     return next((found for found in present if noted is None or found.recipe == noted), None)
 
 
-def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None) -> Benchmark:
+def prepare(
+    name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None, fetch: bool | None = None
+) -> Benchmark:
     """Make a benchmark ready; returns at once if it is.
 
     Arguments:
@@ -71,8 +74,10 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
         data: the data folder; for "pascal" and "pascal-mini" the user's copy of VOC 2012, for "coco" that of
             COCO 2014. The index of a copy that cannot be written is kept in the project's own data folder.
         recipe: what the benchmark consists of.
-        workers: processes that render "shapes" or paint the masks of "coco"; one per core if None. The
-            result does not depend on it.
+        workers: processes that render "shapes" or make masks; one per core if None. The result does not
+            depend on it.
+        fetch: what to do where parts of VOC or COCO are absent: True fetches them, gigabytes; False unpacks
+            archives that lie in `data` and never uses the network; None takes the copy as it is.
 
     Returns:
         the benchmark.
@@ -89,16 +94,34 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
         usage = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE --root DIR"
         raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {usage}")
     if name != "shapes":
+        if fetch is not None:
+            _complete(name, data, recipe, offline=not fetch, workers=workers)
         (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
     layout.need_writable(root)
+    try:
+        with files.held(root / ".held", f"preparing {name}", layout.WHERE):
+            found = _found(places, noted)  # by another process, meanwhile?
+            if found is not None:
+                return found
+            if name == "shapes":
+                return _prepare_shapes(root, recipe, noted, workers)
+            if name == "coco":
+                return coco.prepare(data, root, noted, workers)
+            return pascal.prepare(name, data, root, recipe.images, noted)
+    finally:
+        with suppress(OSError):  # of a folder that is not empty
+            root.rmdir()
+
+
+def _complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int | None) -> None:
+    from dpnet.benchmarks import fetch  # torchvision takes a while, and who has the data needs none of it
+
     if name == "coco":
-        return coco.prepare(data, root, noted, workers)
-    if name != "shapes":
-        return pascal.prepare(name, data, root, recipe.images, noted)
-    with files.held(root / ".held", "rendering shapes", "DATA=…"):
-        # By another process, meanwhile?
-        return _found(places, noted) or _prepare_shapes(root, recipe, noted, workers)
+        fetch.complete_coco(data, offline)
+    else:
+        # The ids of pascal-mini come with this package.
+        fetch.complete_voc(data, recipe.images if name == "pascal" else None, offline, workers)
 
 
 def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
