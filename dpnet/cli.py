@@ -33,7 +33,7 @@ def parser() -> Parser:
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
     prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
     prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
-    check = verbs.add_parser("check", help="decode everything again, and count")
+    check = verbs.add_parser("check", help="decode everything again, count, and compare with known counts")
     check.add_argument("benchmark", help="a prepared benchmark")
     check.add_argument("--root", type=Path, help="the data folder [data]")
     check.add_argument("--preset", default="quick", help="whose sizes were rendered [quick]")
@@ -171,7 +171,11 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet import benchmarks, paths, presets
 
     recipe = presets.get(options.benchmark, options.preset).recipe
-    print(benchmarks.check(benchmarks.load(options.benchmark, paths.data(), recipe)).to_string())
+    found = benchmarks.load(options.benchmark, paths.data(), recipe)
+    print(benchmarks.check(found).to_string())
+    known = benchmarks.known(found)
+    if len(known):
+        print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -20,12 +20,13 @@ from dpnet.progress import progress
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder"]
+__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "known", "load", "prepare", "prepare_folder"]
 
 NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
+KNOWN = Path(__file__).with_name("known.csv")
 FOLDS = layout.split_folds(len(shapes.CLASSES))  # of shapes
 
 
@@ -178,6 +179,37 @@ def check(benchmark: Benchmark) -> "pandas.DataFrame":
         for c in fold
     ]
     return pandas.DataFrame(rows)
+
+
+def known(benchmark: Benchmark) -> "pandas.DataFrame":
+    """Put what is known of a benchmark beside what is here.
+
+    Arguments:
+        benchmark: the benchmark.
+
+    Returns:
+        one row per known count: list, here, known, deviates (here - known) and source; none if nothing is known.
+    """
+    import pandas
+
+    here = {}
+    ids = range(1, len(benchmark.classes) + 1)
+    shown = {(c, split): benchmark.images_of(c, split) for c in ids for split in SPLITS}
+    for split in SPLITS:
+        here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
+        enough = {position for c in ids for position in shown[c, split]}
+        here[f"{split}: images that show enough of a class"] = len(enough)
+        for i, fold in enumerate(benchmark.folds):
+            here[f"{split}: fold {i}"] = sum(len(shown[c, split]) for c in fold)
+        for c, name in enumerate(benchmark.classes, 1):
+            here[f"{split}: {name}"] = len(shown[c, split])
+            here[name] = here.get(name, 0) + len(shown[c, split])
+    table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
+    mine = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
+    table = table[mine].reset_index(drop=True)
+    table["here"] = table["list"].map(here).astype(int)
+    table["deviates"] = table.here - table.known
+    return table[["list", "here", "known", "deviates", "source"]]
 
 
 def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
