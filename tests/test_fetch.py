@@ -386,6 +386,7 @@ def test_an_archive_of_something_else(data, server):
 def test_offline_says_what_to_put_where_and_then_takes_it(data, server, name, archives, monkeypatch):
     forbid_network(monkeypatch)
     line = fails("--offline", f"put into {data}: ", call=lambda: get(data, name, online=False))
+    assert not data.exists()
     for archive in archives:
         assert re.search(rf"{archive} \([0-9.]+ MB, {server.url}", line)
     by_hand(server, data, *archives[1:])
@@ -478,6 +479,12 @@ def test_a_copy_of_voc_without_masks_is_not_fetched_again(data, server, tmp_path
     assert before.items() <= contents(data).items()
 
 
+def test_a_copy_of_voc_with_nothing_to_make_masks_of(data, server):
+    (data / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
+    fails("VOC2012/SegmentationClass: missing", fetch.VOC.name, "move", call=lambda: get(data))
+    assert not server.asked
+
+
 def test_a_part_of_coco_is_kept(data, server, tmp_path):
     shutil.copytree(tmp_path / "theirs" / "val2014", data / "val2014")
     before = contents(data)
@@ -488,7 +495,8 @@ def test_a_part_of_coco_is_kept(data, server, tmp_path):
 
 
 def test_a_copy_that_may_not_be_written(data, server):
-    (data / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
+    for part in ("JPEGImages", "SegmentationClass"):
+        (data / "VOCdevkit/VOC2012" / part).mkdir(parents=True)
     data.chmod(0o555)
     before = sorted(data.rglob("*"))
     fails(str(data), "may not be written", fetch.SBD.name, "--root", call=lambda: get(data))

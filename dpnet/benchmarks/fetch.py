@@ -92,6 +92,12 @@ def complete_voc(data: Path, images: str | None, offline: bool, workers: int | N
         if unmade():
             pascal.make_masks(tree, sbd, workers)
 
+    if pascal.find(data):
+        needed = ("JPEGImages", "SegmentationClass") if unmade() else ("JPEGImages",)
+        for part in needed:
+            if not (tree / part).is_dir():
+                way = f"complete your copy, or move {tree} away, and the same command fetches it"
+                raise DPNetError(f"{tree / part}: missing: it comes with {VOC.name}: {way}")
     if absent() or unmade():
         _complete(data, absent, offline, make)
 
@@ -126,9 +132,9 @@ def _complete(data: Path, absent: Callable[[], Wanted], offline: bool, then: Cal
             f"{data}: may not be written, and lacks what comes with {missing}: choose another folder with "
             f"{layout.WHERE}, into which the parts that are there may be linked"
         )
+    _need_network(absent(), data, offline)
     with files.held(data / ".held", "fetching what is absent", layout.WHERE):
         wanted = absent()  # perhaps less than before: another process may have had the lock
-        _need_network(wanted, data, offline)
         _need_room(wanted, data)
         for archive, parts in wanted.items():
             file = _here(archive, data)
