@@ -172,8 +172,8 @@ def forbid_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def get(data, name="pascal", images="pfenet", online=True):
-    return prepare(name, data, Recipe(images=images), workers=1, fetch=online)
+def get(data, name="pascal", images="pfenet", online=True, workers=1):
+    return prepare(name, data, Recipe(images=images), workers, fetch=online)
 
 
 def contents(folder):
@@ -212,8 +212,9 @@ def test_voc_from_nothing_has_the_masks_that_torchvision_reads(data, server):
     check(load("pascal", data))
 
 
-def test_the_long_list_is_made_of_both(data, server):
-    benchmark = get(data, images="canet")
+def test_the_long_list_is_made_of_both_in_two_processes(data, server, monkeypatch):
+    monkeypatch.setattr(pascal, "CHUNK", 2)
+    benchmark = get(data, images="canet", workers=2)
     train = {entry.id for entry in benchmark.entries if entry.split == "train"}
     assert train == {*TRAIN, *OURS, THEIRS}
     assert fetch.NOVAL.name not in [name for name, _ in server.asked]  # it needs none
@@ -302,8 +303,8 @@ def test_killed_before_it_got_its_name(data, server):
 
 @pytest.mark.parametrize(("name", "what"), [("pascal", "unpacking"), ("pascal", "making"), ("coco", "unpacking")])
 def test_half_unpacked_it_goes_on(data, name, what, monkeypatch):
-    """A full disk stops it after the third file; the second call writes the others only."""
-    write, full = files.save, {"left": 3}
+    """A full disk stops it after the fourth file; the second call writes the others only."""
+    write, full = files.save, {"left": 4}  # when making: three of VOC's and one of SBD's
     place = ".SegmentationClassAug.part" if what == "making" else ".part"
 
     def save(file, through, option):
@@ -319,8 +320,11 @@ def test_half_unpacked_it_goes_on(data, name, what, monkeypatch):
     assert not (data / MASKS).exists()
     assert not (data / name / "index.json").exists()
     assert full["left"] == -1
-    done = stamps(data)
+    done, read, from_sbd = stamps(data), [], pascal._from_sbd
+    monkeypatch.setattr(pascal, "_from_sbd", lambda file: read.append(file.stem) or from_sbd(file))
     get(data, name)
+    if what == "making":
+        assert read == [OURS[1], THEIRS]
     assert done <= stamps(data)  # nothing was written twice, and all have their final names
     assert not list(data.rglob("*.part"))
 
@@ -453,19 +457,22 @@ def test_only_prepare_fetches(data, server, monkeypatch, capsys):
 # --- the user's own
 
 
-def test_the_users_masks_are_used_as_they_are(data, server, tmp_path):
+@pytest.mark.parametrize(
+    ("images", "file", "archive"),
+    [("pfenet", "train_noval.txt", fetch.NOVAL.name), ("canet", "train_aug.txt", fetch.SBD.name)],
+)
+def test_the_users_masks_are_used_as_they_are(data, server, tmp_path, images, file, archive):
     get(tmp_path / "other")
     server.asked.clear()
     shutil.copytree(tmp_path / "other" / "VOCdevkit", data / "VOCdevkit")
     for i, path in enumerate(sorted((data / MASKS).iterdir())):
         path.write_bytes(making.png(label(i, (4, 5))))
-    (data / LISTS / "train_noval.txt").unlink()
+    (data / LISTS / file).unlink()
     before = contents(data / MASKS)
-    benchmark = get(data)
+    benchmark = get(data, images=images)
     assert contents(data / MASKS) == before
     assert {c for entry in benchmark.entries for c in entry.pixels} == {4, 5}
-    assert [name for name, _ in server.asked] == [fetch.NOVAL.name]
-    assert not (data / "SBD").exists()
+    assert [name for name, _ in server.asked] == [archive]
 
 
 def test_a_copy_of_voc_without_masks_is_not_fetched_again(data, server, tmp_path):
