@@ -28,7 +28,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    prepare = verbs.add_parser("prepare", help="render, or index, a benchmark")
+    prepare = verbs.add_parser("prepare", help="render, or fetch what is absent of, and index, a benchmark")
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
@@ -36,7 +36,8 @@ def parser() -> Parser:
     for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
     prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
-    check = verbs.add_parser("check", help="decode everything again, and count")
+    prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
+    check = verbs.add_parser("check", help="decode everything again, count, and compare with known counts")
     check.add_argument("benchmark", help="a prepared benchmark")
     check.add_argument("--root", type=Path, help="the data folder [data]")
     check.add_argument("--preset", default="quick", help="whose sizes were rendered [quick]")
@@ -178,7 +179,7 @@ def _prepare(options: argparse.Namespace) -> None:
             )
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
-        found = benchmarks.prepare(options.benchmark, paths.data(), recipe)
+        found = benchmarks.prepare(options.benchmark, paths.data(), recipe, fetch=not options.offline)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
 
 
@@ -190,7 +191,11 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet import benchmarks, paths, presets
 
     recipe = presets.get(options.benchmark, options.preset).recipe
-    print(benchmarks.check(benchmarks.load(options.benchmark, paths.data(), recipe)).to_string())
+    found = benchmarks.load(options.benchmark, paths.data(), recipe)
+    print(benchmarks.check(found).to_string())
+    known = benchmarks.known(found)
+    if len(known):
+        print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
 
 
 def _plan(options: argparse.Namespace) -> None:

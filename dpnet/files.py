@@ -55,7 +55,7 @@ def save(file: Path, through: Callable[[Path], object], option: str = "RESULTS=â
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(file, error, option) from error
+        raise unwritable(file, error, option) from error
 
 
 @contextmanager
@@ -85,14 +85,15 @@ def held(file: Path, what: str, option: str = "RESULTS=â€¦") -> Iterator[None]:
                     lease.acquire(timeout=2)
                     break
     except OSError as error:
-        raise _unwritable(file, error, option) from error
+        raise unwritable(file, error, option) from error
     try:
         yield
     finally:
         lease.release()
 
 
-def _unwritable(file: Path, error: OSError, option: str) -> DPNetError:
+def unwritable(file: Path, error: OSError, option: str) -> DPNetError:
+    """What is said of a file that cannot be written."""
     return DPNetError(
         f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
         f"or choose another folder with {option}"

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpnet import benchmarks
-from dpnet.benchmarks import Recipe, check, folder, layout, load, pascal, prepare, prepare_folder, shapes
+from dpnet import benchmarks, presets
+from dpnet.benchmarks import Recipe, check, folder, known, layout, load, pascal, prepare, prepare_folder, shapes
 from dpnet.errors import DPNetError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "voc_partial"
@@ -595,6 +596,36 @@ def test_wrong_layouts_are_answered_with_what_was_found(tmp_path):
     call("label0.png", "no image of that name", "img0", labels=tmp_path / "other")
 
 
+# --- what is known of them
+
+
+def test_known_counts_stand_beside_those_here(data):
+    for images, known_train in (("pfenet", 5953), ("canet", 10582)):
+        benchmark = prepare("pascal", data, Recipe(images=images))
+        table = known(benchmark).set_index("list")
+        assert table.known["train: images"] == known_train
+        assert table.here[["train: images", "val: images"]].tolist() == [3, 2]
+        assert table.here["val: aeroplane"] == len(benchmark.images_of(1, "val")) == 2
+        folds = [f"val: fold {i}" for i in range(4)]
+        assert table.here[folds].tolist() == [2, 2, 0, 2]
+        assert table.known[folds].tolist() == [346, 451, 725, 346]
+        classes = [f"val: {name}" for name in benchmark.classes]
+        per_fold = [table.known[[classes[c - 1] for c in fold]].sum() for fold in benchmark.folds]
+        assert per_fold == table.known[folds].tolist()
+        assert (table.deviates == table.here - table.known).all()
+        assert ("train: images that show enough of a class" in table.index) == (images == "canet")
+
+
+def test_what_is_known_of_coco_is_what_its_preset_trains_on():
+    table = pd.read_csv(benchmarks.KNOWN, comment="#").query("benchmark == 'coco'").set_index("list")
+    assert table.known["train: images"] * 20 // 8 == presets.get("coco", "paper").training.steps  # 20 epochs of 8
+    assert table.known["val: images"] == 40137
+
+
+def test_nothing_is_known_of_other_benchmarks(tmp_path):
+    assert known(prepare_folder(*make_folder(tmp_path), tmp_path / "data")).empty
+
+
 # --- real photographs
 
 
@@ -613,5 +644,9 @@ def test_real_photographs(home):
     assert 245 <= table.loc["person", ["train", "val"]].sum() <= 260
     assert sum(table[["train", "val"]].sum(axis=1) >= 20) == 13
     assert sorted(path.name for path in REAL.iterdir()) == before
+    counts = known(benchmark).set_index("list")
+    assert counts.deviates["train: images"] == counts.deviates["val: images"] == 0
+    assert counts.here.drop(["train: images", "val: images"]).tolist() == table[["train", "val"]].sum(axis=1).tolist()
+    assert counts.deviates.abs().max() <= 2  # the copy is scaled: a few are at the limit
     same = {(entry.id, entry.split) for entry in prepare("pascal", home / "voc", CANET).entries}
     assert same == {(entry.id, entry.split) for entry in benchmark.entries}

@@ -370,7 +370,13 @@ def test_the_verbs_say_what_is_there_and_nothing_of_pycocotools(data, capfd, mon
     assert cli.main(["prepare", "coco", "--root", str(data)]) == 0
     assert capfd.readouterr() == ("coco: 5 images of 80 classes are ready\n", "")
     assert cli.main(["check", "coco", "--root", str(data)]) == 0
-    assert len(capfd.readouterr().out.splitlines()) == 81
+    table, known, verdict = capfd.readouterr().out.split("\n\n")
+    assert len(table.splitlines()) == 81
+    assert [line.split()[:4] for line in known.splitlines()[1:]] == [
+        ["train:", "images", "3", "82081"],
+        ["val:", "images", "2", "40137"],
+    ]
+    assert verdict == "2 of 2 counts deviate\n"
 
 
 def test_the_papers_setting():

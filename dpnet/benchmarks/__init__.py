@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,25 @@ from dpnet.progress import progress
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "Benchmark", "Entry", "Recipe", "check", "load", "prepare", "prepare_folder", "voc_parts"]
+__all__ = [
+    "NAMES",
+    "Benchmark",
+    "Entry",
+    "Recipe",
+    "check",
+    "known",
+    "load",
+    "prepare",
+    "prepare_folder",
+    "voc_parts",
+]
 
 NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
 DEFAULT = Recipe()
 OWN = "python -m dpnet prepare folder --voc DIR (or --images DIR --labels DIR --classes FILE)"
 CHUNK = 20  # images per task: a second of rendering
 SPLITS = ("train", "val")
+KNOWN = Path(__file__).with_name("known.csv")
 FOLDS = layout.split_folds(len(shapes.CLASSES))  # of shapes
 
 
@@ -65,7 +78,9 @@ def _found(places: list[Path], noted: dict[str, Any] | None) -> Benchmark | None
     return next((found for found in present if noted is None or found.recipe == noted), None)
 
 
-def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None) -> Benchmark:
+def prepare(
+    name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None, fetch: bool | None = None
+) -> Benchmark:
     """Make a benchmark ready; returns at once if it is.
 
     Arguments:
@@ -73,8 +88,10 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
         data: the data folder; for "pascal" and "pascal-mini" the user's copy of VOC 2012, for "coco" that of
             COCO 2014. The index of a copy that cannot be written is kept in the project's own data folder.
         recipe: what the benchmark consists of.
-        workers: processes that render "shapes" or paint the masks of "coco"; one per core if None. The
-            result does not depend on it.
+        workers: processes that render "shapes" or make masks; one per core if None. The result does not
+            depend on it.
+        fetch: what to do where parts of VOC or COCO are absent: True fetches them, gigabytes; False unpacks
+            archives that lie in `data` and never uses the network; None takes the copy as it is.
 
     Returns:
         the benchmark.
@@ -90,16 +107,34 @@ def prepare(name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None
     if noted is None:
         raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {OWN} --root {data}")
     if name != "shapes":
+        if fetch is not None:
+            _complete(name, data, recipe, offline=not fetch, workers=workers)
         (coco if name == "coco" else pascal).source(data)
     root = next((place for place in places if layout.writable(place)), places[-1])
     layout.need_writable(root)
+    try:
+        with files.held(root / ".held", f"preparing {name}", layout.WHERE):
+            found = _found(places, noted)  # by another process, meanwhile?
+            if found is not None:
+                return found
+            if name == "shapes":
+                return _prepare_shapes(root, recipe, noted, workers)
+            if name == "coco":
+                return coco.prepare(data, root, noted, workers)
+            return pascal.prepare(name, data, root, recipe.images, noted)
+    finally:
+        with suppress(OSError):  # of a folder that is not empty
+            root.rmdir()
+
+
+def _complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int | None) -> None:
+    from dpnet.benchmarks import fetch  # torchvision takes a while, and who has the data needs none of it
+
     if name == "coco":
-        return coco.prepare(data, root, noted, workers)
-    if name != "shapes":
-        return pascal.prepare(name, data, root, recipe.images, noted)
-    with files.held(root / ".held", "rendering shapes", "DATA=…"):
-        # By another process, meanwhile?
-        return _found(places, noted) or _prepare_shapes(root, recipe, noted, workers)
+        fetch.complete_coco(data, offline)
+    else:
+        # The ids of pascal-mini come with this package.
+        fetch.complete_voc(data, recipe.images if name == "pascal" else None, offline, workers)
 
 
 def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
@@ -156,6 +191,37 @@ def check(benchmark: Benchmark) -> "pandas.DataFrame":
         for c in fold
     ]
     return pandas.DataFrame(rows)
+
+
+def known(benchmark: Benchmark) -> "pandas.DataFrame":
+    """Put what is known of a benchmark beside what is here.
+
+    Arguments:
+        benchmark: the benchmark.
+
+    Returns:
+        one row per known count: list, here, known, deviates (here - known) and source; none if nothing is known.
+    """
+    import pandas
+
+    here = {}
+    ids = range(1, len(benchmark.classes) + 1)
+    shown = {(c, split): benchmark.images_of(c, split) for c in ids for split in SPLITS}
+    for split in SPLITS:
+        here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
+        enough = {position for c in ids for position in shown[c, split]}
+        here[f"{split}: images that show enough of a class"] = len(enough)
+        for i, fold in enumerate(benchmark.folds):
+            here[f"{split}: fold {i}"] = sum(len(shown[c, split]) for c in fold)
+        for c, name in enumerate(benchmark.classes, 1):
+            here[f"{split}: {name}"] = len(shown[c, split])
+            here[name] = here.get(name, 0) + len(shown[c, split])
+    table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
+    mine = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
+    table = table[mine].reset_index(drop=True)
+    table["here"] = table["list"].map(here).astype(int)
+    table["deviates"] = table.here - table.known
+    return table[["list", "here", "known", "deviates", "source"]]
 
 
 def _render(task: tuple[Path, Recipe, str, range]) -> list[Entry]:

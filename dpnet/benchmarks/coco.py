@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from dpnet import files
 from dpnet.benchmarks.layout import VOID, WHERE, Benchmark, complain, scan, write
-from dpnet.benchmarks.making import NOTE, png, spread
+from dpnet.benchmarks.making import END, NOTE, png, spread
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
@@ -23,7 +23,6 @@ VERSION = 1  # of `paint`: another one is another benchmark
 CLASSES = 80
 FOLDS = tuple(tuple(range(first, CLASSES + 1, 4)) for first in (1, 2, 3, 4))  # interleaved, as FWB cuts them
 CHUNK = 50  # images per task: half a second of painting
-END = b"IEND\xaeB`\x82"
 TREE = "annotations/instances_{train,val}2014.json, train2014/ and val2014/"
 ORIGIN = {  # as the download page calls them
     "annotations/instances_train2014.json": "2014 Train/Val annotations [241MB]",
@@ -46,21 +45,27 @@ class Picture(NamedTuple):
     objects: list[tuple[int, dict[str, Any]]]  # class id, annotation
 
 
+def find(data: Path) -> Path | None:
+    """COCO 2014, or a part of it, in the user's folder or in its folder `coco`."""
+    parts = {Path(part).parts[0] for part in ORIGIN}
+    return next((tree for tree in (data, data / "coco") if any((tree / part).is_dir() for part in parts)), None)
+
+
 def source(data: Path) -> Path:
     """Find COCO 2014, whole, in the user's folder or in its folder `coco`; DPNetError if not."""
-    remedy = f"give the folder that holds {TREE} with {WHERE}"
+    fetch = f"or let `python -m dpnet prepare coco --root {data}` fetch what is absent"
+    remedy = f"give the folder that holds {TREE} with {WHERE}, {fetch}"
     if not data.is_dir():
         raise DPNetError(f"{data}: {'not a folder' if data.exists() else 'no such folder'}: {remedy}")
     if not os.access(data, os.R_OK | os.X_OK):
         raise DPNetError(f"{data}: may not be read: {remedy}")
-    parts = {Path(part).parts[0] for part in ORIGIN}
-    trees = [tree for tree in (data, data / "coco") if any((tree / part).is_dir() for part in parts)]
-    if not trees:
+    tree = find(data)
+    if tree is None:
         raise DPNetError(f"{data}: no COCO 2014 in it: {remedy}")
     for part, name in ORIGIN.items():
-        if not (trees[0] / part).exists():
-            raise DPNetError(f"{trees[0] / part}: missing: it comes with {name!r} of {PAGE}")
-    return trees[0]
+        if not (tree / part).exists():
+            raise DPNetError(f"{tree / part}: missing: it comes with {name!r} of {PAGE}: complete it, {fetch}")
+    return tree
 
 
 def read(tree: Path, root: Path, split: str) -> tuple[tuple[str, ...], list[Picture]]:

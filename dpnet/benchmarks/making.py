@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from dpnet.errors import DPNetError
 
 NOTE = "dpnet"  # keyword of a label's note
+END = b"IEND\xaeB`\x82"  # of a PNG that is whole
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
