@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpnet import experiments, figures, grid, notebooks, paper, paths, presets, results, speed, words
+from dpnet import experiments, explore, figures, grid, notebooks, paper, paths, presets, results, speed, words
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
@@ -102,6 +102,11 @@ def publish(reader: Reader) -> None:
     wanted = {"report": where}
     if reader.benchmark in grid.RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
+        try:
+            explore.keep(explore.cohort(reader.benchmark, reader.preset))
+            wanted["explore"] = where
+        except DPNetError as error:  # neither kept predictions nor a checkpoint
+            print(f"no explorer: {error}")
     notebooks.execute_stale(reader.store.root, wanted)
 
 
