@@ -62,7 +62,7 @@ class Explorer(VBox):
 
     def __init__(self, kept: Kept, beta: float = Evaluation.beta) -> None:
         self.kept = kept
-        wide = {"style": {"description_width": "5em"}}
+        wide = {"style": {"description_width": "7em"}}
         thresholds = [(f"{value:.2f}", value) for value in kept.betas]
         self.episode = Dropdown(
             options=[(name, i) for i, name in enumerate(kept.names)], description="episode", **wide
