@@ -229,6 +229,15 @@ def place(of: Cohort) -> Path:
     return of.store.root / "explore.npz"
 
 
+def possible(of: Cohort) -> bool:
+    """Whether predictions are kept, or a checkpoint is there to make them from."""
+    return place(of).exists() or (_checkpoint(of).exists() and bool(_scores(of)))
+
+
+def _checkpoint(of: Cohort) -> Path:
+    return of.store.folder(of.pictured) / "checkpoint.safetensors"
+
+
 def _scores(of: Cohort) -> str:
     """Digest of the counts of the run's training, "" where it was not scored."""
     name = Evaluation(Reader(of.benchmark, of.preset).sizes.episodes).id
@@ -274,11 +283,10 @@ def keep(of: Cohort) -> Kept:
         DPNetError: neither they nor a checkpoint are there.
     """
     run = of.pictured
-    checkpoint = of.store.folder(run) / "checkpoint.safetensors"
     try:
         return load(of)
     except DPNetError:
-        if not checkpoint.exists() or not _scores(of):
+        if not _checkpoint(of).exists() or not _scores(of):
             raise
     prepared = benchmarks.prepare(of.benchmark, paths.data(), of.recipe)
     scene = evaluate.scene_of(run, prepared, paths.device())

@@ -102,11 +102,10 @@ def publish(reader: Reader) -> None:
     wanted = {"report": where}
     if reader.benchmark in grid.RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
-        try:
-            explore.keep(explore.cohort(reader.benchmark, reader.preset))
+        explored = explore.cohort(reader.benchmark, reader.preset)
+        if explore.possible(explored):
+            explore.keep(explored)
             wanted["explore"] = where
-        except DPNetError as error:  # neither kept predictions nor a checkpoint
-            print(f"no explorer: {error}")
     notebooks.execute_stale(reader.store.root, wanted)
 
 
