@@ -19,13 +19,14 @@ WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --seeds "$(SEEDS)" --device "$
 # Nothing is written outside results, data and the environment: not even the caches of others.
 export IPYTHONDIR       := $(abspath $(VENV))/.config/ipython
 export JUPYTER_DATA_DIR := $(abspath $(VENV))/.config/jupyter
+export JUPYTER_CONFIG_DIR := $(abspath $(VENV))/.config/jupyter
 export MPLCONFIGDIR     := $(abspath $(VENV))/.config/matplotlib
 export PYTHONDONTWRITEBYTECODE := 1
 
 TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare report speed site test-site test-faults test lint unit tiny nbval clean
+.PHONY: help setup prepare report speed explore site test-site test-faults test lint unit tiny nbval clean
 .PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%)
 
 help:  ## this list
@@ -66,11 +67,14 @@ report: $(READY)  ## tables, figures, reports and README from the results that a
 speed: $(READY)  ## measure this package against the field's habits on this machine: results/speed/ (5 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)" --device "$(DEVICE)"
 
+explore: $(READY)  ## JupyterLab on kept predictions: move the threshold, click a cell and see its cycle
+	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
+
 site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
 	@$(DPNET) site --results "$(RESULTS)"
 
-test-site: $(READY)  ## open every page of the site in a headless Chromium (Debian: chromium, chromium-driver)
-	@$(PY) -m pytest -q tests/test_site.py
+test-site: $(READY)  ## the site and the explorer in a headless Chromium (Debian: chromium, chromium-driver)
+	@$(PY) -m pytest -q tests/test_site.py tests/test_explore_browser.py
 
 test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, fill disks, tear files (15 minutes)
 	@$(PY) -m pytest -q -s tests/test_faults.py
@@ -83,7 +87,8 @@ lint: $(READY)
 	@$(VENV)/bin/mypy dpnet
 
 unit: $(READY)
-	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py -m "not long"
+	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py \
+		--ignore tests/test_explore_browser.py -m "not long"
 
 tiny: $(READY)
 	@$(PY) -m pytest -q --durations=5 tests/test_end_to_end.py

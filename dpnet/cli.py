@@ -77,6 +77,15 @@ def parser() -> Parser:
     site = verbs.add_parser("site", help="static pages of all results, in results/site")
     site.add_argument("--results", type=Path, help="the folder of all results [results]")
 
+    explorer = verbs.add_parser("explore", help="JupyterLab on predictions: move the threshold, click on cells")
+    explorer.add_argument(
+        "--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]"
+    )
+    explorer.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
+    explorer.add_argument("--data", type=Path, help="the data folder [data]")
+    explorer.add_argument("--results", type=Path, help="the folder of all results [results]")
+    explorer.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+
     speed = verbs.add_parser("speed", help="measure this package against the field's habits, on this machine")
     speed.add_argument("--preset", default="quick", help="sizes, of shapes [quick]")
     speed.add_argument("--data", type=Path, help="the data folder [data]")
@@ -142,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         "reproduce": _reproduce,
         "report": _report,
     }
-    verbs |= {"site": _site, "speed": _speed, "choose": _choose}
+    verbs |= {"site": _site, "speed": _speed, "choose": _choose, "explore": _explore}
     verbs |= {"train": _run, "evaluate": _run, "predict": _predict, "export": _export}
     try:
         verbs[options.verb](options)
@@ -320,6 +329,12 @@ def _choose(options: argparse.Namespace) -> None:
     table = choose.choose(options.benchmark, options.preset, _device(options.device))
     wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
     print(wide.round(1).to_string())
+
+
+def _explore(options: argparse.Namespace) -> None:
+    from dpnet import explore
+
+    explore.serve(explore.cohort(options.benchmark, options.preset), not options.no_browser)
 
 
 def _speed(options: argparse.Namespace) -> None:

@@ -36,11 +36,18 @@ CHURN = [
     "metadata.widgets",
     "cell.metadata.jupyter",
 ]
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
 PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 # Code that shapes a table's notebook; if it changes, so may the notebook.
 PRESENTATION = ("results", "words", "figures", "experiments", "presets", "config", "metrics", "paper")
 GUIDES = ("sketches", "modules", "model", "train")  # what the guides show besides
-OWN = (*GUIDES, "benchmarks/folder", "benchmarks/legend", "benchmarks/pairing", "predict", "pictures")
+MORE = {
+    "report": ("report",),
+    "01_method": GUIDES,
+    "02_benchmark": GUIDES,
+    "03_your_data": (*GUIDES, "benchmarks/folder", "benchmarks/legend", "benchmarks/pairing", "predict", "pictures"),
+    "explore": ("explore", "views", "controls", "sketches"),
+}
 
 
 def installed() -> bool:
@@ -118,6 +125,8 @@ def _execute(name: str, output: Path, parameters: Mapping[str, Any], aside: Path
             write(failed, executed.read_bytes())
             raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
     notebook = strip_output(nbformat.read(executed, 4), True, True, False, CHURN)
+    for shown in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
+        shown.data.pop(WIDGET, None)  # the picture beside it stays
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     write(output, (nbformat.writes(notebook) + "\n").encode())
 
@@ -162,7 +171,8 @@ def source(name: str, output: Path) -> str:
 
     Arguments:
         name: of the template.
-        output: the executed notebook; a table's depends on the CSVs beside it, the report's on all of them.
+        output: the executed notebook; a table's depends on the CSVs beside it, the report's on all of them, the
+            explorer's on what is kept for it.
 
     Returns:
         the digits; if they are not those that the notebook carries, it is stale.
@@ -170,9 +180,9 @@ def source(name: str, output: Path) -> str:
     template = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())
     found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
     if name != "train":
-        more = {"report": ("report",), "01_method": GUIDES, "02_benchmark": GUIDES, "03_your_data": OWN}
-        rooms = [*PRESENTATION, *more.get(name, ())]
+        rooms = [*PRESENTATION, *MORE.get(name, ())]
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
+        beside += sorted(output.parent.glob(f"{name}.npz"))
         for file in [*(Path(__file__).parent / f"{room}.py" for room in rooms), *beside]:
             found.update(file.read_bytes())
     return found.hexdigest()[:12]

@@ -7,7 +7,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpnet import choose, experiments, figures, grid, notebooks, paper, paths, presets, results, speed, words
+from dpnet import (
+    choose,
+    experiments,
+    explore,
+    figures,
+    grid,
+    notebooks,
+    paper,
+    paths,
+    presets,
+    results,
+    speed,
+    words,
+)
 from dpnet.config import Training
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
@@ -114,6 +127,10 @@ def publish(reader: Reader) -> None:
         wanted |= {"01_method": {}, "02_benchmark": where}
         if reader.preset != "tiny":  # it makes a tiny Table 3 itself
             wanted |= {"03_your_data": {}}
+        explored = explore.cohort(reader.benchmark, reader.preset)
+        if explore.possible(explored):
+            explore.keep(explored)
+            wanted["explore"] = where
     notebooks.execute_stale(reader.store.root, wanted)
 
 
