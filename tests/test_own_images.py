@@ -402,12 +402,13 @@ def test_labels_in_folders_and_images_flat(own: Path) -> None:
     assert all(benchmark.path(e.image).stem == benchmark.path(e.label).stem for e in benchmark.entries)
 
 
-def test_links_are_followed_once(own: Path, tmp_path: Path) -> None:
+def test_links_are_followed_once(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "there").symlink_to(own / "images")
     (own / "images" / "back").symlink_to(linked)
     is_as_drawn(prepared(own, images=linked))
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_images_there_twice_are_said(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

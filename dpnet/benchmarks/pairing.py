@@ -109,10 +109,12 @@ def _files(folder: Path) -> list[Path]:
     found, been = [], set()
     for where, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
-        folders[:] = [] if real in been else [f for f in folders if not f.startswith((".", "__MACOSX"))]
-        if real not in been:
-            found += [Path(where) / name for name in names if not name.startswith(".")]
+        if real in been:
+            folders.clear()
+            continue
         been.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [Path(where) / name for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 
