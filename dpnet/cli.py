@@ -68,14 +68,15 @@ def parser() -> Parser:
     report.add_argument("--benchmark", help="one only [all that have results]")
     report.add_argument("--preset", default="quick", help="its preset [quick]")
     report.add_argument("--results", type=Path, help="the folder of all results [results]")
+    site = verbs.add_parser("site", help="static pages of all results, in results/site")
+    site.add_argument("--results", type=Path, help="the folder of all results [results]")
+
     choose = verbs.add_parser("choose", help="compare recipes on training images of classes that no table tests")
     choose.add_argument("--benchmark", default="pascal-mini", help="whose [pascal-mini]")
     choose.add_argument("--preset", default="quick", help="its preset [quick]")
     choose.add_argument("--data", type=Path, help="the data folder [data]")
     choose.add_argument("--results", type=Path, help="the folder of all results [results]")
     choose.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
-    site = verbs.add_parser("site", help="static pages of all results, in results/site")
-    site.add_argument("--results", type=Path, help="the folder of all results [results]")
 
     explorer = verbs.add_parser("explore", help="JupyterLab on predictions: move the threshold, click on cells")
     explorer.add_argument(

@@ -60,34 +60,35 @@ class Reader:
         benchmark: its name.
         preset: its sizes.
         results: the folder of all results; None: the project's.
-        seeds: how many, from 0; None: as many as the full model was scored with on all folds.
+        seeds: how many, from 0, or which; None: as many as the full model was scored with on all folds.
 
     Raises:
         DPNetError: nothing is there.
     """
 
     def __init__(
-        self, benchmark: str, preset: str, results: str | Path | None = None, seeds: int | None = None
+        self, benchmark: str, preset: str, results: str | Path | None = None, seeds: int | range | None = None
     ) -> None:
         self.sizes = presets.get(benchmark, preset)
         self.benchmark, self.preset = benchmark, preset
         self.store = Store(Path(results or paths.results()) / f"{benchmark}-{preset}")
-        self.seeds = range(self._scored_seeds() if seeds is None else seeds)
+        self._seeds = range(seeds) if isinstance(seeds, int) else seeds
         self._cache: dict[tuple[Scored, int | str, Metric], Samples | None] = {}
 
-    def _scored_seeds(self) -> int:
-        """At least one, so that what is not run is said of a seed."""
+    @cached_property
+    def seeds(self) -> range:
+        """Those that are read; at least one, so that what is not run is said of a seed."""
+        if self._seeds is not None:
+            return self._seeds
         way, seed = Evaluation(self.sizes.episodes).id, 0
         full = Scored(Variant(), way)
         while not any(self.store.missing(self.thing(full, f, seed), [way]) for f in self.folds):
             seed += 1
-        return max(1, seed)
+        return range(max(1, seed))
 
     def of_seed(self, seed: int) -> "Reader":
         """The same results, of one seed alone."""
-        one = Reader(self.benchmark, self.preset, self.store.root.parent, seeds=1)
-        one.seeds = range(seed, seed + 1)
-        return one
+        return Reader(self.benchmark, self.preset, self.store.root.parent, range(seed, seed + 1))
 
     @cached_property
     def about(self) -> dict[str, Any]:

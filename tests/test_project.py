@@ -386,7 +386,8 @@ def test_every_verb_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = next(a for a in cli.parser()._actions if a.dest == "verb").choices
     assert choices is not None
     called: list[str] = []
-    for name in ("prepare", "check", "plan", "reproduce", "run", "report", "predict", "export", "site", "speed"):
+    names = ("prepare", "check", "plan", "reproduce", "run", "report", "predict", "export", "site", "speed")
+    for name in (*names, "choose", "explore"):
         monkeypatch.setattr(cli, f"_{name}", lambda _, name=name: called.append(name))
     for verb in choices:
         monkeypatch.setattr(cli.Parser, "parse_args", lambda *_, verb=verb: argparse.Namespace(verb=verb))
