@@ -57,13 +57,15 @@ def validation(benchmark: Benchmark, fold: int) -> Benchmark:
         if e.split == "train"
     )  # fmt: skip
     where = range(len(benchmark.folds))
+    digest = hashlib.sha256(f"{benchmark.digest} validation {fold}".encode()).hexdigest()
     return replace(
         benchmark,
-        root=benchmark.root / "validation" / f"fold{fold}",
+        # Runs are kept below it: those of other data are not taken for these.
+        root=benchmark.root / "validation" / f"fold{fold}-{digest[:8]}",
         folds=tuple(tuple(sorted({*spare, *own})) if f == fold else () for f in where),
         tested=tuple(tuple(spare) if f == fold else () for f in where),
         entries=entries,
-        digest=hashlib.sha256(f"{benchmark.digest} validation {fold}".encode()).hexdigest(),
+        digest=digest,
     )
 
 

@@ -1,5 +1,6 @@
 """A recipe is chosen without a look at what tables test."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +49,8 @@ def test_nothing_that_a_table_tests_is_scored_or_shown(fold: int) -> None:
         assert episode.class_id in scored
         assert {held_out.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
     assert held_out.digest != whole.digest  # features that are kept are not mixed up
+    changed = choose.validation(dataclasses.replace(whole, digest="another"), fold)
+    assert changed.root != held_out.root  # nor are runs, where images were changed
 
 
 def test_too_few_classes_to_choose_on_are_refused() -> None:
