@@ -6,6 +6,7 @@ What is seen is a pure function of (file, episode, threshold, cell); `views.py` 
 """
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -325,6 +326,12 @@ def serve(of: Cohort, browser: bool = True) -> None:
         parameters = {"benchmark": of.benchmark, "preset": of.preset}
         copy = Path(aside) / "explore.ipynb"
         execute_notebook(paths.NOTEBOOKS / copy.name, copy, parameters, prepare_only=True, progress_bar=False)
+        # Nor is anybody asked whether news may be fetched; whose settings say something else keeps them.
+        quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+        (Path(aside) / ".config" / "labconfig").mkdir(parents=True)
+        (Path(aside) / ".config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(quiet))
+        layers = [f"{aside}/.config", os.environ.get("JUPYTER_CONFIG_PATH", "")]
+        os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, layers))
         settings = {
             "ServerApp.root_dir": aside,
             "ServerApp.ip": "127.0.0.1",

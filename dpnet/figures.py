@@ -44,6 +44,7 @@ def table(reader: Reader, experiment: Experiment) -> Figure:
         YARDSTICKS["prototype-wrong"] + suffix: ":",
         YARDSTICKS["objects"] + suffix: "--",
     }
+    ignored = "the model, wrong support" + suffix
     handles: dict[str, Any] = {}
     for axis, (metric, title) in zip(panels, METRIC_NAMES.items(), strict=True):
         shown = [row for row in experiment.rows if row.metric in (None, metric)]
@@ -56,16 +57,18 @@ def table(reader: Reader, experiment: Experiment) -> Figure:
             handles[row.label] = axis.errorbar(
                 x, cells.miou, error, fmt=MARKERS[style], color=COLOURS[style], markersize=5
             )
-        for name, dash in dashes.items():
+        held = next(row for row in reversed(experiment.rows) if row in shown and row.shot == best.shot)
+        for name, dash in {**dashes, f"{held.label}, wrong support": "-."}.items():
             cells = below[(below.yardstick == name) & (below.metric == metric)].set_index("fold").loc[folds]
             at = np.arange(len(folds))
-            handles[name] = axis.hlines(cells.miou, at - 0.4, at + 0.4, color="0.35", linestyle=dash, linewidth=1.2)
+            line = axis.hlines(cells.miou, at - 0.4, at + 0.4, color="0.35", linestyle=dash, linewidth=1.2)
+            handles[name if name in dashes else ignored] = line
         axis.set_title(title, fontsize=11)
         axis.set_xticks(range(len(folds)), [f if f == MEAN else f"fold {f}" for f in folds])
         _plain(axis)
     panels[0].set_ylabel("mIoU (%), 95 % interval")
     panels[0].set_ylim(bottom=0)
-    order = [row.label for row in experiment.rows] + list(dashes)
+    order = [row.label for row in experiment.rows] + [*dashes, ignored]
     figure.legend(
         [handles[name] for name in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9
     )
@@ -137,7 +140,7 @@ def speed(found: dict[str, Any]) -> Figure:
             if share >= 6:
                 panels[1, 2].text(left + share / 2, number, f"{share:.0f}", ha="center", va="center", fontsize=9)
             left += share
-        panels[1, 2].text(0, number + 0.32, what, fontsize=9)
+        panels[1, 2].text(0, number + 0.32, what.rpartition(" (")[0], fontsize=9)
     panels[1, 2].set(title="where the time goes", xlabel="% of the time", yticks=[], ylim=(-0.5, 2.1))
     panels[1, 2].legend(frameon=False, fontsize=9, ncols=3, loc="upper center")
     for axis in panels.flat:

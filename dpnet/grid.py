@@ -510,7 +510,7 @@ def publish(reader: results.Reader, asked: Sequence[Experiment]) -> None:
             write(reader.store.root / f"{experiment.name}{suffix}.csv", text.encode())
         parameters = {"benchmark": reader.benchmark, "preset": reader.preset, "seeds": len(reader.seeds)}
         if experiment.name in PICTURED:
-            parameters["pictures"] = reader.benchmark in RENDERED
+            parameters |= {"fold": reader.folds[0], "pictures": reader.benchmark in RENDERED}
         wanted[experiment.name] = parameters
     notebooks.execute_stale(reader.store.root, wanted)
 

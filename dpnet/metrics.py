@@ -91,48 +91,22 @@ def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: 
     Returns:
         0..100; NaN without episodes. A class without any union counts as 0.
     """
-    return float(_weighted_miou(np.asarray(counts), np.asarray(classes), metric, np.ones((1, len(counts))))[0])
+    return float(bootstrap(np.asarray(counts), np.asarray(classes), metric, np.ones((1, len(counts))))[0])
 
 
-def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, seed: int) -> np.ndarray:
-    """mIoU of resampled episode lists; the same seed and list give the same resamples, so results pair up.
+def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
+    """mIoU of resampled episode lists; under the same weights the results of one list pair up.
 
     Arguments:
         counts: int64 [E, 2, 3].
         classes: int [E].
         metric: "canet" or "pfenet".
-        seed: of the resampling.
+        weights: float64 [R, E], from `draws`.
 
     Returns:
-        float64 [RESAMPLES], 0..100. Episodes are drawn within their class, so no class ever vanishes.
+        float64 [R], 0..100.
     """
-    return _weighted_miou(counts, classes, metric, draws(classes, seed))
-
-
-def draws(classes: np.ndarray, seed: int) -> np.ndarray:
-    """How often each resample draws each episode: float64 [RESAMPLES, E], drawn within classes (int [E])."""
-    return _draws(classes.astype(np.int64).tobytes(), seed).astype(np.float64)
-
-
-@lru_cache(32)  # every row of a table draws from the same few lists
-def _draws(classes: bytes, seed: int) -> np.ndarray:
-    ids = np.frombuffer(classes, np.int64)
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((RESAMPLES, len(ids)), np.uint16)
-    for c in np.unique(ids):
-        of_class = np.flatnonzero(ids == c)
-        weights[:, of_class] = rng.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), RESAMPLES)
-    return weights
-
-
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples [R] -> (low, high)."""
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _weighted_miou(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
-    """weights [R, E] -> mIoU [R]; sums of integers below 2^53 are exact in float64."""
+    # Sums of integers below 2^53 are exact in float64.
     hit, union = intersection_union(counts, metric)
     per_class = []
     for c in np.unique(classes):
@@ -140,3 +114,53 @@ def _weighted_miou(counts: np.ndarray, classes: np.ndarray, metric: Metric, weig
         both = weights[:, chosen] @ np.stack([hit[chosen], union[chosen]], 1).astype(np.float64)
         per_class.append(both[:, 0] / np.maximum(both[:, 1], 1))
     return 100 * np.mean(per_class, 0) if per_class else np.full(len(weights), np.nan)
+
+
+def queries(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Which episodes have the same query: a class and the pixels of its label tell images apart.
+
+    Arguments:
+        counts: int64 [E, 2, 3], of any prediction.
+        classes: int [E].
+
+    Returns:
+        int64 [E]: equal numbers for equal queries.
+    """
+    label = np.concatenate([classes[:, None], counts.sum(1)], 1)
+    return np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def draws(classes: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
+    """How often each resample draws each episode.
+
+    Query images are drawn, within their class, each with all its episodes: a few images make many episodes, and
+    these are no independent trials. So no class ever vanishes, and all that share a seed and a list pair up.
+
+    Arguments:
+        classes: int [E].
+        query: int [E], from `queries`.
+        seed: of the resampling.
+
+    Returns:
+        float64 [RESAMPLES, E].
+    """
+    return _draws(classes.astype(np.int64).tobytes(), query.astype(np.int64).tobytes(), seed).astype(np.float64)
+
+
+@lru_cache(32)  # every row of a table draws from the same few lists
+def _draws(classes: bytes, query: bytes, seed: int) -> np.ndarray:
+    of_class, image = (np.frombuffer(part, np.int64) for part in (classes, query))
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((RESAMPLES, len(image)), np.uint16)
+    for c in np.unique(of_class):
+        mine = of_class == c
+        distinct, which = np.unique(image[mine], return_inverse=True)
+        n = len(distinct)
+        weights[:, mine] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)[:, which]
+    return weights
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of bootstrap samples [R] -> (low, high)."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)

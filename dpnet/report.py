@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,11 +27,12 @@ from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import write
 from dpnet.grid import Cohort
-from dpnet.results import MEAN, Reader
+from dpnet.results import MEAN, Reader, Scored
 from dpnet.store import read_json
 
 README = paths.ROOT / "README.md"
 NOTES = Path(__file__).with_name("report_notes.md")  # what was easy, what was difficult, where the paper is silent
+AGAIN = "the same as"
 MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<name>[\w-]+) -->).*?(<!-- end -->)", re.DOTALL)
 SHOWN = Cohort("all", "shapes", "quick", fold=0, seed=0)  # README's picture
 SYMBOLS = {
@@ -39,8 +41,8 @@ SYMBOLS = {
     "same direction": "✓ same direction",
     "opposite direction": "✗ opposite direction",
     "mixed": "± mixed",
+    "no claim": "– no claim",
     "undecided": "○ undecided",
-    "not comparable": "– not comparable",
     "incomplete": "… incomplete",
     "not run": "· not run",
 }
@@ -72,29 +74,39 @@ def claims(reader: Reader) -> pd.DataFrame:
         reader: the results.
 
     Returns:
-        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), by seed (with
-        several), status.
+        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), by fold, by seed (with
+        several), status. A difference that stands there twice says so in its effect.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     each = [reader.of_seed(seed) for seed in reader.seeds] if len(reader.seeds) > 1 else []
+    before: dict[frozenset[tuple[Scored, float]], str] = {}
     for experiment in experiments.several("all", reader.benchmark):
         claimed = {e.name: e.claim for e in experiment.effects if e.claim}
         if not claimed:
             continue
+        weights = {e.name: e.weights for e in experiment.effects}
         alone = [words.headline(one, experiment).set_index("effect").difference for one in each]
+        folds = words.headline(reader, experiment, [str(f) for f in reader.folds]).groupby("effect").difference
         for row in words.headline(reader, experiment).to_dict("records"):
-            if row["effect"] in claimed:
+            name = row["effect"]
+            if name in claimed:
+                what = frozenset((reader.of_row(experiment.rows[i]), w) for i, w in weights[name].items())
+                again = f" ({AGAIN} {before[what]})" if what in before else ""
+                before.setdefault(what, f"{experiment.heading}, {name}")
                 lines.append(
                     {
-                        "claim": claimed[row["effect"]],
+                        "claim": claimed[name],
                         "target": experiment.name,
-                        "effect": row["effect"],
+                        "effect": name + again,
                         "paper": "positive" if np.isnan(row["paper"]) else f"{row['paper']:+.1f}",
                         "ours": _interval(row),
-                        "by seed": _signed(seed[row["effect"]] for seed in alone),
+                        "by fold": _signed(folds.get_group(name)),
+                        "by seed": _signed(seed[name] for seed in alone),
                         "status": row["status"],
                     }
                 )
+        if experiment.name == "table5":
+            lines.append(_best_of_sixteen(reader))
     row = _cycle_gain(reader)
     lines.append(
         {
@@ -103,11 +115,24 @@ def claims(reader: Reader) -> pd.DataFrame:
             "effect": "cycle over cosine matches",
             "paper": "positive",
             "ours": _interval(row),
+            "by fold": _signed(float(_cycle_gain(reader, str(fold))["difference"]) for fold in reader.folds),
             "by seed": _signed(float(_cycle_gain(one)["difference"]) for one in each),
             "status": row["status"],
         }
     )
-    return pd.DataFrame(lines).drop(columns=[] if each else "by seed")
+    return pd.DataFrame(lines).drop(columns=[] if each else "by seed").fillna("—")
+
+
+def _best_of_sixteen(reader: Reader) -> dict[str, Any]:
+    found = results.best_weights(reader)
+    return {
+        "claim": "“the best results are achieved when … both set to 1.0”",
+        "target": "table5",
+        "effect": "both at 1 over the highest of the sixteen",
+        "paper": "number 1",
+        "ours": "—" if found is None else f"number {found['rank']}: {_interval(found)}",
+        "status": "not run" if found is None else found["status"],
+    }
 
 
 def _signed(values: Iterable[float]) -> str:
@@ -194,6 +219,7 @@ def as_markdown(reader: Reader) -> str:
         "## Does the model read its support?",
         words.support_verdict(reader, table3),
         markdown(words.wide(results.yardsticks(reader, table3), ["yardstick"], intervals=(MEAN,))),
+        *_pairs(reader, table3),
         "## The numbers",
         *_numbers(reader),
         "## What does not add up in the paper",
@@ -234,6 +260,21 @@ def _numbers(reader: Reader) -> list[str]:
     return parts
 
 
+def _pairs(reader: Reader, experiment: Experiment) -> list[str]:
+    """Class by class: which supports the best row tells apart, then how each row does."""
+    classes = words.by_class(reader, experiment)
+    if classes.empty:
+        return []
+    return [
+        "<details><summary>By pair of classes, and by class</summary>",
+        f"The same queries under a right support and a wrong one ({experiment.best.label}; IoU in %, PFENet metric):",
+        markdown(words.pairs(reader, experiment)),
+        "Each class by itself, with the number of test images behind it (IoU in %, CANet metric):",
+        markdown(classes),
+        "</details>",
+    ]
+
+
 def _outcome(reader: Reader, experiment: Experiment) -> tuple[str, str]:
     """Status and headline of a target."""
     if not experiment.rows:
@@ -242,27 +283,33 @@ def _outcome(reader: Reader, experiment: Experiment) -> tuple[str, str]:
             return "not run", "—"
         return str(row["status"]), f"the way back adds {_interval(row)} points to the precision of the candidates"
     every = results.rows(reader, experiment)
-    means = every[every.fold == MEAN]
+    means, folds = every[every.fold == MEAN], len(reader.folds)
     if every.miou.isna().all():
         return "not run", "—"
     if means.miou.isna().any():
-        return "incomplete", "; ".join(words.missing(reader, experiment)[:1])
+        some = {i for i, row in enumerate(experiment.rows) if len(reader.missing_folds(reader.of_row(row))) < folds}
+        # Other targets share a row or another, which alone says nothing of this one.
+        begun = any(some.issuperset(effect.weights) for effect in experiment.effects)
+        return ("incomplete", "; ".join(words.missing(reader, experiment)[:1])) if begun else ("not run", "—")
     found = words.headline(reader, experiment)
-    mine = {e.name: bool(e.claim) for e in experiment.effects}
+    mine = {e.name: bool(e.claim) or e.chief for e in experiment.effects}
     found = found[found.effect.isin(mine)]
     chief = found[found.effect.map(mine)] if any(mine.values()) else found
     said = "; ".join(f"{row['effect']} {_interval(row)}" for row in chief.to_dict("records"))
+    best = results.best_weights(reader) if experiment.name == "table5" else None
+    if best:
+        said += f"; both at 1 are number {best['rank']} of the sixteen"
     if reader.comparable(experiment):
         same = (means.status == "reproduced") | means.paper.isna()
         return "reproduced" if same.all() else "differs", said
-    statuses = set(chief.status)
-    if not statuses & {"same direction", "opposite direction", "undecided"}:
-        return "not comparable", said
+    statuses = set(chief.status) | ({best["status"]} if best else set())
+    if not any(e.claim for e in experiment.effects):
+        return "no claim", said
     return statuses.pop() if len(statuses) == 1 else "mixed", said
 
 
-def _cycle_gain(reader: Reader) -> dict[str, float | str]:
-    row = results.matches(reader).query(f"matches == 'cycle - cosine' and fold == '{MEAN}'").iloc[0]
+def _cycle_gain(reader: Reader, fold: str = MEAN) -> dict[str, float | str]:
+    row = results.matches(reader).query(f"matches == 'cycle - cosine' and fold == '{fold}'").iloc[0]
     cell = {"difference": row.precision, "low": row.precision_low, "high": row.precision_high}
     return cell | {"status": results.direction(cell, 1.0)}
 
@@ -274,17 +321,21 @@ def _interval(row: dict[str, float | str]) -> str:
 
 
 def _tally(tested: pd.DataFrame) -> str:
-    count = tested.status.value_counts()
+    once = tested[~tested.effect.str.contains(AGAIN)]
+    same, other, open_, none = (
+        int((once.status == s).sum()) for s in ("same direction", "opposite direction", "undecided", "not run")
+    )
+    trainings = (
+        " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
+        "wide, and each seed's own difference stands beside it."
+        if "by seed" in tested
+        else "; with one seed they do not say how much another training would, and a point or two may be that."
+    )
     return (
-        f"Of {len(tested)} claims that a run can test, {count.get('same direction', 0)} came out in the paper's "
-        f"direction, {count.get('opposite direction', 0)} against it, {count.get('undecided', 0)} undecided (the "
-        f"interval contains zero), {count.get('not run', 0)} not run here. Differences are paired: the same "
-        "episodes, means over the folds, 95 % intervals. They say how much other episodes would change a number; "
-        + (
-            "and, as far as so few can, how much other trainings would: each seed's own difference stands beside it."
-            if "by seed" in tested
-            else "with one seed they do not say how much another training would, and a point or two may be that."
-        )
+        f"Of {len(once)} differences that test what the paper claims, {same} came out in the paper's direction, "
+        f"{other} against it, {open_} undecided (the interval contains zero), {none} not run here. Differences are "
+        "paired: the same episodes, means over the folds, 95 % intervals. They say how much other test images would "
+        f"change a number{trainings}"
     )
 
 
@@ -297,6 +348,7 @@ def _recipe(reader: Reader) -> str:
     wide = found[found.metric == results.PAPER_METRIC].pivot_table(
         index="candidate", columns="fold", values="miou", sort=False
     )
+    wide = wide.rename(columns=lambda fold: fold if fold == MEAN else f"fold {fold}")
     candidates = presets.CANDIDATES[reader.benchmark, reader.preset]
     usual, *_ = candidates.values()
     wide.insert(0, "differs in", [_changes(candidates[name], usual) for name in wide.index])
@@ -322,22 +374,18 @@ def _threshold_reading(reader: Reader) -> str:
     return (
         f"Table 5's best cell is {paper.cells(5).miou.max():.1f}, the same configuration {_papers_best():.1f} "
         "elsewhere. A reading: Table 5 was scored at another threshold, since the text says that β = 0.2 brings "
-        f"{fig5.effects[0].stated:g}. What it brings here (points, CANet metric): {'; '.join(parts)}."
+        f"{found.paper.iloc[0]:g}. What it brings here (points, CANet metric): {'; '.join(parts)}."
     )
 
 
 def _best_weights(reader: Reader) -> str:
-    """Where the paper's best pair of loss weights stands among our sixteen: what pairwise effects do not say."""
-    means = results.rows(reader, experiments.get("table5")).query(f"fold == '{MEAN}' and metric == 'canet'")
-    if means.miou.isna().any():
+    found = results.best_weights(reader)
+    if found is None:
         return ""
-    ranked = means.sort_values("miou", ascending=False).reset_index(drop=True)
-    theirs, ours = ranked.loc[ranked.paper.idxmax()], ranked.loc[0]
     return (
-        f"Table 5's claim is that λ1 = {theirs.lambda1_aux:g}, λ2 = {theirs.lambda2_dis:g} is the best of sixteen. "
-        f"Here it is number {ranked.paper.idxmax() + 1} with {theirs.miou:.1f}; the highest is "
-        f"λ1 = {ours.lambda1_aux:g}, λ2 = {ours.lambda2_dis:g} with {ours.miou:.1f} "
-        f"[{ours.low:.1f}, {ours.high:.1f}]."
+        f"Table 5's claim is that {found['theirs']} is the best of sixteen. Here it is number {found['rank']} with "
+        f"{found['miou']:.1f}; the highest is {found['ours']} with {found['highest']:.1f}, which its being picked "
+        "among sixteen flatters."
     )
 
 
@@ -441,7 +489,8 @@ def _speed(device: str) -> str:
     lines = speed.table(found).rename(columns={"ratio": "ratio [least, most]"})
     about = (
         f"{found['device']}, {found['threads']} threads, torch {found['torch'].split('+')[0]}; `shapes` at "
-        f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns. "
+        f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns, "
+        "a ratio being that of each turn's own. "
     )
     return f"\n{markdown(lines)}\n\n{about}{speed.in_words(found)}\n"
 

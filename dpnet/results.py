@@ -13,7 +13,7 @@ from dpnet import experiments, paper, paths, presets
 from dpnet.config import Evaluation, Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment, Row
-from dpnet.metrics import METRICS, Metric, bootstrap, draws, intersection_union, interval, mean_iou
+from dpnet.metrics import METRICS, Metric, bootstrap, draws, intersection_union, interval, mean_iou, queries
 from dpnet.store import Store, read_json
 
 PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
@@ -37,7 +37,7 @@ class Scored:
 
 
 class Samples(NamedTuple):
-    """A value and its bootstrap resamples [R]; those of one fold and seed draw the same episodes."""
+    """A value and its bootstrap resamples [R]; those of one fold draw the same query images."""
 
     value: float
     resamples: np.ndarray
@@ -153,7 +153,7 @@ class Reader:
         return Samples(float(np.mean([p.value for p in parts])), np.mean([p.resamples for p in parts], 0))
 
     def _fold(self, scored: Scored, fold: int, metric: Metric) -> Samples | None:
-        values, resamples = [], []
+        found = []
         for seed in self.seeds:
             thing = self.thing(scored, fold, seed)
             if self.store.missing(thing, [scored.evaluation]):
@@ -161,9 +161,12 @@ class Reader:
             counts, classes = self.store.counts(thing, scored.evaluation)
             if not len(classes):
                 return None
-            values.append(mean_iou(counts, classes, metric))
-            resamples.append(bootstrap(counts, classes, metric, seed=1000 * fold + seed))
-        stacked = np.stack(resamples)
+            found.append((counts, classes))
+        weights = _draws(fold, found)
+        values = [mean_iou(counts, classes, metric) for counts, classes in found]
+        stacked = np.stack(
+            [bootstrap(*of_seed, metric, drawn) for of_seed, drawn in zip(found, weights, strict=True)]
+        )
         if len(stacked) > 1:  # several seeds: they are resampled too
             drawn = np.random.default_rng(fold).integers(len(stacked), size=stacked.shape)
             stacked = np.take_along_axis(stacked, drawn, 0)
@@ -186,6 +189,13 @@ class Reader:
     def missing_folds(self, scored: Scored) -> list[int]:
         """The folds that keep a mean from existing."""
         return [f for f in self.folds if self.samples(scored, f, PAPER_METRIC) is None]
+
+
+def _draws(fold: int, lists: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """How often each resample draws each episode, for each seed's counts and classes: all draw the same images."""
+    counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
+    weights = draws(classes, queries(counts, classes), fold)
+    return np.split(weights, np.cumsum([len(own) for _, own in lists])[:-1], axis=1)
 
 
 def table(
@@ -295,7 +305,7 @@ def effects(reader: Reader, experiment: Experiment) -> pd.DataFrame:
             for fold in reader.columns
         }
         if effect.stated is not None:
-            theirs[MEAN] = effect.stated
+            theirs[MEAN] = effect.stated["coco" if reader.benchmark == "coco" else "pascal"]
         add(
             effect.name,
             _metrics(pairs[0][1]),
@@ -409,16 +419,17 @@ def matches(reader: Reader) -> pd.DataFrame:
 
 def _matched(reader: Reader, name: str, fold: int) -> np.ndarray | None:
     """Cells per episode, precision and recall: the value, then its resamples, float64 [1 + R, 3]."""
+    things = [experiments.yardsticks(reader.benchmark, reader.preset, fold, seed) for seed in reader.seeds]
+    if any(reader.store.missing(thing, [name, "prototype"]) for thing in things):
+        return None
     found = []
-    for seed in reader.seeds:
-        thing = experiments.yardsticks(reader.benchmark, reader.preset, fold, seed)
-        if reader.store.missing(thing, [name]):
-            return None
+    lists = [reader.store.counts(thing, "prototype") for thing in things]  # pixels tell queries apart, cells may not
+    for thing, drawn in zip(things, _draws(fold, lists), strict=True):
         counts, classes = reader.store.counts(thing, name)
-        weights = np.concatenate([np.ones((1, len(classes))), draws(classes, 1000 * fold + seed)])
+        weights = np.concatenate([np.ones((1, len(classes))), drawn])
         hit, false, missed = (weights @ counts[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
         rates = [100 * hit / np.maximum(hit + false, 1), 100 * hit / np.maximum(hit + missed, 1)]
-        found.append(np.stack([weights @ counts[:, 1].sum(1) / len(classes), *rates], 1))
+        found.append(np.stack([weights @ counts[:, 1].sum(1) / weights.sum(1), *rates], 1))
     return np.asarray(np.mean(found, 0))
 
 
@@ -428,6 +439,98 @@ def _rates(samples: np.ndarray | None) -> dict[str, float]:
         cell = _cell(None if samples is None else Samples(float(samples[0, i]), samples[1:, i]))
         cells |= {name: cell["miou"], f"{name}_low": cell["low"], f"{name}_high": cell["high"]}
     return cells
+
+
+def by_class(reader: Reader, experiment: Experiment) -> pd.DataFrame:
+    """What a fold's mean hides: each class by itself.
+
+    Arguments:
+        reader: the results.
+        experiment: whose rows.
+
+    Returns:
+        tidy: class, fold, images (distinct queries), episodes, row, iou (%, the table's metric, mean of seeds).
+    """
+    columns = ["class", "fold", "images", "episodes", "row", "iou"]
+    found: list[list[Any]] = []
+    for fold in reader.folds:
+        for row in experiment.rows:
+            scored = reader.of_row(row)
+            if reader.samples(scored, fold, experiment.metric) is None:
+                continue
+            lists = [reader.store.counts(reader.thing(scored, fold, s), scored.evaluation) for s in reader.seeds]
+            counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
+            asked = queries(counts, classes)
+            for c in np.unique(classes):
+                mine = classes == c
+                each = [mean_iou(k[own == c], own[own == c], experiment.metric) for k, own in lists]
+                about = [reader.about["classes"][c - 1], fold, len(np.unique(asked[mine])), int(mine.sum())]
+                found.append([*about, row.label, float(np.mean(each))])
+    return pd.DataFrame(found, columns=columns)
+
+
+def pairs(reader: Reader, experiment: Experiment) -> pd.DataFrame:
+    """Which classes the best row tells apart: the same queries, asked for by a support of theirs and by a wrong one.
+
+    Arguments:
+        reader: the results.
+        experiment: whose best row.
+
+    Returns:
+        class (of the query), support (the wrong one's class), episodes, right, wrong (IoU in %, PFENet metric, all
+        seeds together); empty if either was not run.
+    """
+    right, wrong = reader.of_row(experiment.best), reader.of_row(experiment.best, "wrong")
+    found: list[list[Any]] = []
+    for fold in reader.folds:
+        if None in (reader.samples(scored, fold, "pfenet") for scored in (right, wrong)):
+            continue
+        parts = []
+        for seed in reader.seeds:
+            listed = reader.store.episodes(fold, seed, right.shot, reader.sizes.episodes)
+            wrong_class = np.array([entry[3] for entry in listed])
+            asked = wrong_class > 0  # a query that lacks no class of its fold has no wrong support
+            (a, classes), (b, _) = (
+                reader.store.counts(reader.thing(s, fold, seed), s.evaluation) for s in (right, wrong)
+            )
+            parts.append((classes[asked], wrong_class[asked], a[asked], b))
+        classes, others, *both = (np.concatenate(part) for part in zip(*parts, strict=True))
+        for c, other in np.unique(np.stack([classes, others], 1), axis=0):
+            mine = (classes == c) & (others == other)
+            names = [reader.about["classes"][i - 1] for i in (c, other)]
+            found.append([*names, int(mine.sum()), *(mean_iou(k[mine], classes[mine], "pfenet") for k in both)])
+    return pd.DataFrame(found, columns=["class", "support", "episodes", "right", "wrong"])
+
+
+def best_weights(reader: Reader) -> dict[str, Any] | None:
+    """Where the paper's best pair of loss weights stands among ours: what pairwise effects do not say.
+
+    Arguments:
+        reader: the results.
+
+    Returns:
+        theirs and ours (labels of the paper's best cell and of ours), rank (of theirs among ours), miou and highest
+        (of both), difference (theirs - ours) with low and high (95 %), status; None if a cell was not run.
+    """
+    table5 = experiments.get("table5")
+    cells = [reader.samples(reader.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows]
+    there = [cell for cell in cells if cell is not None]
+    if len(there) < len(cells):
+        return None
+    printed = _printed(table5)
+    values = np.array([cell.value for cell in there])
+    ours, theirs = int(values.argmax()), int(np.argmax([printed[*r.key.values(), MEAN] for r in table5.rows]))
+    cell = _cell(combined([(1, there[theirs]), (-1, there[ours])]))
+    cell["difference"] = cell.pop("miou")
+    return {
+        "theirs": table5.rows[theirs].label,
+        "ours": table5.rows[ours].label,
+        "rank": 1 + int((values > values[theirs]).sum()),
+        "miou": values[theirs],
+        "highest": values[ours],
+        **cell,
+        "status": "same direction" if ours == theirs else direction(cell, 1.0),
+    }
 
 
 def looks(reader: Reader, experiment: Experiment, fold: int) -> pd.DataFrame:
@@ -510,7 +613,7 @@ def direction(cell: dict[str, float], theirs: float) -> str:
     if np.isnan(cell["difference"]):
         return "not run"
     ours = 1 if cell["low"] > 0 else -1 if cell["high"] < 0 else 0
-    if np.isnan(theirs):
+    if np.isnan(theirs) or not theirs:  # the paper has no direction there
         return {1: "positive", -1: "negative", 0: "undecided"}[ours]
     if not ours:
         return "undecided"

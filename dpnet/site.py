@@ -40,7 +40,7 @@ STATUS = {
     "opposite direction": ("bad", "not the paper's setting; the effect has the other sign"),
     "mixed": ("open", "some of its effects go the paper's way, others do not"),
     "undecided": ("open", "the interval has zero inside"),
-    "not comparable": ("none", "the paper has no number to hold against it, or not in this setting"),
+    "no claim": ("none", "nothing that the paper says of it could be held against a run"),
     "incomplete": ("none", "some of its runs are missing"),
     "not run": ("none", "nobody has run it here; the command is beside it"),
 }

@@ -52,7 +52,7 @@ def among(reader: Reader, experiment: Experiment) -> pd.DataFrame:
     """
     assert experiment.table is not None
     theirs, ours = paper.table(experiment.table), results.printed(reader, experiment)
-    ours["method"] = "ours: " + ours.method
+    ours["method"] = f"ours ({reader.benchmark}): " + ours.method
     both = pd.concat([theirs, ours], ignore_index=True)
     for column in both.columns.difference(["method", "backbone", "shot"]):
         both[column] = ["—" if np.isnan(v) else f"{v:.1f}" for v in both[column]]
@@ -171,14 +171,33 @@ def effects_in_words(reader: Reader, experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def headline(reader: Reader, experiment: Experiment) -> pd.DataFrame:
-    """The effects in the mean over folds, each under the metric of the paper's numbers or its rows' own."""
-    found = results.effects(reader, experiment).query(f"fold == '{MEAN}'")
+def headline(reader: Reader, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:
+    """The effects in the mean over folds (or in some), each under the paper's metric or its rows' own."""
+    found = results.effects(reader, experiment)
+    found = found[found.fold.isin(folds)]
     return results.of_metric(found, experiment, experiment.metric)
 
 
+def by_class(reader: Reader, experiment: Experiment) -> pd.DataFrame:
+    """`results.by_class` with a column per row of the table: strings, one decimal."""
+    tidy = results.by_class(reader, experiment)
+    keys = ["class", "fold", "images", "episodes"]
+    shown = tidy.assign(iou=tidy.iou.map("{:.1f}".format)).pivot_table(
+        index=keys, columns="row", values="iou", aggfunc="first", sort=False
+    )
+    return shown.reset_index().rename_axis(columns=None)
+
+
+def pairs(reader: Reader, experiment: Experiment) -> pd.DataFrame:
+    """`results.pairs` for people: what the wrong support reaches, as a share of the right one; strings."""
+    found = results.pairs(reader, experiment)
+    share = [f"{100 * w / r:.0f} %" if r >= 1 else "—" for r, w in zip(found.right, found.wrong, strict=True)]
+    shown = found.assign(share=share, **{k: found[k].map("{:.1f}".format) for k in ("right", "wrong")})
+    return shown.rename(columns={"class": "query of", "support": "wrong support of", "share": "wrong of right"})
+
+
 def support_verdict(reader: Reader, experiment: Experiment) -> str:
-    """In words: does the model read its support, or does it find salient things?"""
+    """In words: does the model read its support?"""
     best = experiment.best
     pairs = {
         fold: (
@@ -203,20 +222,24 @@ def support_verdict(reader: Reader, experiment: Experiment) -> str:
             f"{said}, {wrong.value / right.value:.0%} of it, and less than half on every fold: it reads its support."
         )
     return (
-        f"{said}, {wrong.value / right.value:.0%} of it. On {', '.join(near)} the wrong support scores half of the "
-        "right one or more: there it mostly finds salient things and ignores its support, whatever its mIoU."
+        f"{said}, {wrong.value / right.value:.0%} of it. On {', '.join(near)} a support of another class does half "
+        "as well as the right one, or better: there it hardly reads which class is asked for, whatever its mIoU."
     )
 
 
 def missing(reader: Reader, experiment: Experiment) -> list[str]:
-    """A sentence for each row whose mean does not exist, naming the folds."""
-    found = []
+    """A sentence for the rows whose mean does not exist for want of the same folds, naming them."""
+    found: dict[str, list[str]] = {}
     for row in experiment.rows:
         folds = reader.missing_folds(reader.of_row(row))
         if folds:
-            listed = ", ".join(map(str, folds))
-            found.append(f"{row.label}: no mean, since fold {listed} is not run (or its run is incomplete).")
-    return found
+            found.setdefault(", ".join(map(str, folds)), []).append(row.label)
+    many = f"of {len(experiment.rows)} rows"
+    return [
+        f"{', '.join(labels) if len(labels) < 5 else f'{len(labels)} {many}'}: no mean, since fold {folds} is not "
+        "run (or its run is incomplete)."
+        for folds, labels in found.items()
+    ]
 
 
 def protocol(reader: Reader, experiment: Experiment) -> str:
@@ -237,15 +260,23 @@ def protocol(reader: Reader, experiment: Experiment) -> str:
     fewer = "".join(f" ({c}: {n} supports, it has no more test images)" for c, n in few.items())
     return (
         f"{reader.benchmark}{recipe}: {about['images']['train']} training and {about['images']['val']} test "
-        f"images{shown}, folds {', '.join(map(str, reader.folds))}; training images with novel classes {novel}. "
+        f"images{shown}, folds {_tested(about)}; training images with novel classes {novel}. "
         f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
         f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
         f"augmentation: {t.augment}, {t.precision}; last checkpoint. {reader.sizes.episodes} episodes per fold and "
         f"seed, {shots} shot{fewer}, class first; seeds: {len(reader.seeds)}; beta {Variant().beta:g} in "
         f"training, {betas} in testing; scale {scales}; scored at each query's own size. Intervals: 95 %, "
-        "bootstrap over episodes within classes"
+        "bootstrap over query images within classes"
         + (" and over seeds." if len(reader.seeds) > 1 else ", not over trainings.")
     )
+
+
+def _tested(about: dict[str, Any]) -> str:
+    """The folds; where not every class of every fold is tested, also which."""
+    named = [f for f in enumerate(about["tested"]) if f[1]]
+    if about["tested"] == about["folds"]:
+        return ", ".join(f"{f}" for f, _ in named)
+    return ", ".join(f"{f} ({', '.join(about['classes'][c - 1] for c in tested)})" for f, tested in named)
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -128,6 +128,7 @@ def test_the_explorer_in_jupyterlab_without_a_network(address: str, browser: web
     beta.send_keys(Keys.END)
     expect(browser, kept, 4, 0.8, (20, 20))
 
+    assert not browser.find_elements(By.CSS_SELECTOR, ".Toastify__toast")  # nobody is asked about news
     events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
     asked |= {e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"}

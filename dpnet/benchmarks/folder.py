@@ -142,12 +142,13 @@ def prepare_folder(
         the benchmark. A class with fewer than two images in val is not tested.
 
     Raises:
-        DPNetError: files are missing or bad; then no index is written.
+        DPNetError: files are missing or bad; then there is no index, not an older one either where files were read.
     """
     root, labels, known = Path(data) / "folder", Path(labels), legend.read(Path(classes))
     novel = _cut(known.names, folds)
     layout.need_writable(root)
     items = pairing.items(Path(images), labels, lists)
+    (root / layout.INDEX).unlink(missing_ok=True)  # copies that it names are about to be overwritten
     entries = layout.scan(root, _fitted(items, known, root), len(known.names), "reading folder")
     if not all(entry.split for entry in entries):
         entries = _divided(entries)
