@@ -13,7 +13,7 @@ from dpnet.config import Evaluation, Run, Training, Variant
 from dpnet.errors import DPNetError
 from dpnet.files import write
 from dpnet.grid import load_head
-from dpnet.metrics import METRICS, bootstrap, draws, interval, mean_iou, queries
+from dpnet.metrics import METRICS, mean_iou
 from dpnet.store import Store
 from dpnet.train import train
 
@@ -78,8 +78,8 @@ def choose(name: str, preset: str, device: str) -> pd.DataFrame:
         device: "cpu" or "cuda".
 
     Returns:
-        candidate, fold (a number or "mean"), metric, miou, low, high (95 % over query images), classes; also written
-        to `recipe.csv` beside the preset's results.
+        candidate, fold (a number or "mean"), metric, miou, classes; also written to `recipe.csv`
+        beside the preset's results.
 
     Raises:
         DPNetError: no candidates, or nothing to validate on.
@@ -120,10 +120,5 @@ def _scores(
             counts, lists = evaluate.evaluate(heads, scene, training, {run.id: [way]})
             evaluate.finish(store, held_out, run, counts[run.id], lists)
         counts_of, classes = store.counts(run, way.id)
-        weights = draws(classes, queries(counts_of, classes), fold)
-        found[candidate] = [
-            {"metric": metric, "miou": mean_iou(counts_of, classes, metric)}
-            | dict(zip(("low", "high"), interval(bootstrap(counts_of, classes, metric, weights)), strict=True))
-            for metric in METRICS
-        ]
+        found[candidate] = [{"metric": metric, "miou": mean_iou(counts_of, classes, metric)} for metric in METRICS]
     return found

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import BinaryJaccardIndex
 
-from dpnet.metrics import bootstrap, confusion_counts, episode_counts, intersection_union, interval, mean_iou
+from dpnet.metrics import (
+    bootstrap,
+    confusion_counts,
+    draws,
+    episode_counts,
+    intersection_union,
+    interval,
+    mean_iou,
+    queries,
+)
 
 
 def masks(seed: int, episodes: int, side: int = 6) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -83,17 +92,56 @@ def test_other_shapes_and_metrics_are_errors() -> None:
         intersection_union(np.zeros((1, 2, 3)), "iou")  # type: ignore[arg-type]
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """Episodes from a known law: the 95 % interval of 200 lists holds the true value in most of them."""
-    rng = np.random.default_rng(0)
-    hits = 0
+def many(rng: np.random.Generator, images: int, episodes: int, spread: int) -> np.ndarray:
+    """Counts of episodes of some images: an image is as hard as it is, each episode `spread` more or less."""
+    hardness = rng.integers(20, 81, images)
+    asked = np.concatenate([np.arange(images), rng.integers(0, images, episodes - images)])
+    hit = hardness[asked] + rng.integers(-spread, spread + 1, episodes)
+    counts = np.zeros((episodes, 2, 3), np.int64)
+    counts[:, 1, 1], counts[:, 0, 1] = hit, 100 - hit
+    counts[:, 0, 0] = 1000 + asked  # no two images have the same background
+    return counts
+
+
+@pytest.mark.parametrize(("images", "episodes"), [(60, 60), (30, 300)])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(images: int, episodes: int) -> None:
+    """Lists from a known law: the 95 % interval holds the true value in most of 200, however often images recur."""
+    rng, ones = np.random.default_rng(0), np.ones(episodes, int)
+    hits, narrow = 0, 0
     for trial in range(200):
-        inter = rng.integers(0, 101, 60)
-        counts = np.zeros((60, 2, 3), np.int64)
-        counts[:, 1, 1], counts[:, 0, 1] = inter, 100 - inter
-        low, high = interval(bootstrap(counts, np.ones(60, int), "canet", trial))
+        counts = many(rng, images, episodes, 15)
+        low, high = interval(bootstrap(counts, ones, "canet", draws(ones, queries(counts, ones), trial)))
         hits += low <= 50 <= high
+        low, high = interval(bootstrap(counts, ones, "canet", draws(ones, np.arange(episodes), trial)))
+        narrow += low <= 50 <= high
     assert 180 <= hits <= 198
+    assert images == episodes or narrow < 150  # as if episodes were independent trials
+
+
+def test_an_image_is_drawn_with_all_its_episodes_within_its_class() -> None:
+    classes = np.array([1, 1, 1, 2, 2, 2, 2])
+    query = np.array([0, 0, 1, 2, 3, 3, 4])
+    weights = draws(classes, query, 0)
+    assert (weights[:, query == 0].std(1) == 0).all()
+    assert (weights[:, query == 3].std(1) == 0).all()
+    first = [np.flatnonzero(query == i)[0] for i in range(5)]
+    assert (weights[:, first[:2]].sum(1) == 2).all()  # as many images as there are, of each class
+    assert (weights[:, first[2:]].sum(1) == 3).all()
+    assert weights.std(0).min() > 0
+
+
+def test_queries_are_told_apart_by_class_and_label_not_by_prediction() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 255], (3, 50), p=[0.5, 0.4, 0.1])[[0, 1, 0, 2, 1, 0]]
+    counts = episode_counts(torch.tensor(rng.integers(0, 2, labels.shape)), torch.tensor(labels)).numpy()
+    assert (
+        queries(counts, np.array([1, 1, 1, 1, 1, 2])).tolist()
+        == queries(counts[:, ::-1], np.array([1, 1, 1, 1, 1, 2])).tolist()
+    )
+    a, b, c, d, e, f = queries(counts, np.array([1, 1, 1, 1, 1, 2]))
+    assert a == c
+    assert b == e
+    assert len({a, b, d, f}) == 4
 
 
 def test_the_bootstrap_pairs_up_and_brackets_the_value() -> None:
@@ -102,11 +150,12 @@ def test_the_bootstrap_pairs_up_and_brackets_the_value() -> None:
     better = counts.copy()
     better[:, 1, 1] += better[:, 0, 1]
     better[:, 0, 1] = 0
-    first, again = bootstrap(counts, classes, "canet", 0), bootstrap(counts, classes, "canet", 0)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, bootstrap(counts, classes, "canet", 1))
-    low, high = interval(first)
+
+    def drawn(of: np.ndarray, seed: int) -> np.ndarray:
+        return bootstrap(of, classes, "canet", draws(classes, queries(of, classes), seed))
+
+    assert np.array_equal(drawn(counts, 0), drawn(counts, 0))
+    assert not np.array_equal(drawn(counts, 0), drawn(counts, 1))
+    low, high = interval(drawn(counts, 0))
     assert low < mean_iou(counts, classes) < high
-    paired = np.std(bootstrap(better, classes, "canet", 0) - first)
-    unpaired = np.std(bootstrap(better, classes, "canet", 1) - first)
-    assert paired < unpaired
+    assert np.std(drawn(better, 0) - drawn(counts, 0)) < np.std(drawn(better, 1) - drawn(counts, 0))

@@ -173,14 +173,18 @@ def reader_of(tmp_path: Path, folds: range = range(4)) -> results.Reader:
     """Results with invented counts: they test the arithmetic, and mean nothing."""
     store = Store(tmp_path / "shapes-tiny")
     about = {"tested": [[1], [2], [3], [4]], "images": {"train": 1, "val": 1}, "scarce": {}, "classes": list("abcd")}
+    about["folds"] = about["tested"]
     write(store.root / "benchmark.json", json.dumps(about).encode())
     rng = np.random.default_rng(0)
     for fold in folds:
         base = rng.integers(10, 100, (40, 2, 3))
         classes = np.full(40, fold + 1)
         for run, names in grid.Cohort("table3", "shapes", "tiny", fold, 0).scored.items():
-            better = base + np.array([[0, 0, 0], [0, 40 * (run.variant.pseudo == "cycle"), 0]])
+            better = base.copy()  # the same pixels, some of the missed ones hit
+            better[:, :, 1] += np.outer(base[:, 0, 1] // 2, [-1, 1]) * (run.variant.pseudo == "cycle")
             keep(store, run, names, better, classes)
+        listed = [[fold + 1, f"q{i}", [f"s{i}"], 2 - (i % 2), [f"w{i}"]] for i in range(40)]
+        store.write_episodes(fold, 0, 1, 40, json.dumps(listed))
         sticks = experiments.yardsticks("shapes", "tiny", fold, 0)
         keep(store, sticks, sticks.names, base // 2, classes)
     return results.Reader("shapes", "tiny", tmp_path)
@@ -240,7 +244,7 @@ def test_effects_are_paired(tmp_path: Path) -> None:
     assert canet.loc["PIM", "status"] == "undecided"
     assert canet.loc["MSF", "status"] == "same direction"
     assert canet.loc["MSF", "low"] > 0
-    assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0}
+    assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0, "all three": 4.2}
     assert canet.status.iloc[-1] == "positive"  # the full model over the training-free prototype
 
 
@@ -251,8 +255,8 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
     assert set(shown["mean"]) == {"—"}
     assert set(shown["fold 3"]) == {"—"}
     assert "—" not in set(shown["fold 2"])
-    assert all("fold 3" in line for line in words.missing(reader, table3))
-    assert len(words.missing(reader, table3)) == 4
+    assert len(words.missing(reader, table3)) == 1  # one sentence for all that lack the same fold
+    assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in words.missing(reader, table3)[0]
     assert set(results.rows(reader, table3).query("fold == 'mean'").status) == {"not run"}
     assert "not run" in words.support_verdict(reader, table3)
     glance = report.overview("shapes", "tiny", tmp_path).set_index("target")
@@ -263,7 +267,72 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
 
 def test_the_verdict_says_when_the_support_is_ignored(tmp_path: Path) -> None:
     """The invented counts are the same for right and wrong supports: the very case that it must catch."""
-    assert "ignores its support" in words.support_verdict(reader_of(tmp_path), experiments.get("table3"))
+    assert "hardly reads which class is asked for" in words.support_verdict(
+        reader_of(tmp_path), experiments.get("table3")
+    )
+
+
+def test_seeds_draw_the_same_images(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(10, 100, (6, 2, 3))
+    order = np.array([3, 1, 1, 0, 5, 2, 4])
+    one = (counts, np.array([1, 1, 1, 2, 2, 2]))
+    first, second = results._draws(0, [one, (counts[order], one[1][order])])
+    assert np.array_equal(first[:, order], second)
+    assert first.std(0).min() > 0
+
+
+def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
+    clear = {"difference": 5.0, "low": 4.0, "high": 6.0}
+    assert results.direction(clear, 0.0) == "positive"
+    assert results.direction(clear, -0.1) == "opposite direction"
+    assert results.direction(clear, 0.1) == "same direction"
+
+
+def test_pairs_and_classes_are_what_a_loop_counts(tmp_path: Path) -> None:
+    reader, table3 = reader_of(tmp_path), experiments.get("table3")
+    found = results.pairs(reader, table3)
+    assert len(found) == 8  # in each fold half of the queries have one wrong class, and half the other
+    best, fold = reader.of_row(table3.best), 2
+    counts, _ = reader.store.counts(reader.thing(best, fold, 0), best.evaluation)
+    hit = sum(int(counts[i, 1, 1]) for i in range(40) if i % 2)
+    union = sum(int(counts[i, 1, 1] + counts[i, 0, 1] + counts[i, 1, 0]) for i in range(40) if i % 2)
+    row = found[(found["class"] == "c") & (found.support == "a")].iloc[0]
+    assert (row.episodes, row.right) == (20, pytest.approx(100 * hit / union))
+    classes = results.by_class(reader, table3).query("row == 'base'")
+    assert classes["class"].tolist() == list("abcd")
+    assert classes.images.tolist() == classes.episodes.tolist() == [40] * 4
+    folds = results.rows(reader, table3).query("pim == 0 and metric == 'canet' and fold != 'mean'")
+    assert classes.iou.to_numpy() == pytest.approx(folds.miou.to_numpy(), abs=0.01)
+
+
+@pytest.mark.parametrize(("theirs", "rank", "status"), [(20, 1, "same direction"), (0, 16, "opposite direction")])
+def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: str, tmp_path: Path) -> None:
+    reader = reader_of(tmp_path)
+    assert results.best_weights(reader) is None
+    for fold in range(4):
+        for number, (run, names) in enumerate(grid.Cohort("table5", "shapes", "tiny", fold, 0).scored.items()):
+            counts = np.full((40, 2, 3), 100) + np.arange(40)[:, None, None]
+            gain = theirs if (run.variant.lambda_1, run.variant.lambda_2) == (1, 1) else 1 + number % 15
+            counts[:, :, 1] += np.array([-gain, gain])
+            keep(reader.store, run, names, counts, np.full(40, fold + 1))
+    found = results.best_weights(results.Reader("shapes", "tiny", tmp_path))
+    assert found is not None
+    assert (found["theirs"], found["rank"], found["status"]) == ("λ1 = 1, λ2 = 1", rank, status)
+
+
+def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:
+    reader, table3 = reader_of(tmp_path), experiments.get("table3")
+    assert "folds 0, 1, 2, 3;" in words.protocol(reader, table3)
+    about = {**reader.about, "tested": [[], [2], [3], []]}
+    write(reader.store.root / "benchmark.json", json.dumps(about).encode())
+    assert "folds 1 (b), 2 (c);" in words.protocol(results.Reader("shapes", "tiny", tmp_path), table3)
+
+
+def test_a_target_of_which_only_a_shared_row_is_there_is_not_run(tmp_path: Path) -> None:
+    reader_of(tmp_path)
+    glance = report.overview("shapes", "tiny", tmp_path).set_index("target")
+    assert glance.status["table5"] == glance.status["table6"] == "not run"
+    assert glance.status["fig4"] == "undecided"  # the invented counts are the same for both branches
 
 
 def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
@@ -556,7 +625,10 @@ def test_what_the_paper_claims_is_held_against_runs(tmp_path: Path) -> None:
     assert found.status["CCM"] == "undecided"  # the invented counts are the same for both branches
     assert found.status["MSF"] == "same direction"
     assert found.status["three scales, 1 shot"] == "not run"
+    once = report.claims(reader).effect
+    assert (once == "with the pseudo-prototype over without (the same as Table 3, CCM)").sum() == 1
     page = report.as_markdown(reader)
+    assert f"Of {len(once) - 1} differences" in page  # CCM counts once
     assert "| SCL" not in page
     assert "57.7" in page
     for row in paper.lint().itertuples():
