@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpnet import cli
+from dpnet import cli, pictures
 from dpnet.benchmarks import Benchmark, legend, pairing, prepare_folder, voc_parts
 from dpnet.errors import DPNetError
 
@@ -263,6 +263,42 @@ def test_labels_of_ids_in_any_mode(kind: str, own: Path) -> None:
     is_as_drawn(prepared(own))
 
 
+def test_the_palette_of_an_encoder_shows_ids_and_its_indices_are_none(own: Path) -> None:
+    for file in (own / "labels").iterdir():
+        Image.open(file).convert("RGB").quantize(6).save(file)
+    assert Image.open(file).getpalette()[:3] == [255, 255, 255]
+    is_as_drawn(prepared(own))
+
+
+@pytest.mark.parametrize("levels", [[0, 85, 170, 255], [0, 255]])
+def test_palettes_that_make_ids_visible_are_not_read(levels: list[int], own: Path) -> None:
+    for i in range(12):
+        ids = np.where(np.isin(drawn(i), range(1, len(levels))), drawn(i), 0).astype(np.uint8)
+        palette = Image.fromarray(ids)
+        palette.putpalette([v for level in levels for v in [level] * 3])
+        palette.save(own / "labels" / f"a{i}.png")
+    (own / "names.txt").write_text("cup\nfork\nknife")
+    if levels == [0, 255]:  # a class alone in each, and others elsewhere
+        for i in range(6):
+            save(drawn(i) % 4, own / "labels" / f"a{i}.png")
+    for name, label in labels_of(prepared(own)).items():
+        assert set(np.unique(label)) == ({0, 1} if levels == [0, 255] and int(name[1:]) > 5 else {0, 1, 2, 3})
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "P"])
+def test_greys_mean_what_the_legend_says(mode: str, own: Path) -> None:
+    greys = np.zeros(256, np.uint8)
+    greys[[1, 2, 3, 4, 255]] = 50, 100, 255, 4, 200
+    for file in (own / "labels").iterdir():
+        Image.fromarray(greys[np.array(Image.open(file))]).convert(mode).save(file)
+    colours = {"cup": 50, "fork": 100, "knife": 255, "spoon": 4, "void": 200}
+    (own / "names.txt").write_text("".join(f"{name}:{v},{v},{v}\n" for name, v in colours.items()))
+    is_as_drawn(prepared(own))
+    save(np.full(SIZE, 9, np.uint8), own / "labels" / "a0.png")
+    with pytest.raises(DPNetError, match=r"a0.png: has 1 colour\(s\), 9,9,9, which .*names.txt lacks: it has cup"):
+        prepared(own)
+
+
 def test_bad_labels(own: Path, tmp_path: Path) -> None:
     def changed(name: str, change, suffix: str = ".png") -> Path:
         for file in (own / "labels").iterdir():
@@ -289,6 +325,41 @@ def test_bad_labels(own: Path, tmp_path: Path) -> None:
     refuses("no image in it", "it holds 1 .heic", own=own, images=tmp_path / "heic")
     (tmp_path / "a.zip").write_bytes(b"PK")
     refuses("a.zip: an archive: unpack it", own=own, images=tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("kind", ["I;16", "LA", "RGBA", "transparent P", "CMYK", "L"])
+def test_images_are_read_as_predict_reads_them(kind: str, own: Path) -> None:
+    """16 bits are scaled, and what is transparent is white; other modes are what PIL makes of them."""
+    shutil.rmtree(own / "images")
+    for i in range(12):
+        file = own / "images" / f"a{i}.{'tif' if kind == 'CMYK' else 'png'}"
+        clear = np.dstack([photo(i), np.where(np.arange(SIZE[1]) < 9, 0, 255) * np.ones(SIZE, int)])
+        if kind == "I;16":
+            save(photo(i)[..., 0].astype(np.uint16) * 257, file)
+        elif kind == "transparent P":
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(photo(i)).quantize(8).save(file, transparency=3)
+        else:
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(clear.astype(np.uint8)).convert("RGBA").convert(kind).save(file)
+    benchmark = prepared(own)
+    for entry in benchmark.entries:
+        found, file = benchmark.image(entry), benchmark.path(entry.image)
+        np.testing.assert_array_equal(found, np.asarray(pictures.photograph(file)))
+        if kind == "I;16":
+            np.testing.assert_array_equal(found[..., 1], photo(int(entry.id[1:]))[..., 0])
+        elif kind in ("LA", "RGBA"):
+            assert (found[:, :9] == 255).all()
+            assert found[:, 9:].mean() < 200
+        elif kind != "transparent P":
+            np.testing.assert_array_equal(found, np.asarray(Image.open(file).convert("RGB")))
+
+
+def test_images_of_floats_are_refused(own: Path) -> None:
+    shutil.rmtree(own / "images")
+    for i in range(12):
+        save(photo(i)[..., 0].astype(np.float32) / 255, own / "images" / f"a{i}.tif")
+    refuses("a0.tif: is of floating-point numbers: save it with 8 or 16 bits", "11 more", own=own)
 
 
 # ---- class lists

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from dpnet import files
+from dpnet import files, modes
 from dpnet.benchmarks import layout, legend, pairing
 from dpnet.benchmarks.layout import VOID, WHERE, Benchmark, Entry, Item
 from dpnet.benchmarks.legend import Legend
@@ -30,16 +30,16 @@ def _fitted(items: list[Item], classes: Legend, root: Path) -> list[Item]:
         name, split, image, label = item
         try:
             with Image.open(label) as mask, Image.open(image) as picture:
-                mode, size, turn = mask.mode, mask.size, picture.getexif().get(ORIENTATION, 1)
+                size, plain, turn = mask.size, classes.plain(mask), picture.getexif().get(ORIENTATION, 1)
                 # Who painted the label saw the photograph upright, unless the sizes say otherwise.
                 seen = picture.size if turn < 5 else picture.size[::-1]
                 if size not in (seen, picture.size):
                     return f"{label}: the mask is {_by(size)}, its image {image} {_by(seen)}: make them the same size"
                 if turn in range(2, 9) and size == seen:
-                    upright = ImageOps.exif_transpose(picture).convert("RGB")
+                    upright = modes.rgb(ImageOps.exif_transpose(picture), image)
                     upright.save(packed := io.BytesIO(), "JPEG", quality=95)
                     files.write(image := root / "made" / "images" / f"{name}.jpg", packed.getvalue(), WHERE)
-            if mode not in ("P", "L", "1") or (classes.colours and mode == "P"):
+            if not plain:
                 content = png(classes.ids(label))
                 files.write(label := root / "made" / "labels" / f"{name}.png", content, WHERE)
         except DPNetError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dpnet import files
+from dpnet import files, modes
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
@@ -174,7 +174,7 @@ def decode(path: Path, mask: bool = False) -> np.ndarray:
         with Image.open(path) as picture:
             if mask and picture.mode not in ("P", "L", "1"):
                 raise DPNetError(f"{path}: is {picture.mode}, but a mask is a palette or 8-bit grey PNG")
-            return np.array(picture if mask else picture.convert("RGB"), dtype=np.uint8)
+            return np.array(picture if mask else modes.rgb(picture, path), dtype=np.uint8)
     except DPNetError:
         raise
     except FileNotFoundError:

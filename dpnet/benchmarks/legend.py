@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpnet import modes
 from dpnet.benchmarks.layout import VOID
 from dpnet.errors import DPNetError
 
@@ -34,6 +35,27 @@ class Legend:
         return f"ids from 0 (background) to {len(self.names)}, and 255 for void"
 
     @cached_property
+    def has_greys(self) -> bool:
+        """Whether some grey is the colour of something else than its own value: then grey labels are of colours."""
+        return any(red == green == blue != value for (red, green, blue), value in self.colours.items())
+
+    def plain(self, picture: Image.Image) -> bool:
+        """Whether the pixels of a label are ids as they stand."""
+        if picture.mode == "P":
+            return not self.colours and self._shown(picture) is None
+        return picture.mode == "1" or (picture.mode == "L" and not self.has_greys)
+
+    def _shown(self, picture: Image.Image) -> np.ndarray | None:
+        # The id of each palette index, where an encoder numbered greys that are ids.
+        greys = modes.greys(picture)
+        if greys is None:
+            return None
+        used = set(greys[np.asarray(picture)].ravel().tolist())
+        if used == {0, VOID} and greys[0] == 0:
+            return None  # one class, made visible
+        return greys if used <= {*range(len(self.names) + 1), VOID} else None
+
+    @cached_property
     def _table(self) -> np.ndarray:
         table = np.full(1 << 24, -1, np.int16)
         for (red, green, blue), value in self.colours.items():
@@ -54,10 +76,15 @@ class Legend:
             OSError, and what else PIL raises: it cannot be decoded.
         """
         with Image.open(label) as picture:
-            if picture.mode in ("L", "1", "I", "F", "LA") or picture.mode.startswith("I;16"):
+            shown = None if self.colours else self._shown(picture)
+            if picture.mode in ("L", "1", "I", "F", "LA") or picture.mode.startswith("I;16") or shown is not None:
                 values = np.asarray(picture.getchannel(0) if picture.mode == "LA" else picture)
-                return self._checked(label, values, picture.mode)
-            pixels = np.asarray(picture.convert("RGB"))
+                values = values if shown is None else shown[values]
+                if not self.has_greys or picture.mode not in ("L", "LA"):
+                    return self._checked(label, values, picture.mode)
+                pixels = np.repeat(values[..., None], 3, 2)
+            else:
+                pixels = np.asarray(picture.convert("RGB"))
         grey = (pixels == pixels[..., :1]).all()
         if not self.colours:
             if not grey:
