@@ -52,7 +52,7 @@ def make_voc(data, train=TRAIN, val=VAL):
 def make_folder(base, number=9, labels=(0, 1, 2, 3, 4, 5, 255)):
     for i in range(number):
         save_pair(base / "images", base / "labels", f"img{i}", i, labels)
-    (base / "names.txt").write_text("cup\nfork\n\nknife\nspoon\nplate\n")
+    (base / "names.txt").write_text("cup\nfork\nknife\nspoon\nplate\n")
     return base / "images", base / "labels", base / "names.txt"
 
 

@@ -371,7 +371,7 @@ def test_images_of_floats_are_refused(own: Path) -> None:
         ("background\ncup\nfork\nknife\nspoon", "'background' is no class, and taken out: in labels it is 0"),
         ("__ignore__\n_background_\ncup\nfork\nknife\nspoon\n", "in labels it is 255"),
         ("cup\nfork\nknife\nspoon\nvoid\n", "'void' is no class, and taken out: in labels it is 255"),
-        ("\ufeffcup\r\nfork\r\n\r\nknife\r\nspoon\r\n", ""),
+        ("\ufeff\r\n\r\ncup\r\nfork\r\nknife\r\nspoon\r\n\r\n# the end", ""),
         ("# mine\ncup  \nfork\n knife\nspoon", ""),
     ],
 )
@@ -393,6 +393,11 @@ def test_bad_class_lists(own: Path) -> None:
         ("cup", "1 class(es), 'cup'", "at least 3"),
         ("background\ncup\nfork", "2 class(es)", "at least 3"),
         ("background\n", "0 class names"),
+        ("cup\n\nfork\nknife\nspoon", "line 2 is empty", "take it out"),
+        ("# mine\ncup\nfork\n# knives\nknife\nspoon", "line 4 is a comment", "take it out"),
+        ("cup:1,2,3\nfork\nknife:4,5,6", "'fork' has no colour", "cup:255,0,0"),
+        ("cup,1,2,3\nfork,1,2,3333\nknife,4,5,6", "'fork,1,2,3333' has no colour", "numbers from 0 to 255"),
+        ("title,1\ncup,1,2,3", "'title,1' has no colour"),
         ("cup:1,2,3\nfork:1,2,3\nknife:4,5,6", "'fork:1,2,3': another line has that colour"),
         ("cup:1,2,3\nfork:1,2,333\nknife:4,5,6", "a colour has 0 to 255"),
         ("background\ncup\nfork\nknife\n", "class id 4 is out of range", "0…3"),
@@ -400,6 +405,16 @@ def test_bad_class_lists(own: Path) -> None:
         (own / "names.txt").write_text(text)
         refuses(*parts, own=own)
     (own / "names.txt").write_text("\n".join((*NAMES, "plate")))
+
+
+@pytest.mark.parametrize(
+    "header", ["name,r,g,b", "label:color_rgb:parts:actions", "Class; Red; Green; Blue", "\n# x\n"]
+)
+def test_a_table_of_colours_may_have_a_header_and_gaps(header: str, own: Path) -> None:
+    paint(own / "labels")
+    lines = [f"{name},{r},{g},{b}" for name, (r, g, b) in COLOURS.items()]
+    (own / "names.txt").write_text("\n".join((header, *lines[:2], "", "# more", *lines[2:])))
+    assert prepared(own).classes == ("spoon", "cup", "knife", "fork")
 
 
 NAME = st.from_regex(r"[a-zäöü][a-zäöü \-]{0,8}[a-zäöü]", fullmatch=True).filter(

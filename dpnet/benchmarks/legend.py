@@ -15,6 +15,7 @@ from dpnet.errors import DPNetError
 RGB = tuple[int, int, int]
 # CVAT's labelmap.txt has "cup:128,0,0::", Supervisely's colors.txt "cup 128 0 0".
 COLOURED = re.compile(r"(?P<name>.*[^\s:;,])\s*[:;,\s]\s*(?P<rgb>\d{1,3}(?:\s*[,\s]\s*\d{1,3}){2})\s*(?::.*)?")
+HEADER = re.compile(r"(name|label|class|category)\w*\W.*\b(r|red|rgb|colou?r\w*)\b.*", re.IGNORECASE)  # of a table
 NUMBERED = re.compile(r"\d+\s*[\s:;,.=]\s*\S")
 NOTHING = ("background", "_background_", "__background__", "bg")  # id 0, as tools list it
 NOBODY_KNOWS = ("void", "__ignore__", "_ignore_", "ignore", "ignored", "neutral", "unlabeled", "unlabelled")  # 255
@@ -131,9 +132,24 @@ def read(file: Path) -> Legend:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except ValueError:
         raise DPNetError(f"{file}: not UTF-8 text: it lists the class names, one per line") from None
-    lines = [line for line in lines if line and not line.startswith("#")]
+    said = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
+    skipped = sorted(set(range(said[0], said[-1])) - set(said)) if said else []
+    gap = f"{skipped[0] + 1} is {'a comment' if lines[skipped[0]] else 'empty'}" if skipped else ""
+    lines = [lines[number] for number in said]
+    if len(lines) > 1 and HEADER.fullmatch(lines[0]) and COLOURED.fullmatch(lines[1]):
+        lines = lines[1:]
     parts = [COLOURED.fullmatch(line) for line in lines]
     coloured = bool(lines) and all(parts)
+    if any(parts) and not coloured:
+        raise DPNetError(
+            f"{file}: {lines[parts.index(None)]!r} has no colour, but other lines have: write a name and three "
+            "numbers from 0 to 255 into each, cup:255,0,0, or names only"
+        )
+    if gap and not coloured:
+        raise DPNetError(
+            f"{file}: line {gap}: take it out; a class has its line's number as its id, from 1, and those after it "
+            "would have others"
+        )
     if not coloured and len(lines) > 1 and all(map(NUMBERED.match, lines)):
         raise DPNetError(f"{file}: {lines[0]!r}: write the names only, one per line: the line says the id, from 1")
     names = [part["name"] if part and coloured else line.rstrip(":") for part, line in zip(parts, lines, strict=True)]
