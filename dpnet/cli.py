@@ -182,11 +182,13 @@ def _prepare(options: argparse.Namespace) -> None:
         found = benchmarks.prepare_folder(images, labels, classes, paths.data(), options.folds, lists)
         tests = sum(entry.split == "val" for entry in found.entries)
         print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
-        left_out = [name for c, name in enumerate(found.classes, 1) if not any(c in fold for fold in found.tested)]
-        if left_out:
-            print(
-                f"not tested, since fewer than two of their images could be set aside for that: {', '.join(left_out)}"
-            )
+        cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
+        for why, classes in (
+            ("fewer than two of their images could be set aside for that", cut - tested),
+            ("--folds leaves them out: they are for training", {*range(1, len(found.classes) + 1)} - cut),
+        ):
+            if classes:
+                print(f"not tested, since {why}: {', '.join(found.classes[c - 1] for c in sorted(classes))}")
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
         found = benchmarks.prepare(options.benchmark, paths.data(), recipe, fetch=not options.offline)

@@ -459,6 +459,59 @@ def test_what_is_missing_is_said(own: Path, capsys: pytest.CaptureFixture[str]) 
     refuses("no class has two images for testing (found: cup 0, fork 0", own=own)
 
 
+def test_a_digest_is_of_what_the_files_hold(own: Path, tmp_path: Path) -> None:
+    """Features and runs of other images are not taken for those of these, though names, sizes and counts agree."""
+    first = prepared(own)
+    assert prepared(own).digest == first.digest
+    shutil.copytree(own, tmp_path / "moved" / "own")
+    assert prepared(tmp_path / "moved" / "own").digest == first.digest
+    was, file = [(e.id, e.pixels) for e in first.entries], own / "labels" / "a0.png"
+    save(drawn(0)[:, ::-1].copy(), file)
+    mirrored = prepared(own)
+    assert [(e.id, e.pixels) for e in mirrored.entries] == was
+    assert mirrored.digest != first.digest
+    save(drawn(0), file)
+    assert prepared(own).digest == first.digest
+    shutil.copy(own / "images" / "a1.jpg", own / "images" / "a0.jpg")
+    assert prepared(own).digest != first.digest
+
+
+def test_a_digest_knows_what_colours_mean(own: Path) -> None:
+    save(np.where(drawn(0) == 2, 1, np.where(drawn(0) == 1, 2, drawn(0))).astype(np.uint8), own / "labels" / "a0.png")
+    paint(own / "labels")
+    digests = set()
+    for order in (("cup", "fork"), ("fork", "cup")):
+        of = dict(zip(NAMES, (*order, "knife", "spoon"), strict=True)) | {"void": "void"}
+        lines = [f"{name}:{','.join(map(str, COLOURS[other]))}" for name, other in of.items()]
+        (own / "names.txt").write_text("\n".join(lines))
+        digests.add(prepared(own).digest)
+    assert len(digests) == 2
+
+
+def test_specks_are_not_set_aside_for_testing(own: Path) -> None:
+    """A class that shows in a few pixels of most images, and in four well: two of the four are to test."""
+    for i in range(12):
+        label = drawn(i)
+        label[label == 4] = 0
+        label[5:25, :15] = 4 * (i < 4)
+        label[29, 3] = 4
+        save(label, own / "labels" / f"a{i}.png")
+    benchmark = prepared(own)
+    assert [len(benchmark.images_of(4, split)) for split in ("train", "val")] == [2, 2]
+
+
+def test_who_is_not_tested_and_why(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("DPNET_DATA", "")
+    for i in range(2, 12):
+        save(np.where(drawn(i) == 2, 0, drawn(i)).astype(np.uint8), own / "labels" / f"a{i}.png")
+    parts = ["--images", str(own / "images"), "--labels", str(own / "labels"), "--classes", str(own / "names.txt")]
+    folds = ["--folds", "cup,fork", "--root", str(own.parent / "data")]
+    assert cli.main(["prepare", "folder", *parts, *folds]) == 0
+    said = capsys.readouterr().out
+    assert "since fewer than two of their images could be set aside for that: fork\n" in said
+    assert "since --folds leaves them out: they are for training: knife, spoon\n" in said
+
+
 # ---- names and places
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,17 @@ def _fitted(items: list[Item], classes: Legend, root: Path) -> list[Item]:
     return fitted
 
 
+def _content(items: list[Item], classes: Legend) -> str:
+    """What all files hold, wherever they lie: labels that were mirrored have the names and counts that they had."""
+
+    def held(item: Item) -> list[str]:
+        return [item[0], *(hashlib.sha256(path.read_bytes()).hexdigest() for path in item[2:])]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        everything = [sorted(classes.colours.items()), *pool.map(held, sorted(items))]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
@@ -68,7 +80,8 @@ def _by(size: tuple[int, int]) -> str:
 def _divided(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """A quarter of each class's images to val, at least two if two are left to train on; the rarest class first."""
     shuffled = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())  # names have an order
-    of = {c: [e.id for e in shuffled if c in e.pixels] for c in {c for e in entries for c in e.pixels} - {0, VOID}}
+    shown = [(e.id, {c for c in e.pixels if e.pixels[c] >= layout.least(e.size)} - {0, VOID}) for e in shuffled]
+    of = {c: [name for name, mine in shown if c in mine] for c in set().union(*(mine for _, mine in shown))}
     tested: set[str] = set()
     trained: set[str] = set()
     for mine in sorted(of.values(), key=lambda mine: (len(mine), mine)):
@@ -160,4 +173,5 @@ def prepare_folder(
     if absent:
         print(f"in no label: {', '.join(absent)} (a class has its line's number in {known.file} as its id, from 1)")
     whole = Benchmark("folder", root, known.names, novel, novel, entries, digest="")
-    return layout.write(root, "folder", known.names, novel, _tested(whole, labels), entries, {"folds": len(novel)})
+    recipe = {"folds": len(novel), "content": _content(items, known)}
+    return layout.write(root, "folder", known.names, novel, _tested(whole, labels), entries, recipe)

@@ -119,8 +119,7 @@ class Benchmark:
         Returns:
             2,048 pixels, and less in proportion to the area if the longer side has fewer than 500 pixels.
         """
-        longer = min(max(entry.size), AT_SIDE)
-        return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
+        return least(entry.size)
 
     @cached_property
     def _images(self) -> dict[tuple[int, str], list[int]]:
@@ -155,6 +154,12 @@ class Benchmark:
         """
         ids = (c for c in range(1, len(self.classes) + 1) if c not in self.folds[fold])
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
+
+
+def least(size: tuple[int, int]) -> int:
+    """The least area, in pixels, that makes a class count in an image of a size (height, width)."""
+    longer = min(max(size), AT_SIDE)
+    return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
 
 
 def decode(path: Path, mask: bool = False) -> np.ndarray:
