@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -131,6 +133,12 @@ def test_the_lists_say_what_is_for_training(voc: Path, capsys: pytest.CaptureFix
     assert "1 image(s) left out" in said
 
 
+def test_label_pngs_in_capitals_are_found(voc: Path) -> None:
+    for file in (voc / "SegmentationClass").iterdir():
+        file.rename(file.with_suffix(".PNG"))
+    assert len(from_voc(voc).entries) == 11
+
+
 @pytest.mark.parametrize("line", ['"{}"', "{}.jpg", "{} 1", "JPEGImages/{}.jpg SegmentationClass/{}.png", "{}\r"])
 def test_lists_as_tools_write_them(line: str, voc: Path) -> None:
     lists = voc / "ImageSets" / "Segmentation"
@@ -172,6 +180,7 @@ def test_bad_lists(voc: Path) -> None:
     call("train.txt: names no image", train="\n")
     call("val.txt: 'a3' is in train.txt too", val="a8\na3\n")
     call("val.txt: 'zebra' has no label", "1 more", val="a8\nzebra\nyak\n")
+    call("""val.txt: '"' has no label""", val='a8\n"\n')
     (voc / "JPEGImages" / "a2.jpg").unlink()
     call("a2.png: its image is missing", "JPEGImages/a2.*")
 
@@ -241,6 +250,35 @@ def test_the_command(
     assert "class_names.txt: no such file: write the class names" in capsys.readouterr().err
     assert cli.main(["prepare", "folder", "--images", "a", *root]) == 1
     assert "--voc DIR, or --images DIR --labels DIR --classes FILE" in capsys.readouterr().err
+    assert cli.main(["prepare", "folder", "--voc", str(voc), "--classes", str(voc), *root]) == 1
+    assert f"{voc}: is a folder: give the file in it that lists the class names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--voc", "--images", "--labels", "--classes", "--folds"])
+def test_what_is_for_a_folder_is_for_no_other_benchmark(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPNET_DATA", "")
+    ways = {"shapes": "are rendered", "pascal": "holds VOCdevkit with --root", "coco": "holds coco with --root"}
+    for benchmark, way in ways.items():
+        assert cli.main(["prepare", benchmark, option, "2", "--root", str(tmp_path), "--preset", "quick"]) == 1
+        assert re.search(
+            rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", capsys.readouterr().err
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_early_is_no_error(own: Path) -> None:
+    """As `head -1` does."""
+    parts = ["--images", own / "images", "--labels", own / "labels", "--classes", own / "names.txt"]
+    command = [sys.executable, "-m", "dpnet", "prepare", "folder", *parts, "--root", own.parent / "data"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert "ipe" not in process.stderr.read()
+    assert process.returncode == 1
+    assert (own.parent / "data" / "folder" / "index.json").exists()
 
 
 # ---- labels of every kind
@@ -456,7 +494,7 @@ def test_what_is_missing_is_said(own: Path, capsys: pytest.CaptureFixture[str]) 
     (own / "labels" / "a0.png").unlink()
     for i in range(1, 12):
         save(np.full(SIZE, i == 2, np.uint8), own / "labels" / f"a{i}.png")
-    refuses("no class has two images for testing (found: cup 0, fork 0", own=own)
+    refuses("no class has two images for testing (found: cup 0, fork 0", "add labelled images", own=own)
 
 
 def test_a_digest_is_of_what_the_files_hold(own: Path, tmp_path: Path) -> None:
@@ -526,6 +564,21 @@ def test_names_of_every_kind(own: Path) -> None:
     assert len(benchmark.entries) == 12
     assert {"Müller a0", "IMG (1) a1", "x.y.a2"} < {entry.id for entry in benchmark.entries}
     is_as_drawn(benchmark)
+
+
+def test_names_that_no_index_can_hold(own: Path) -> None:
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        os.rename(own / kind / f"a3.{suffix}", os.fsencode(own / kind) + b"/caf\xe9." + suffix.encode())
+    refuses("caf\\udce9.png': rename it: its name is not UTF-8", own=own)
+
+
+def test_folds_by_names_that_have_commas(own: Path) -> None:
+    (own / "names.txt").write_text("cup, small\nfork\nknife\nspoon")
+    assert prepared(own, folds="fork;knife,spoon").folds == ((2,), (3, 4))
+    shutil.rmtree(own.parent / "data")
+    refuses("the class 'cup, small' cannot be named", "write a number", own=own, folds="cup, small;fork")
+    (own / "names.txt").write_text("\n".join(NAMES))
+    refuses("folds='²': no class is called '²'", own=own, folds="²")
 
 
 def test_images_and_labels_in_one_folder(own: Path) -> None:

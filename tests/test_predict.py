@@ -1,6 +1,7 @@
 """Images of your own: any mode and size, masks of any kind, and a program that runs without this package."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,19 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
         dpnet.segment(photo, [photo], [mask], tmp_path / "nowhere")
     with pytest.raises(DPNetError, match="beta=2: must lie between 0"):
         dpnet.segment(photo, [photo], [mask], folder, beta=2)
+    about = json.loads((folder / "run.json").read_text())
+    lacking = {key: value for key, value in about.items() if key != "training"}
+    narrow = {**about, "training": {**about["training"], "width": about["training"]["width"] + 1}}
+    for i, (content, message) in enumerate((
+        ([], "not a training's"), ({"kind": "Run"}, "KeyError: 'training'"), (lacking, "KeyError: 'training'"),
+        ({**about, "variant": {"no": 1}}, "TypeError: "), ({**about, "training": 7}, "TypeError: "),
+        (narrow, "RuntimeError: "),
+    )):  # fmt: skip
+        shutil.copytree(folder, tmp_path / f"run{i}")
+        (tmp_path / f"run{i}" / "run.json").write_text(json.dumps(content))
+        with pytest.raises(DPNetError, match=rf"run{i}.run\.json: .*{message}") as caught:
+            predict.load(tmp_path / f"run{i}")
+        assert "\n" not in str(caught.value)
     shutil.copytree(folder, tmp_path / "published")
     (tmp_path / "published" / "checkpoint.safetensors").unlink()
     with pytest.raises(DPNetError, match=r"published: no checkpoint.*make reproduce-table3 BENCHMARK=shapes"):
@@ -279,6 +293,20 @@ def test_the_command_line_writes_mask_overlay_and_probability(
         assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
         assert message in capsys.readouterr().err
     assert (tmp_path / "q.png").read_bytes() == before
+    for twice in ("v", "p"):
+        arguments = [str(tmp_path / "o.png") if a == str(tmp_path / f"{twice}.png") else a for a in paths]
+        assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
+        assert re.search(r"--(overlay|probability) .*o\.png: is what --out writes", capsys.readouterr().err)
+
+
+def test_an_export_overwrites_nothing_else(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.jpg").write_text("mine")
+    for out, beta, message in (("photo.jpg", "0.2", "name it photo.pt2"), ("a.pt2", "2", "beta=2: must lie between")):
+        given = ["--checkpoint", str(folder), "--out", str(tmp_path / out), "--beta", beta]
+        assert cli.main(["export", *given]) == 1
+        assert message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
+    assert (tmp_path / "photo.jpg").read_text() == "mine"
 
 
 ALONE = """

@@ -102,7 +102,7 @@ def _cut(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
         )
     if not folds:
         return layout.split_folds(n, min(4, n // 2) if n > LEAST else n)
-    if folds.isdigit():
+    if folds.isdecimal():
         if not 1 < int(folds) <= n:
             raise DPNetError(f"folds={folds}: must be 2 to {n}, the number of classes")
         return layout.split_folds(n, int(folds))
@@ -110,6 +110,12 @@ def _cut(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
     listed = [name for part in parts for name in part]
     unknown = sorted(set(listed) - set(names))
     if unknown or len(set(listed)) < len(listed):
+        parted = next((name for name in names if "," in name or ";" in name), None)
+        if unknown and parted:
+            raise DPNetError(
+                f"folds={folds!r}: the class {parted!r} cannot be named, since , and ; stand between names: write a "
+                "number, or rename it in the class list"
+            )
         what = f"no class is called {unknown[0]!r}" if unknown else "a class stands there twice"
         raise DPNetError(f"folds={folds!r}: {what}: write a number, or classes like {names[0]},{names[1]};{names[2]}")
     return tuple(tuple(names.index(name) + 1 for name in part) for part in parts)
@@ -121,7 +127,10 @@ def _tested(whole: Benchmark, labels: Path) -> tuple[tuple[int, ...], ...]:
     counts = [f"{name} {len(whole.images_of(c, 'val'))}" for c, name in enumerate(whole.classes, 1)]
     counted = "an image counts for a class that covers 2,048 of its pixels, fewer if it is small"
     if not any(tested):
-        raise DPNetError(f"{labels}: no class has two images for testing (found: {', '.join(counts)}): {counted}")
+        raise DPNetError(
+            f"{labels}: no class has two images for testing (found: {', '.join(counts)}): {counted}: add labelled "
+            "images, or name more in val.txt where lists say the split"
+        )
     for fold, classes in enumerate(tested):
         base = [whole.classes[c - 1] for c in whole.trainable(fold, 1)]
         if classes and len(base) < 2:

@@ -127,6 +127,8 @@ def read(file: Path) -> Legend:
         DPNetError: no such file, or not such a list.
     """
     if not file.is_file():
+        if file.is_dir():
+            raise DPNetError(f"{file}: is a folder: give the file in it that lists the class names, one per line")
         raise DPNetError(f"{file}: no such file: write the class names, one per line, in the order of their ids")
     try:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
