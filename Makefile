@@ -100,5 +100,9 @@ nbval: $(READY)
 		$(shell git ls-files ':(glob)results/*/*.ipynb' ':(exclude,glob)results/*/01_method.ipynb' \
 		':(exclude,glob)results/*/03_your_data.ipynb')
 
-clean:  ## remove rendered data, checkpoints and tiny results; what is committed stays
-	rm -rf data results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt
+# Not all of data: it may hold your own VOC, COCO or pictures. Indices stay, and masks made of COCO's polygons.
+CACHES := $(foreach cache,features pixels validation,data/pascal*/$(cache) data/coco*/$(cache) data/folder/$(cache))
+
+clean:  ## remove rendered data, caches, checkpoints and tiny results; your data and what is committed stay
+	rm -rf data/shapes data/folder/made data/folder/index.json $(CACHES)
+	rm -rf results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt

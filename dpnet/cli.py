@@ -117,17 +117,24 @@ def parser() -> Parser:
             one.add_argument("--jobs", type=positive, default=1, help="cohorts at a time [1]")
             one.add_argument("--cluster", default="", help="slurm, or a Dask scheduler's address [this machine]")
         else:
-            one.add_argument("--fold", type=int, default=0, help="whose classes are novel [0]")
+            one.add_argument("--fold", type=natural, default=0, help="whose classes are novel [0]")
             one.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
             one.add_argument("--diversity", type=float, help="of shapes, for target diversity [the preset's]")
-            one.add_argument("--seed", type=int, default=0, help="of parameters, episodes and dropout [0]")
+            one.add_argument("--seed", type=natural, default=0, help="of parameters, episodes and dropout [0]")
     return top
 
 
 def positive(text: str) -> int:
     """A number of things."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A number that counts from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 
@@ -156,11 +163,16 @@ def main(arguments: list[str] | None = None) -> int:
     verbs |= {"train": _run, "evaluate": _run, "predict": _predict, "export": _export}
     try:
         verbs[options.verb](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except DPNetError as error:
         print(f"dpnet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"dpnet: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"dpnet: error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("dpnet: stopped; the same command goes on from here", file=sys.stderr)
@@ -182,13 +194,20 @@ def _prepare(options: argparse.Namespace) -> None:
         found = benchmarks.prepare_folder(images, labels, classes, paths.data(), options.folds, lists)
         tests = sum(entry.split == "val" for entry in found.entries)
         print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
-        left_out = [name for c, name in enumerate(found.classes, 1) if not any(c in fold for fold in found.tested)]
-        if left_out:
-            print(
-                f"not tested, since fewer than two of their images could be set aside for that: {', '.join(left_out)}"
-            )
+        cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
+        for why, classes in (
+            ("fewer than two of their images could be set aside for that", cut - tested),
+            ("--folds leaves them out: they are for training", {*range(1, len(found.classes) + 1)} - cut),
+        ):
+            if classes:
+                print(f"not tested, since {why}: {', '.join(found.classes[c - 1] for c in sorted(classes))}")
     else:
         recipe = presets.get(options.benchmark, options.preset).recipe
+        own = next((name for name in ("voc", "images", "labels", "classes", "folds") if getattr(options, name)), None)
+        if own:
+            holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
+            way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
+            raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
         found = benchmarks.prepare(options.benchmark, paths.data(), recipe, fetch=not options.offline)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
 
@@ -249,9 +268,16 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, experiments, grid, parallel, paths, presets, words
+    from dpnet import benchmarks, episodes, experiments, grid, parallel, paths, presets, words
 
-    experiments.several(options.target, options.benchmark)
+    asked = experiments.several(options.target, options.benchmark)
+    if options.diversity is not None:
+        values = sorted({row.diversity for one in asked for row in one.rows if row.diversity is not None})
+        if options.diversity not in values:
+            known = f"has {', '.join(f'{value:g}' for value in values)}" if values else "has none to set"
+            raise DPNetError(
+                f"--diversity {options.diversity:g}: {options.target} {known}: it is of target diversity"
+            )
     sizes = presets.get(options.benchmark, options.preset)
     cohort = grid.Cohort(
         options.target,
@@ -263,9 +289,10 @@ def _run(options: argparse.Namespace) -> None:
         options.variant,
     )
     untrained = cohort.untrained()
+    benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
+    episodes.need_fold(benchmark, options.fold)
     if options.verb == "evaluate" and untrained:
         raise DPNetError(f"{untrained[0].id} and {len(untrained) - 1} more are not trained: `dpnet train` first")
-    benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
     device = _device(options.device)
     with parallel.team(device) as team:
         grid.run_cohort(cohort, device, team)
@@ -280,10 +307,13 @@ def _predict(options: argparse.Namespace) -> None:
     from dpnet import files, pictures, predict
 
     given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
+    written: dict[Path, str] = {}
     for name in ("out", "overlay", "probability"):
         file = getattr(options, name)
         if file and file.resolve() in given:
             raise DPNetError(f"--{name} {file}: is one of the images that are read: choose another name")
+        if file and (other := written.setdefault(file.resolve(), name)) != name:
+            raise DPNetError(f"--{name} {file}: is what --{other} writes: choose another name")
         if file and file.suffix.lower() != ".png":
             raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(

@@ -48,9 +48,8 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     Raises:
         DPNetError: the fold is not part of the benchmark, or a class has a single image.
     """
-    classes = benchmark.tested[fold] if fold < len(benchmark.tested) else ()
-    if not classes:
-        raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
+    need_fold(benchmark, fold)
+    classes = benchmark.tested[fold]
     pools = {c: _pool(benchmark, c, "val") for c in classes}
     result = []
     for number in range(count):
@@ -65,6 +64,12 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
         query, supports = int(order[0]), _ints(order[1 : 1 + shot])
         result.append(Episode(class_id, query, supports, wrong, _ints(wrong_order[:shot])))
     return result
+
+
+def need_fold(benchmark: Benchmark, fold: int) -> None:
+    """DPNetError unless the benchmark has such a fold, with classes to test."""
+    if not (0 <= fold < len(benchmark.tested) and benchmark.tested[fold]):
+        raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
 
 
 def training_batch(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from dpnet import modes
 from dpnet.benchmarks.layout import VOID
 from dpnet.errors import DPNetError
 
@@ -29,15 +30,7 @@ def photograph(picture: Picture) -> Image.Image:
     Raises:
         DPNetError: it cannot be read.
     """
-    image = _opened(picture)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DPNetError("an image of floating-point numbers: save it with 8 or 16 bits")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return modes.rgb(_opened(picture), picture if isinstance(picture, str | Path) else "an image")
 
 
 def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
@@ -45,16 +38,16 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
 
     Arguments:
         mask: an image of one channel, or of three equal ones: 0 background, 255 void, anything else foreground;
-            in one that has only 0 and 255, 255 is foreground, and in one with shades of grey whatever is bright. Or a
-            cut-out: what is not transparent is foreground. Or a .json file with polygons in pixels, [[[x, y], …], …],
-            or as LabelMe writes them.
+            in one that has only 0 and 255, 255 is foreground, and in one with shades of grey (a JPEG, soft edges)
+            whatever is bright. A grey palette means its greys. Or a cut-out: what is not transparent is foreground.
+            Or a .json file with polygons in pixels, [[[x, y], …], …], or as LabelMe writes them.
         size: width and height of its image.
 
     Returns:
         uint8 [H, W] with 0, 1 and 255 (void).
 
     Raises:
-        DPNetError: it cannot be read, is of another size than its image, or marks nothing.
+        DPNetError: it cannot be read or understood, is of another size than its image, or marks nothing.
     """
     name = mask if isinstance(mask, str | Path) else "a mask"
     if isinstance(mask, str | Path) and Path(mask).suffix.lower() == ".json":
@@ -65,7 +58,14 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
         image = (
             image.convert("RGB") if opaque.min() == 255 else Image.fromarray(255 * (opaque > 127).astype(np.uint8))
         )
-    ids = np.asarray(image)
+    ids, shown = np.asarray(image), modes.greys(image)
+    ramp = False
+    if shown is not None:
+        greys = shown[np.unique(ids)].astype(int)
+        ramp = greys[0] == 0 and bool((np.diff(greys) > 0).all())  # an encoder's, or ids made visible
+        ids = shown[ids]
+    elif image.mode == "P" and _upside_down(image):
+        ids = np.asarray(image.convert("RGB"))
     if ids.ndim == 3:
         colours = ids[..., :3]
         if (colours != colours[..., :1]).any():
@@ -81,10 +81,45 @@ def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
     ids = ids.astype(np.int64)
     if len(np.unique(ids)) > IDS:
         ids = np.where(ids > ids.max() // 2, 255, 0)
+    elif image.format == "JPEG" and ids.max() > 127:
+        ids = np.where(ids > 127, 255, 0)
+    elif (ids == VOID).any() and not np.isin(ids, (0, VOID)).all():
+        soft = _soft(ids)
+        if soft is None or (ramp and not soft):
+            other = next(value for value in np.unique(ids).tolist() if value not in (0, VOID))
+            raise DPNetError(
+                f"{name}: holds 255 beside {other}: shades of white, or ids and void? Save pure white on black, or "
+                "ids from 1 to 254 on 0"
+            )
+        ids = np.where(ids > 127, 255, 0) if soft else ids
     found = np.where((ids == VOID) & ~np.isin(ids, (0, VOID)).all(), VOID, ids > 0).astype(np.uint8)
     if not (found == 1).any():
         raise DPNetError(f"{name}: no foreground: mark what is to be found, with ids from 1 to 254 or in white")
     return found
+
+
+def _soft(ids: np.ndarray) -> bool | None:
+    """Whether what is neither 0 nor 255 is white's soft edge (True), or ids beside void (False); None: unclear."""
+    padded = np.pad(ids, 1, mode="edge")
+    same, black = np.ones(ids.shape, bool), np.zeros(ids.shape, bool)
+    for y, x in np.ndindex(3, 3):
+        near = padded[y : y + ids.shape[0], x : x + ids.shape[1]]
+        same &= near == ids
+        black |= near == 0
+    between = (ids != 0) & (ids != VOID)
+    flat = same[between].mean()  # ids fill areas, and edges do not
+    beside_black = black[between].mean()  # void that surrounds ids keeps them from the background
+    white, grey = (ids == VOID).sum(), between.sum()
+    if beside_black < 0.05 or (flat >= 0.5 and grey >= white):
+        return False
+    return True if flat < 0.5 and white > grey else None
+
+
+def _upside_down(image: Image.Image) -> bool:
+    # Colours whose black has another index than 0: then indices do not say what is background.
+    colours = np.reshape(image.getpalette() or [], (-1, 3))
+    black = [i for i in np.unique(np.asarray(image)).tolist() if i < len(colours) and not colours[i].any()]
+    return len(black) == 1 and black != [0]
 
 
 def overlay(picture: Picture, mask: np.ndarray) -> Image.Image:
@@ -114,19 +149,35 @@ def png(image: Image.Image) -> bytes:
 
 def _opened(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture)
+        return _upright(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype not in (np.uint8, np.uint16, np.bool_):
             raise DPNetError(f"an array of {picture.dtype}: give uint8, or uint16")
-        return Image.fromarray(picture.astype(np.uint8) if picture.dtype == np.bool_ else picture)
+        if (
+            picture.ndim not in (2, 3)
+            or 0 in picture.shape
+            or (picture.ndim == 3 and picture.shape[2] not in (1, 3, 4))
+        ):
+            raise DPNetError(f"an array of shape {picture.shape}: give [H, W], [H, W, 3] or [H, W, 4]")
+        if picture.ndim == 3 and picture.shape[2] == 1:
+            picture = picture[..., 0]
+        if picture.ndim == 3 and picture.dtype == np.uint16:
+            picture = (picture // 257).astype(np.uint8)  # PIL has no such mode
+        return Image.fromarray(picture if picture.dtype == np.uint16 else picture.astype(np.uint8))
     try:
         with Image.open(picture) as image:
-            return ImageOps.exif_transpose(image)  # decodes it, or says what is wrong
+            return _upright(image)
     except FileNotFoundError:
         raise DPNetError(f"{picture}: no such file") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DPNetError(f"{picture}: cannot be decoded ({why}): replace it by an intact copy") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turned = ImageOps.exif_transpose(image)  # decodes it, or says what is wrong
+    turned.format = image.format
+    return turned
 
 
 def _drawn(file: Path, size: tuple[int, int]) -> np.ndarray:

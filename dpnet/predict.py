@@ -49,23 +49,30 @@ def load(checkpoint: str | Path) -> Trained:
     """
     folder = Path(checkpoint)
     folder = folder.parent if folder.is_file() else folder
-    if not (folder / "run.json").exists() or read_json(folder / "run.json").get("kind") != "Run":
+    about = read_json(folder / "run.json") if (folder / "run.json").exists() else None
+    if not isinstance(about, dict) or about.get("kind") != "Run":
         raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
-    about = read_json(folder / "run.json")
     if not (folder / "checkpoint.safetensors").exists():
         raise DPNetError(
             f"{folder}: no checkpoint.safetensors in it: published results come without; train it here, "
-            f"`make reproduce-table3 BENCHMARK={about['benchmark']}`, or give another run"
+            f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
         )
-    training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-    model = DPNet(
-        training.backbone,
-        width=training.width,
-        dilations=training.dilations,
-        dropout=training.dropout,
-        **vars(Variant(**about["variant"])),
-    )
-    model.head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
+    try:
+        training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
+        model = DPNet(
+            training.backbone,
+            width=training.width,
+            dilations=training.dilations,
+            dropout=training.dropout,
+            **vars(Variant(**about["variant"])),
+        )
+        model.head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise DPNetError(
+            f"{folder / 'run.json'}: does not describe the network beside it ({why}): give another run, or train it "
+            "again"
+        ) from error
     return Trained(model.eval().requires_grad_(False), training.size)
 
 
@@ -94,8 +101,7 @@ def segment(
     """
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
-    if not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
+    _need_beta(beta)
     picture, shown = photograph(query), [photograph(support) for support in supports]
     found = [marked(mask, support.size) for mask, support in zip(masks, shown, strict=True)]
     trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
@@ -108,6 +114,11 @@ def segment(
     ).logits
     difference = resize(logits[:, 1:] - logits[:, :1], (picture.height, picture.width))[0, 0]
     return (difference > 0).to(torch.uint8).numpy(), difference.sigmoid().numpy()
+
+
+def _need_beta(beta: float) -> None:
+    if not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
 
 
 def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
@@ -142,8 +153,11 @@ def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BET
         what was exported.
 
     Raises:
-        DPNetError: no such run, or the file cannot be written.
+        DPNetError: no such run, no such threshold, or the file is none of `.pt2` or cannot be written.
     """
+    _need_beta(beta)
+    if Path(file).suffix != ".pt2":
+        raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
     trained = load(checkpoint)
     S = trained.size
     seen = [torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,))]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def make_voc(data, train=TRAIN, val=VAL):
 def make_folder(base, number=9, labels=(0, 1, 2, 3, 4, 5, 255)):
     for i in range(number):
         save_pair(base / "images", base / "labels", f"img{i}", i, labels)
-    (base / "names.txt").write_text("cup\nfork\n\nknife\nspoon\nplate\n")
+    (base / "names.txt").write_text("cup\nfork\nknife\nspoon\nplate\n")
     return base / "images", base / "labels", base / "names.txt"
 
 
@@ -594,6 +595,19 @@ def test_wrong_layouts_are_answered_with_what_was_found(tmp_path):
     for file in (tmp_path / "other").iterdir():
         file.rename(file.with_name(f"label{file.stem[3:]}.png"))
     call("label0.png", "no image of that name", "img0", labels=tmp_path / "other")
+
+
+def test_make_clean_leaves_the_users_data(tmp_path):
+    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    ours = ["shapes/v1/index.json", "pascal/features/a.npy", "pascal-mini/pixels/a.npy", "coco-1/validation/a.npy",
+            "folder/features/a.npy", "folder/made/labels/a.png", "folder/index.json"]  # fmt: skip
+    theirs = ["VOCdevkit/VOC2012/JPEGImages/a.jpg", "coco/train2014/a.jpg", "coco/labels/val/a.png", "SBD/a.mat",
+              "pascal/index.json", "mine/features/a.jpg", "folder/images/a.jpg", "train2014.zip"]  # fmt: skip
+    for name in (*ours, *theirs):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert {name for name in (*ours, *theirs) if (tmp_path / "data" / name).exists()} == set(theirs)
 
 
 # --- what is known of them

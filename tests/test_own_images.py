@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpnet import cli
+from dpnet import cli, pictures
 from dpnet.benchmarks import Benchmark, legend, pairing, prepare_folder, voc_parts
 from dpnet.errors import DPNetError
 
@@ -131,6 +133,12 @@ def test_the_lists_say_what_is_for_training(voc: Path, capsys: pytest.CaptureFix
     assert "1 image(s) left out" in said
 
 
+def test_label_pngs_in_capitals_are_found(voc: Path) -> None:
+    for file in (voc / "SegmentationClass").iterdir():
+        file.rename(file.with_suffix(".PNG"))
+    assert len(from_voc(voc).entries) == 11
+
+
 @pytest.mark.parametrize("line", ['"{}"', "{}.jpg", "{} 1", "JPEGImages/{}.jpg SegmentationClass/{}.png", "{}\r"])
 def test_lists_as_tools_write_them(line: str, voc: Path) -> None:
     lists = voc / "ImageSets" / "Segmentation"
@@ -172,6 +180,7 @@ def test_bad_lists(voc: Path) -> None:
     call("train.txt: names no image", train="\n")
     call("val.txt: 'a3' is in train.txt too", val="a8\na3\n")
     call("val.txt: 'zebra' has no label", "1 more", val="a8\nzebra\nyak\n")
+    call("""val.txt: '"' has no label""", val='a8\n"\n')
     (voc / "JPEGImages" / "a2.jpg").unlink()
     call("a2.png: its image is missing", "JPEGImages/a2.*")
 
@@ -241,6 +250,35 @@ def test_the_command(
     assert "class_names.txt: no such file: write the class names" in capsys.readouterr().err
     assert cli.main(["prepare", "folder", "--images", "a", *root]) == 1
     assert "--voc DIR, or --images DIR --labels DIR --classes FILE" in capsys.readouterr().err
+    assert cli.main(["prepare", "folder", "--voc", str(voc), "--classes", str(voc), *root]) == 1
+    assert f"{voc}: is a folder: give the file in it that lists the class names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--voc", "--images", "--labels", "--classes", "--folds"])
+def test_what_is_for_a_folder_is_for_no_other_benchmark(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPNET_DATA", "")
+    ways = {"shapes": "are rendered", "pascal": "holds VOCdevkit with --root", "coco": "holds coco with --root"}
+    for benchmark, way in ways.items():
+        assert cli.main(["prepare", benchmark, option, "2", "--root", str(tmp_path), "--preset", "quick"]) == 1
+        assert re.search(
+            rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", capsys.readouterr().err
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_early_is_no_error(own: Path) -> None:
+    """As `head -1` does."""
+    parts = ["--images", own / "images", "--labels", own / "labels", "--classes", own / "names.txt"]
+    command = [sys.executable, "-m", "dpnet", "prepare", "folder", *parts, "--root", own.parent / "data"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert "ipe" not in process.stderr.read()
+    assert process.returncode == 1
+    assert (own.parent / "data" / "folder" / "index.json").exists()
 
 
 # ---- labels of every kind
@@ -261,6 +299,42 @@ def test_labels_of_ids_in_any_mode(kind: str, own: Path) -> None:
         else:
             Image.fromarray(ids).convert(kind).save(file)
     is_as_drawn(prepared(own))
+
+
+def test_the_palette_of_an_encoder_shows_ids_and_its_indices_are_none(own: Path) -> None:
+    for file in (own / "labels").iterdir():
+        Image.open(file).convert("RGB").quantize(6).save(file)
+    assert Image.open(file).getpalette()[:3] == [255, 255, 255]
+    is_as_drawn(prepared(own))
+
+
+@pytest.mark.parametrize("levels", [[0, 85, 170, 255], [0, 255]])
+def test_palettes_that_make_ids_visible_are_not_read(levels: list[int], own: Path) -> None:
+    for i in range(12):
+        ids = np.where(np.isin(drawn(i), range(1, len(levels))), drawn(i), 0).astype(np.uint8)
+        palette = Image.fromarray(ids)
+        palette.putpalette([v for level in levels for v in [level] * 3])
+        palette.save(own / "labels" / f"a{i}.png")
+    (own / "names.txt").write_text("cup\nfork\nknife")
+    if levels == [0, 255]:  # a class alone in each, and others elsewhere
+        for i in range(6):
+            save(drawn(i) % 4, own / "labels" / f"a{i}.png")
+    for name, label in labels_of(prepared(own)).items():
+        assert set(np.unique(label)) == ({0, 1} if levels == [0, 255] and int(name[1:]) > 5 else {0, 1, 2, 3})
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "P"])
+def test_greys_mean_what_the_legend_says(mode: str, own: Path) -> None:
+    greys = np.zeros(256, np.uint8)
+    greys[[1, 2, 3, 4, 255]] = 50, 100, 255, 4, 200
+    for file in (own / "labels").iterdir():
+        Image.fromarray(greys[np.array(Image.open(file))]).convert(mode).save(file)
+    colours = {"cup": 50, "fork": 100, "knife": 255, "spoon": 4, "void": 200}
+    (own / "names.txt").write_text("".join(f"{name}:{v},{v},{v}\n" for name, v in colours.items()))
+    is_as_drawn(prepared(own))
+    save(np.full(SIZE, 9, np.uint8), own / "labels" / "a0.png")
+    with pytest.raises(DPNetError, match=r"a0.png: has 1 colour\(s\), 9,9,9, which .*names.txt lacks: it has cup"):
+        prepared(own)
 
 
 def test_bad_labels(own: Path, tmp_path: Path) -> None:
@@ -291,6 +365,41 @@ def test_bad_labels(own: Path, tmp_path: Path) -> None:
     refuses("a.zip: an archive: unpack it", own=own, images=tmp_path / "a.zip")
 
 
+@pytest.mark.parametrize("kind", ["I;16", "LA", "RGBA", "transparent P", "CMYK", "L"])
+def test_images_are_read_as_predict_reads_them(kind: str, own: Path) -> None:
+    """16 bits are scaled, and what is transparent is white; other modes are what PIL makes of them."""
+    shutil.rmtree(own / "images")
+    for i in range(12):
+        file = own / "images" / f"a{i}.{'tif' if kind == 'CMYK' else 'png'}"
+        clear = np.dstack([photo(i), np.where(np.arange(SIZE[1]) < 9, 0, 255) * np.ones(SIZE, int)])
+        if kind == "I;16":
+            save(photo(i)[..., 0].astype(np.uint16) * 257, file)
+        elif kind == "transparent P":
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(photo(i)).quantize(8).save(file, transparency=3)
+        else:
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(clear.astype(np.uint8)).convert("RGBA").convert(kind).save(file)
+    benchmark = prepared(own)
+    for entry in benchmark.entries:
+        found, file = benchmark.image(entry), benchmark.path(entry.image)
+        np.testing.assert_array_equal(found, np.asarray(pictures.photograph(file)))
+        if kind == "I;16":
+            np.testing.assert_array_equal(found[..., 1], photo(int(entry.id[1:]))[..., 0])
+        elif kind in ("LA", "RGBA"):
+            assert (found[:, :9] == 255).all()
+            assert found[:, 9:].mean() < 200
+        elif kind != "transparent P":
+            np.testing.assert_array_equal(found, np.asarray(Image.open(file).convert("RGB")))
+
+
+def test_images_of_floats_are_refused(own: Path) -> None:
+    shutil.rmtree(own / "images")
+    for i in range(12):
+        save(photo(i)[..., 0].astype(np.float32) / 255, own / "images" / f"a{i}.tif")
+    refuses("a0.tif: is of floating-point numbers: save it with 8 or 16 bits", "11 more", own=own)
+
+
 # ---- class lists
 
 
@@ -300,7 +409,7 @@ def test_bad_labels(own: Path, tmp_path: Path) -> None:
         ("background\ncup\nfork\nknife\nspoon", "'background' is no class, and taken out: in labels it is 0"),
         ("__ignore__\n_background_\ncup\nfork\nknife\nspoon\n", "in labels it is 255"),
         ("cup\nfork\nknife\nspoon\nvoid\n", "'void' is no class, and taken out: in labels it is 255"),
-        ("\ufeffcup\r\nfork\r\n\r\nknife\r\nspoon\r\n", ""),
+        ("\ufeff\r\n\r\ncup\r\nfork\r\nknife\r\nspoon\r\n\r\n# the end", ""),
         ("# mine\ncup  \nfork\n knife\nspoon", ""),
     ],
 )
@@ -322,6 +431,11 @@ def test_bad_class_lists(own: Path) -> None:
         ("cup", "1 class(es), 'cup'", "at least 3"),
         ("background\ncup\nfork", "2 class(es)", "at least 3"),
         ("background\n", "0 class names"),
+        ("cup\n\nfork\nknife\nspoon", "line 2 is empty", "take it out"),
+        ("# mine\ncup\nfork\n# knives\nknife\nspoon", "line 4 is a comment", "take it out"),
+        ("cup:1,2,3\nfork\nknife:4,5,6", "'fork' has no colour", "cup:255,0,0"),
+        ("cup,1,2,3\nfork,1,2,3333\nknife,4,5,6", "'fork,1,2,3333' has no colour", "numbers from 0 to 255"),
+        ("title,1\ncup,1,2,3", "'title,1' has no colour"),
         ("cup:1,2,3\nfork:1,2,3\nknife:4,5,6", "'fork:1,2,3': another line has that colour"),
         ("cup:1,2,3\nfork:1,2,333\nknife:4,5,6", "a colour has 0 to 255"),
         ("background\ncup\nfork\nknife\n", "class id 4 is out of range", "0…3"),
@@ -329,6 +443,16 @@ def test_bad_class_lists(own: Path) -> None:
         (own / "names.txt").write_text(text)
         refuses(*parts, own=own)
     (own / "names.txt").write_text("\n".join((*NAMES, "plate")))
+
+
+@pytest.mark.parametrize(
+    "header", ["name,r,g,b", "label:color_rgb:parts:actions", "Class; Red; Green; Blue", "\n# x\n"]
+)
+def test_a_table_of_colours_may_have_a_header_and_gaps(header: str, own: Path) -> None:
+    paint(own / "labels")
+    lines = [f"{name},{r},{g},{b}" for name, (r, g, b) in COLOURS.items()]
+    (own / "names.txt").write_text("\n".join((header, *lines[:2], "", "# more", *lines[2:])))
+    assert prepared(own).classes == ("spoon", "cup", "knife", "fork")
 
 
 NAME = st.from_regex(r"[a-zäöü][a-zäöü \-]{0,8}[a-zäöü]", fullmatch=True).filter(
@@ -370,7 +494,60 @@ def test_what_is_missing_is_said(own: Path, capsys: pytest.CaptureFixture[str]) 
     (own / "labels" / "a0.png").unlink()
     for i in range(1, 12):
         save(np.full(SIZE, i == 2, np.uint8), own / "labels" / f"a{i}.png")
-    refuses("no class has two images for testing (found: cup 0, fork 0", own=own)
+    refuses("no class has two images for testing (found: cup 0, fork 0", "add labelled images", own=own)
+
+
+def test_a_digest_is_of_what_the_files_hold(own: Path, tmp_path: Path) -> None:
+    """Features and runs of other images are not taken for those of these, though names, sizes and counts agree."""
+    first = prepared(own)
+    assert prepared(own).digest == first.digest
+    shutil.copytree(own, tmp_path / "moved" / "own")
+    assert prepared(tmp_path / "moved" / "own").digest == first.digest
+    was, file = [(e.id, e.pixels) for e in first.entries], own / "labels" / "a0.png"
+    save(drawn(0)[:, ::-1].copy(), file)
+    mirrored = prepared(own)
+    assert [(e.id, e.pixels) for e in mirrored.entries] == was
+    assert mirrored.digest != first.digest
+    save(drawn(0), file)
+    assert prepared(own).digest == first.digest
+    shutil.copy(own / "images" / "a1.jpg", own / "images" / "a0.jpg")
+    assert prepared(own).digest != first.digest
+
+
+def test_a_digest_knows_what_colours_mean(own: Path) -> None:
+    save(np.where(drawn(0) == 2, 1, np.where(drawn(0) == 1, 2, drawn(0))).astype(np.uint8), own / "labels" / "a0.png")
+    paint(own / "labels")
+    digests = set()
+    for order in (("cup", "fork"), ("fork", "cup")):
+        of = dict(zip(NAMES, (*order, "knife", "spoon"), strict=True)) | {"void": "void"}
+        lines = [f"{name}:{','.join(map(str, COLOURS[other]))}" for name, other in of.items()]
+        (own / "names.txt").write_text("\n".join(lines))
+        digests.add(prepared(own).digest)
+    assert len(digests) == 2
+
+
+def test_specks_are_not_set_aside_for_testing(own: Path) -> None:
+    """A class that shows in a few pixels of most images, and in four well: two of the four are to test."""
+    for i in range(12):
+        label = drawn(i)
+        label[label == 4] = 0
+        label[5:25, :15] = 4 * (i < 4)
+        label[29, 3] = 4
+        save(label, own / "labels" / f"a{i}.png")
+    benchmark = prepared(own)
+    assert [len(benchmark.images_of(4, split)) for split in ("train", "val")] == [2, 2]
+
+
+def test_who_is_not_tested_and_why(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("DPNET_DATA", "")
+    for i in range(2, 12):
+        save(np.where(drawn(i) == 2, 0, drawn(i)).astype(np.uint8), own / "labels" / f"a{i}.png")
+    parts = ["--images", str(own / "images"), "--labels", str(own / "labels"), "--classes", str(own / "names.txt")]
+    folds = ["--folds", "cup,fork", "--root", str(own.parent / "data")]
+    assert cli.main(["prepare", "folder", *parts, *folds]) == 0
+    said = capsys.readouterr().out
+    assert "since fewer than two of their images could be set aside for that: fork\n" in said
+    assert "since --folds leaves them out: they are for training: knife, spoon\n" in said
 
 
 # ---- names and places
@@ -387,6 +564,21 @@ def test_names_of_every_kind(own: Path) -> None:
     assert len(benchmark.entries) == 12
     assert {"Müller a0", "IMG (1) a1", "x.y.a2"} < {entry.id for entry in benchmark.entries}
     is_as_drawn(benchmark)
+
+
+def test_names_that_no_index_can_hold(own: Path) -> None:
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        os.rename(own / kind / f"a3.{suffix}", os.fsencode(own / kind) + b"/caf\xe9." + suffix.encode())
+    refuses("caf\\udce9.png': rename it: its name is not UTF-8", own=own)
+
+
+def test_folds_by_names_that_have_commas(own: Path) -> None:
+    (own / "names.txt").write_text("cup, small\nfork\nknife\nspoon")
+    assert prepared(own, folds="fork;knife,spoon").folds == ((2,), (3, 4))
+    shutil.rmtree(own.parent / "data")
+    refuses("the class 'cup, small' cannot be named", "write a number", own=own, folds="cup, small;fork")
+    (own / "names.txt").write_text("\n".join(NAMES))
+    refuses("folds='²': no class is called '²'", own=own, folds="²")
 
 
 def test_images_and_labels_in_one_folder(own: Path) -> None:

@@ -1,6 +1,7 @@
 """Images of your own: any mode and size, masks of any kind, and a program that runs without this package."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.path import Path as Outline
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import save_file
 
 import dpnet
@@ -65,6 +66,79 @@ def test_a_mask_with_shades_or_transparency_marks_what_is_meant(
     assert (found != mask).sum() <= (0 if kind in ("cut-out", "white on white") else 150)  # an edge has 180 pixels
 
 
+def rim(ids: np.ndarray, width: int) -> np.ndarray:
+    """Where ids differ from one `width` pixels away, as VOC draws its void."""
+    around = [np.roll(ids, (y, x), (0, 1)) for y in (-width, 0, width) for x in (-width, 0, width)]
+    return np.any([ids != other for other in around], 0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["sharp jpeg", "resized", "reduced", "resized palette", "quantized", "web palette", "thin"]
+)
+def test_white_on_black_is_never_taken_for_void(kind: str, mask: np.ndarray, tmp_path: Path) -> None:
+    """Few shades beside white are soft edges; and a palette's indices are an encoder's."""
+    meant, file = mask, tmp_path / ("m.jpg" if kind == "sharp jpeg" else "m.png")
+    white = Image.fromarray(mask * 255)
+    if kind == "resized palette" or kind == "resized":
+        white = white.resize((240, 180), Image.Resampling.BILINEAR)
+        meant = np.kron(mask, np.ones((2, 2), np.uint8))
+        white = white.convert("RGB").quantize(8) if kind == "resized palette" else white
+    elif kind in ("reduced", "thin"):
+        drawn = Image.new("L", (240, 180))
+        for i in range(1 if kind == "reduced" else 5):
+            box = (40, 30, 200, 150) if kind == "reduced" else (20 + 43 * i, 30, 29 + 43 * i, 150)
+            ImageDraw.Draw(drawn).ellipse(box, fill=255)
+        white = drawn.resize((120, 90), Image.Resampling.BOX)
+        meant = (np.asarray(white) > 127).astype(np.uint8)
+    elif kind == "quantized":
+        white = white.convert("RGB").quantize(2)
+        assert white.getpalette()[:3] == [255, 255, 255]
+    elif kind == "web palette":
+        white = white.convert("RGB").convert("P")
+    white.save(file, **({"quality": 95} if kind == "sharp jpeg" else {}))
+    shades = len(np.unique(np.asarray(Image.open(file).convert("L"))))
+    assert shades == 2 if kind in ("quantized", "web palette") else 2 < shades <= pictures.IDS
+    found = pictures.marked(file, meant.shape[::-1])
+    assert set(np.unique(found)) == {0, 1}
+    assert (found != meant).sum() <= 0.01 * meant.size
+
+
+def test_ids_with_void_borders_stay_ids(mask: np.ndarray, tmp_path: Path) -> None:
+    """As VOC has them, also where an object is so small that its border is larger than itself; and quantized."""
+    for size in (40, 6):
+        ids = np.zeros((90, 120), np.uint8)
+        ids[30 : 30 + size, 40 : 40 + size], ids[30 : 30 + size, 90 : 90 + size] = 15, 3
+        expected = np.where(void := rim(ids, 3) & (ids == 0), 255, ids > 0)
+        ids[void] = 255
+        assert size == 40 or (ids == 255).sum() > (expected == 1).sum()
+        assert np.array_equal(pictures.marked(ids, (120, 90)), expected)
+        Image.fromarray(ids).convert("RGB").quantize(4).save(tmp_path / "m.png")
+        assert np.array_equal(pictures.marked(tmp_path / "m.png", (120, 90)), expected)
+
+
+def test_masks_that_may_mean_either_are_refused(mask: np.ndarray, tmp_path: Path) -> None:
+    both = mask * 255
+    both[25:35, 85:100] = 90
+    ramp = Image.fromarray(np.where(mask, 3, 0).astype(np.uint8))  # ids made visible, or shades of an encoder?
+    ramp.paste(2, (85, 5, 119, 89))
+    ramp.paste(1, (85, 30, 119, 60))
+    red = Image.fromarray(mask).convert("P")
+    red.putpalette([0, 0, 0, 255, 0, 0])
+    assert np.array_equal(pictures.marked(red, (120, 90)), mask)
+    ramp.putpalette([v for i in range(5) for v in [63 * i] * 3])  # more than are there: ids
+    assert np.array_equal(pictures.marked(ramp, (120, 90)) == 1, np.asarray(ramp) > 0)
+    other = Image.fromarray(1 - mask).convert("P")
+    other.putpalette([255, 0, 0, 0, 0, 0])
+    ramp.putpalette([v for i in range(4) for v in [85 * i] * 3])
+    for bad, line in (
+        (both, "holds 255 beside 90: shades"),
+        (ramp, "holds 255 beside 85: "),
+        (other, "has colours"),
+    ):
+        with pytest.raises(DPNetError, match=line):
+            pictures.marked(bad, (120, 90))
+
+
 def same(a: Image.Image, b: np.ndarray) -> bool:
     return a.mode == "RGB" and np.array_equal(np.asarray(a), b)
 
@@ -82,6 +156,8 @@ def test_an_image_is_read_in_any_mode(photo: np.ndarray, tmp_path: Path) -> None
     assert same(pictures.photograph(tmp_path / "RGBA.png"), photo)
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
     assert same(pictures.photograph(tmp_path / "16.png"), three)
+    assert same(pictures.photograph(grey[..., None]), three)
+    assert same(pictures.photograph(photo.astype(np.uint16) * 257), photo)
     clear = np.dstack([photo, np.where(np.arange(120) < 60, 0, 255) * np.ones((90, 1))]).astype(np.uint8)
     Image.fromarray(clear).save(tmp_path / "clear.png")
     found = np.asarray(pictures.photograph(tmp_path / "clear.png"))
@@ -153,6 +229,7 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
         ([photo], [mask * 0], "no foreground"),
         ([photo], [coloured], "has colours"),
         ([photo], [mask.astype(np.float32)], "an array of float32"),
+        ([photo[None]], [mask], r"an array of shape \(1, 90, 120, 3\): give \[H, W\]"),
         ([tmp_path / "no.jpg"], [mask], r"no\.jpg: no such file"),
         ([tmp_path / "text.png"], [mask], r"text\.png: cannot be decoded \(not an image\)"),
         ([tmp_path / "torn.png"], [mask], r"torn\.png: cannot be decoded"),
@@ -169,6 +246,19 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
         dpnet.segment(photo, [photo], [mask], tmp_path / "nowhere")
     with pytest.raises(DPNetError, match="beta=2: must lie between 0"):
         dpnet.segment(photo, [photo], [mask], folder, beta=2)
+    about = json.loads((folder / "run.json").read_text())
+    lacking = {key: value for key, value in about.items() if key != "training"}
+    narrow = {**about, "training": {**about["training"], "width": about["training"]["width"] + 1}}
+    for i, (content, message) in enumerate((
+        ([], "not a training's"), ({"kind": "Run"}, "KeyError: 'training'"), (lacking, "KeyError: 'training'"),
+        ({**about, "variant": {"no": 1}}, "TypeError: "), ({**about, "training": 7}, "TypeError: "),
+        (narrow, "RuntimeError: "),
+    )):  # fmt: skip
+        shutil.copytree(folder, tmp_path / f"run{i}")
+        (tmp_path / f"run{i}" / "run.json").write_text(json.dumps(content))
+        with pytest.raises(DPNetError, match=rf"run{i}.run\.json: .*{message}") as caught:
+            predict.load(tmp_path / f"run{i}")
+        assert "\n" not in str(caught.value)
     shutil.copytree(folder, tmp_path / "published")
     (tmp_path / "published" / "checkpoint.safetensors").unlink()
     with pytest.raises(DPNetError, match=r"published: no checkpoint.*make reproduce-table3 BENCHMARK=shapes"):
@@ -203,6 +293,20 @@ def test_the_command_line_writes_mask_overlay_and_probability(
         assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
         assert message in capsys.readouterr().err
     assert (tmp_path / "q.png").read_bytes() == before
+    for twice in ("v", "p"):
+        arguments = [str(tmp_path / "o.png") if a == str(tmp_path / f"{twice}.png") else a for a in paths]
+        assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
+        assert re.search(r"--(overlay|probability) .*o\.png: is what --out writes", capsys.readouterr().err)
+
+
+def test_an_export_overwrites_nothing_else(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.jpg").write_text("mine")
+    for out, beta, message in (("photo.jpg", "0.2", "name it photo.pt2"), ("a.pt2", "2", "beta=2: must lie between")):
+        given = ["--checkpoint", str(folder), "--out", str(tmp_path / out), "--beta", beta]
+        assert cli.main(["export", *given]) == 1
+        assert message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
+    assert (tmp_path / "photo.jpg").read_text() == "mine"
 
 
 ALONE = """

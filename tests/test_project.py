@@ -430,6 +430,9 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["reproduce", "table3", "--benchmark", "pascal-mini", "--data", "nowhere"], r"nowhere: no such folder"),
         (["train", "--variant", "nope"], r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
         (["train", "--benchmark", "shapes", "--fold", "9", "--preset", "tiny"], r"no fold 9"),
+        (["evaluate", "--fold", "7", "--preset", "tiny"], r"shapes has no fold 7 to test: its folds are"),
+        (["train", "--diversity", "0.2"], r"--diversity 0\.2: table3 has none to set: it is of target diversity"),
+        (["train", "diversity", "--diversity", "0.33"], r"--diversity 0\.33: diversity has 0"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
@@ -444,7 +447,8 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
 
 
 @pytest.mark.parametrize("arguments", [["reproduce", "table3", "--betta", "1"], ["nonsense"], [],
-                                       ["reproduce", "table3", "--seeds", "0"]])  # fmt: skip
+                                       ["reproduce", "table3", "--seeds", "0"], ["train", "--seed", "-1"],
+                                       ["train", "--fold", "²"]])  # fmt: skip
 def test_wrong_words_are_one_line(arguments: list[str]) -> None:
     done = command(*arguments)
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from dpnet import files
+from dpnet import files, modes
 from dpnet.benchmarks import layout, legend, pairing
 from dpnet.benchmarks.layout import VOID, WHERE, Benchmark, Entry, Item
 from dpnet.benchmarks.legend import Legend
@@ -30,16 +31,16 @@ def _fitted(items: list[Item], classes: Legend, root: Path) -> list[Item]:
         name, split, image, label = item
         try:
             with Image.open(label) as mask, Image.open(image) as picture:
-                mode, size, turn = mask.mode, mask.size, picture.getexif().get(ORIENTATION, 1)
+                size, plain, turn = mask.size, classes.plain(mask), picture.getexif().get(ORIENTATION, 1)
                 # Who painted the label saw the photograph upright, unless the sizes say otherwise.
                 seen = picture.size if turn < 5 else picture.size[::-1]
                 if size not in (seen, picture.size):
                     return f"{label}: the mask is {_by(size)}, its image {image} {_by(seen)}: make them the same size"
                 if turn in range(2, 9) and size == seen:
-                    upright = ImageOps.exif_transpose(picture).convert("RGB")
+                    upright = modes.rgb(ImageOps.exif_transpose(picture), image)
                     upright.save(packed := io.BytesIO(), "JPEG", quality=95)
                     files.write(image := root / "made" / "images" / f"{name}.jpg", packed.getvalue(), WHERE)
-            if mode not in ("P", "L", "1") or (classes.colours and mode == "P"):
+            if not plain:
                 content = png(classes.ids(label))
                 files.write(label := root / "made" / "labels" / f"{name}.png", content, WHERE)
         except DPNetError as error:
@@ -61,6 +62,17 @@ def _fitted(items: list[Item], classes: Legend, root: Path) -> list[Item]:
     return fitted
 
 
+def _content(items: list[Item], classes: Legend) -> str:
+    """What all files hold, wherever they lie: labels that were mirrored have the names and counts that they had."""
+
+    def held(item: Item) -> list[str]:
+        return [item[0], *(hashlib.sha256(path.read_bytes()).hexdigest() for path in item[2:])]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        everything = [sorted(classes.colours.items()), *pool.map(held, sorted(items))]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
@@ -68,7 +80,8 @@ def _by(size: tuple[int, int]) -> str:
 def _divided(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """A quarter of each class's images to val, at least two if two are left to train on; the rarest class first."""
     shuffled = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())  # names have an order
-    of = {c: [e.id for e in shuffled if c in e.pixels] for c in {c for e in entries for c in e.pixels} - {0, VOID}}
+    shown = [(e.id, {c for c in e.pixels if e.pixels[c] >= layout.least(e.size)} - {0, VOID}) for e in shuffled]
+    of = {c: [name for name, mine in shown if c in mine] for c in set().union(*(mine for _, mine in shown))}
     tested: set[str] = set()
     trained: set[str] = set()
     for mine in sorted(of.values(), key=lambda mine: (len(mine), mine)):
@@ -89,7 +102,7 @@ def _cut(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
         )
     if not folds:
         return layout.split_folds(n, min(4, n // 2) if n > LEAST else n)
-    if folds.isdigit():
+    if folds.isdecimal():
         if not 1 < int(folds) <= n:
             raise DPNetError(f"folds={folds}: must be 2 to {n}, the number of classes")
         return layout.split_folds(n, int(folds))
@@ -97,6 +110,12 @@ def _cut(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
     listed = [name for part in parts for name in part]
     unknown = sorted(set(listed) - set(names))
     if unknown or len(set(listed)) < len(listed):
+        parted = next((name for name in names if "," in name or ";" in name), None)
+        if unknown and parted:
+            raise DPNetError(
+                f"folds={folds!r}: the class {parted!r} cannot be named, since , and ; stand between names: write a "
+                "number, or rename it in the class list"
+            )
         what = f"no class is called {unknown[0]!r}" if unknown else "a class stands there twice"
         raise DPNetError(f"folds={folds!r}: {what}: write a number, or classes like {names[0]},{names[1]};{names[2]}")
     return tuple(tuple(names.index(name) + 1 for name in part) for part in parts)
@@ -108,7 +127,10 @@ def _tested(whole: Benchmark, labels: Path) -> tuple[tuple[int, ...], ...]:
     counts = [f"{name} {len(whole.images_of(c, 'val'))}" for c, name in enumerate(whole.classes, 1)]
     counted = "an image counts for a class that covers 2,048 of its pixels, fewer if it is small"
     if not any(tested):
-        raise DPNetError(f"{labels}: no class has two images for testing (found: {', '.join(counts)}): {counted}")
+        raise DPNetError(
+            f"{labels}: no class has two images for testing (found: {', '.join(counts)}): {counted}: add labelled "
+            "images, or name more in val.txt where lists say the split"
+        )
     for fold, classes in enumerate(tested):
         base = [whole.classes[c - 1] for c in whole.trainable(fold, 1)]
         if classes and len(base) < 2:
@@ -160,4 +182,5 @@ def prepare_folder(
     if absent:
         print(f"in no label: {', '.join(absent)} (a class has its line's number in {known.file} as its id, from 1)")
     whole = Benchmark("folder", root, known.names, novel, novel, entries, digest="")
-    return layout.write(root, "folder", known.names, novel, _tested(whole, labels), entries, {"folds": len(novel)})
+    recipe = {"folds": len(novel), "content": _content(items, known)}
+    return layout.write(root, "folder", known.names, novel, _tested(whole, labels), entries, recipe)

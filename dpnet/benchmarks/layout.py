@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dpnet import files
+from dpnet import files, modes
 from dpnet.errors import DPNetError
 from dpnet.progress import progress
 
@@ -119,8 +119,7 @@ class Benchmark:
         Returns:
             2,048 pixels, and less in proportion to the area if the longer side has fewer than 500 pixels.
         """
-        longer = min(max(entry.size), AT_SIDE)
-        return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
+        return least(entry.size)
 
     @cached_property
     def _images(self) -> dict[tuple[int, str], list[int]]:
@@ -157,6 +156,12 @@ class Benchmark:
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
 
 
+def least(size: tuple[int, int]) -> int:
+    """The least area, in pixels, that makes a class count in an image of a size (height, width)."""
+    longer = min(max(size), AT_SIDE)
+    return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
+
+
 def decode(path: Path, mask: bool = False) -> np.ndarray:
     """Decode a whole image or mask file.
 
@@ -174,7 +179,7 @@ def decode(path: Path, mask: bool = False) -> np.ndarray:
         with Image.open(path) as picture:
             if mask and picture.mode not in ("P", "L", "1"):
                 raise DPNetError(f"{path}: is {picture.mode}, but a mask is a palette or 8-bit grey PNG")
-            return np.array(picture if mask else picture.convert("RGB"), dtype=np.uint8)
+            return np.array(picture if mask else modes.rgb(picture, path), dtype=np.uint8)
     except DPNetError:
         raise
     except FileNotFoundError:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpnet import modes
 from dpnet.benchmarks.layout import VOID
 from dpnet.errors import DPNetError
 
 RGB = tuple[int, int, int]
 # CVAT's labelmap.txt has "cup:128,0,0::", Supervisely's colors.txt "cup 128 0 0".
 COLOURED = re.compile(r"(?P<name>.*[^\s:;,])\s*[:;,\s]\s*(?P<rgb>\d{1,3}(?:\s*[,\s]\s*\d{1,3}){2})\s*(?::.*)?")
+HEADER = re.compile(r"(name|label|class|category)\w*\W.*\b(r|red|rgb|colou?r\w*)\b.*", re.IGNORECASE)  # of a table
 NUMBERED = re.compile(r"\d+\s*[\s:;,.=]\s*\S")
 NOTHING = ("background", "_background_", "__background__", "bg")  # id 0, as tools list it
 NOBODY_KNOWS = ("void", "__ignore__", "_ignore_", "ignore", "ignored", "neutral", "unlabeled", "unlabelled")  # 255
@@ -32,6 +34,27 @@ class Legend:
     def expected(self) -> str:
         """What a label holds, in words."""
         return f"ids from 0 (background) to {len(self.names)}, and 255 for void"
+
+    @cached_property
+    def has_greys(self) -> bool:
+        """Whether some grey is the colour of something else than its own value: then grey labels are of colours."""
+        return any(red == green == blue != value for (red, green, blue), value in self.colours.items())
+
+    def plain(self, picture: Image.Image) -> bool:
+        """Whether the pixels of a label are ids as they stand."""
+        if picture.mode == "P":
+            return not self.colours and self._shown(picture) is None
+        return picture.mode == "1" or (picture.mode == "L" and not self.has_greys)
+
+    def _shown(self, picture: Image.Image) -> np.ndarray | None:
+        # The id of each palette index, where an encoder numbered greys that are ids.
+        greys = modes.greys(picture)
+        if greys is None:
+            return None
+        used = set(greys[np.asarray(picture)].ravel().tolist())
+        if used == {0, VOID} and greys[0] == 0:
+            return None  # one class, made visible
+        return greys if used <= {*range(len(self.names) + 1), VOID} else None
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -54,10 +77,15 @@ class Legend:
             OSError, and what else PIL raises: it cannot be decoded.
         """
         with Image.open(label) as picture:
-            if picture.mode in ("L", "1", "I", "F", "LA") or picture.mode.startswith("I;16"):
+            shown = None if self.colours else self._shown(picture)
+            if picture.mode in ("L", "1", "I", "F", "LA") or picture.mode.startswith("I;16") or shown is not None:
                 values = np.asarray(picture.getchannel(0) if picture.mode == "LA" else picture)
-                return self._checked(label, values, picture.mode)
-            pixels = np.asarray(picture.convert("RGB"))
+                values = values if shown is None else shown[values]
+                if not self.has_greys or picture.mode not in ("L", "LA"):
+                    return self._checked(label, values, picture.mode)
+                pixels = np.repeat(values[..., None], 3, 2)
+            else:
+                pixels = np.asarray(picture.convert("RGB"))
         grey = (pixels == pixels[..., :1]).all()
         if not self.colours:
             if not grey:
@@ -99,14 +127,31 @@ def read(file: Path) -> Legend:
         DPNetError: no such file, or not such a list.
     """
     if not file.is_file():
+        if file.is_dir():
+            raise DPNetError(f"{file}: is a folder: give the file in it that lists the class names, one per line")
         raise DPNetError(f"{file}: no such file: write the class names, one per line, in the order of their ids")
     try:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except ValueError:
         raise DPNetError(f"{file}: not UTF-8 text: it lists the class names, one per line") from None
-    lines = [line for line in lines if line and not line.startswith("#")]
+    said = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
+    skipped = sorted(set(range(said[0], said[-1])) - set(said)) if said else []
+    gap = f"{skipped[0] + 1} is {'a comment' if lines[skipped[0]] else 'empty'}" if skipped else ""
+    lines = [lines[number] for number in said]
+    if len(lines) > 1 and HEADER.fullmatch(lines[0]) and COLOURED.fullmatch(lines[1]):
+        lines = lines[1:]
     parts = [COLOURED.fullmatch(line) for line in lines]
     coloured = bool(lines) and all(parts)
+    if any(parts) and not coloured:
+        raise DPNetError(
+            f"{file}: {lines[parts.index(None)]!r} has no colour, but other lines have: write a name and three "
+            "numbers from 0 to 255 into each, cup:255,0,0, or names only"
+        )
+    if gap and not coloured:
+        raise DPNetError(
+            f"{file}: line {gap}: take it out; a class has its line's number as its id, from 1, and those after it "
+            "would have others"
+        )
     if not coloured and len(lines) > 1 and all(map(NUMBERED.match, lines)):
         raise DPNetError(f"{file}: {lines[0]!r}: write the names only, one per line: the line says the id, from 1")
     names = [part["name"] if part and coloured else line.rstrip(":") for part, line in zip(parts, lines, strict=True)]

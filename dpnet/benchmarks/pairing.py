@@ -33,7 +33,7 @@ def voc_parts(voc: Path) -> tuple[Path, Path, Path, Path]:
     """
     need_folder(voc)
     for base in (voc, *sorted(voc.glob("*/")), *sorted(voc.glob("*/*/"))):
-        labels = next((base / name for name in LABELS if next((base / name).rglob("*.png"), None)), None)
+        labels = next((base / name for name in LABELS if _masks(base / name)), None)
         if labels:
             break
     else:
@@ -42,6 +42,10 @@ def voc_parts(voc: Path) -> tuple[Path, Path, Path, Path]:
         raise DPNetError(f"{voc}: no label PNG in {LABELS[0]}{boxes}: found {found}; expected {TREE}")
     classes = next((base / name for name in CLASSES if (base / name).is_file()), base / "class_names.txt")
     return base / "JPEGImages", labels, classes, base / "ImageSets" / "Segmentation"
+
+
+def _masks(folder: Path) -> bool:
+    return any(path.suffix.lower() == ".png" for path in folder.rglob("*"))
 
 
 def need_folder(folder: Path) -> None:
@@ -97,6 +101,10 @@ def _within(folder: Path, suffixes: tuple[str, ...], besides: Collection[Path] =
     found: dict[str, Path] = {}
     for path in _files(folder):
         if path.suffix.lower() in suffixes and path not in besides:
+            try:
+                str(path.absolute()).encode()  # as the index will hold it
+            except UnicodeEncodeError:
+                raise DPNetError(f"{str(path)!a}: rename it: its name is not UTF-8") from None
             key = _composed(path.relative_to(folder).with_suffix("").as_posix())
             if key in found:
                 raise DPNetError(f"{path}: {found[key].name} has the same name: rename or remove one")
@@ -152,7 +160,7 @@ def _listed(lists: Path, masks: Collection[str]) -> dict[str, str]:
             raise DPNetError(f"{file}: not UTF-8 text: it lists image names, one per line") from None
         for line in filter(None, lines):
             # "2007_000032" in VOC's own lists; tools write quotes, suffixes, paths, or a 1 behind it.
-            plain = line.strip("\"'")
+            plain = line.strip("\"'").strip() or line
             forms = (
                 plain,
                 os.path.splitext(plain)[0],
