@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -61,20 +62,30 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
     positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
     # The digest knows the labels; the sizes of the image files tell when one was replaced.
     sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
-    key = hashlib.sha256(f"{benchmark.digest} {sizes} {name} {torch.__version__}".encode()).hexdigest()[:8]
+    device = next(backbone.parameters()).device
+    made = f"{name} {torch.__version__}" + ("" if device.type == "cpu" else f" {device.type}")
+    key = hashlib.sha256(f"{benchmark.digest} {sizes} {made}".encode()).hexdigest()[:8]
     file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
     cells = -(-size // 8)
     shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
 
     def encoded(some: list[int]) -> np.ndarray:
-        images = resized_images(benchmark, some, size).to(next(backbone.parameters()).device)
-        with torch.inference_mode():
+        images = resized_images(benchmark, some, size).to(device)
+        with torch.inference_mode(), exact():
             raws = [backbone(images.flip(3) if m else images) for m in range(1 + mirror)]
             return torch.stack(raws, 1).to(torch.float16).cpu().numpy()
 
     backbone.to(memory_format=torch.channels_last)
     data = _kept(file, positions, shape, np.float16, encoded, f"features of {split} images")
     return FeatureBank(data, {p: row for row, p in enumerate(positions)})
+
+
+def exact() -> AbstractContextManager[None]:
+    """Convolutions in fp32 that are not rounded to TF32 on the way; other settings stay as they are."""
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=None, benchmark=None, benchmark_limit=None, deterministic=None, allow_tf32=False
+    )
+    return found
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:

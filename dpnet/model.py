@@ -135,7 +135,9 @@ class Head(nn.Module):
         if self.comparison is None:
             return Matched(F_q, P, counts, None)
         cells = F_q.flatten(2).repeat_interleave(K, 0)
-        return Matched(F_q, P, counts, self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K)))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # else L_dis has no say
+            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
+        return Matched(F_q, P, counts, scores)
 
     def select(self, matched: "Matched", beta: float) -> Tensor:
         """C' (Eq. 3): candidates that the discriminator believes, bool [B, K, N]."""

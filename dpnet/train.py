@@ -221,7 +221,7 @@ def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE
             member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
             break
         except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
-            file.unlink()  # torn: the one before, or the start, leads to the same end
+            file.unlink(missing_ok=True)  # torn: the one before, or the start, leads to the same end, on every rank
             return begin(run, channels, store, device, team)
     return member
 

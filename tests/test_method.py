@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,6 +344,22 @@ def test_resnet_features_keep_their_negative_part() -> None:
     assert raw.shape == (1, 1536, 9, 9)
     torch.testing.assert_close(backbone.features(raw), expected)
     assert (backbone.comparison(raw) < 0).any()
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+    from torchvision.models import resnet50
+
+    theirs, file = resnet50(num_classes=7).state_dict(), tmp_path / "weights.pth"
+    parallel = {f"module.{name}": value for name, value in theirs.items() if "num_batches" not in name}
+    torch.save({"state_dict": parallel, "epoch": 3}, file)
+    network = DPNet("resnet50", weights=file)
+    assert torch.equal(network.backbone.layer3[5].conv3.weight, theirs["layer3.5.conv3.weight"])  # type: ignore[index]
+    torch.save({"encoder.weight": torch.zeros(3)}, file)
+    with pytest.raises(DPNetError, match=r"weights\.pth: no conv1\.weight in it.*torchvision's names"):
+        DPNet("resnet50", weights=file)
+    torch.save({**theirs, "layer2.0.conv1.weight": torch.zeros(3)}, file)
+    with pytest.raises(DPNetError, match=r"layer2\.0\.conv1\.weight has shape \[3\], and \[128, 256, 1, 1\] is exp"):
+        DPNet("resnet50", weights=file)
 
 
 def test_lite0_has_its_imagenet_weights() -> None:

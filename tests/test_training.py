@@ -183,6 +183,21 @@ def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(data: 
     )  # decayed
 
 
+def test_a_discriminator_without_weight_stays_as_it_began(data: Benchmark, tmp_path: Path) -> None:
+    """Where lambda_2 is 0 nothing decays; the rest is what full gradients would give."""
+    without, fully = Store(tmp_path / "without"), Store(tmp_path / "fully")
+    one = run(Variant(lambda_2=0.0))
+    train.train([one], data, without, "cpu")
+    train.train([run(Variant(lambda_2=Weighty(0.0)))], data, fully, "cpu")
+    begun = train.build_head(one, 152).state_dict()
+    for name, value in weights(without, one).items():
+        still = name.startswith("comparison")
+        assert torch.equal(value, begun[name] if still else weights(fully, one)[name]), name
+    assert not torch.equal(
+        weights(fully, one)["comparison.first.weight"], begun["comparison.first.weight"]
+    )  # decayed
+
+
 def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
         train.train([run(BASE), run(FULL, steps=7)], data, Store(tmp_path), "cpu")
@@ -227,6 +242,25 @@ def test_two_torn_states_begin_anew(data: Benchmark, tmp_path: Path) -> None:
         (torn.begin(run(BASE)) / f"state-{step:08}.pt").write_bytes(b"PK torn")
     train.train([run(BASE)], data, torn, "cpu")
     assert same(weights(whole, run(BASE)), weights(torn, run(BASE)))
+
+
+def test_a_torn_state_that_another_process_removed(
+    data: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun each process finds the same torn state."""
+    store = Store(tmp_path)
+    torn = store.begin(run(BASE)) / "state-00000003.pt"
+    torn.write_bytes(b"PK torn")
+    load = torch.load
+
+    def beaten(file: Path, **how: Any) -> Any:
+        try:
+            return load(file, **how)
+        finally:
+            file.unlink(missing_ok=True)
+
+    monkeypatch.setattr(torch, "load", beaten)
+    assert train.begin(run(BASE), 152, store, "cpu").step == 0
 
 
 def test_it_learns(data: Benchmark, tmp_path: Path) -> None:
