@@ -1,6 +1,8 @@
 """Frozen features and resized images of a split, computed once and kept beside the benchmark."""
 
 import hashlib
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,10 +15,12 @@ from torch import Tensor
 
 from dpnet.backbones import Backbone
 from dpnet.benchmarks.layout import Benchmark
+from dpnet.errors import DPNetError
 from dpnet.files import held, save
 from dpnet.progress import progress
 
 BATCH = 20
+LARGEST = 100e9  # bytes of features that are kept: COCO's at 641², 806 GB, are not
 
 
 class FeatureBank:
@@ -45,6 +49,23 @@ class FeatureBank:
         return torch.from_numpy(self.data[rows, which].astype(np.float32))
 
 
+class FreshFeatures(FeatureBank):
+    """The same numbers where a split's are too many to keep: images are encoded as they are asked for.
+
+    Arguments:
+        encoded: positions in `Benchmark.entries` -> [n, mirrored, C, h, w] float16.
+    """
+
+    def __init__(self, encoded: Callable[[list[int]], np.ndarray]) -> None:
+        self.encoded = encoded
+
+    def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
+        """As of a bank."""
+        distinct = sorted(set(positions))
+        parts = [self.encoded(distinct[start : start + BATCH]) for start in range(0, len(distinct), BATCH)]
+        return FeatureBank(np.concatenate(parts), {p: row for row, p in enumerate(distinct)})(positions, mirrored)
+
+
 def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: str, mirror: bool) -> FeatureBank:
     """The features of a split, from disk if they were computed before.
 
@@ -57,7 +78,10 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
         mirror: whether to keep those of the mirrored images too.
 
     Returns:
-        the bank.
+        the bank; above `LARGEST` bytes it keeps nothing.
+
+    Raises:
+        DPNetError: the disk has no room for it.
     """
     positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
     # The digest knows the labels; the sizes of the image files tell when one was replaced.
@@ -76,6 +100,8 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
             return torch.stack(raws, 1).to(torch.float16).cpu().numpy()
 
     backbone.to(memory_format=torch.channels_last)
+    if math.prod(shape) * 2 > LARGEST:
+        return FreshFeatures(encoded)
     data = _kept(file, positions, shape, np.float16, encoded, f"features of {split} images")
     return FeatureBank(data, {p: row for row, p in enumerate(positions)})
 
@@ -141,6 +167,13 @@ def _kept(
     if not file.exists():
         with held(file.with_suffix(".held"), what, "DATA=…"):
             if not file.exists():
+                needed = math.prod(shape) * np.dtype(kind).itemsize / 1e9
+                free = shutil.disk_usage(file.parent).free / 1e9
+                if needed > free:  # said now, not in hours
+                    raise DPNetError(
+                        f"{file}: {what} take {needed:,.3f} GB, and {free:,.3f} GB are free: make room, or choose "
+                        "another folder with DATA=…"
+                    )
                 save(file, fill, "DATA=…")
     return np.load(file, mmap_mode="r")
 

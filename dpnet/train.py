@@ -44,7 +44,7 @@ class Batch:
 
     raw_s: Tensor  # backbone features of the supports [B, 1, C_b, h, w]
     raw_q: Tensor  # and of the queries [B, C_b, h, w]
-    masks: Tensor  # soft support masks [B, 1, h, w]
+    masks: Tensor  # of the supports, on the grid [B, 1, h, w]
     target: Tensor  # int64 [B, S, S] with 0, 1, 255
 
 

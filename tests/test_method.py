@@ -305,6 +305,21 @@ def test_support_masks_on_the_grid() -> None:
     assert hard_masks(soft).sum(2).tolist() == [[1, 1]]
 
 
+def test_an_object_between_the_cells_has_a_prototype() -> None:
+    """6x6 pixels without a pixel 0, 8, 16, …: the cells beside them, by area; what any cell reads is read as ever."""
+    supports, masks, _ = episode()
+    masks[1] = 0
+    masks[1, 0, 17:23, 18:24] = 1
+    soft = soft_masks(masks, (5, 5))
+    assert torch.equal(soft[0], resize((masks == 1).float(), (5, 5))[0])
+    assert soft[1, 0].nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+    assert hard_masks(soft)[1, 0].nonzero().tolist() == [[3 * 5 + 3]]
+    model = toy()
+    with torch.no_grad():
+        raw = model.backbone.features(model.backbone(supports.flatten(0, 1))).unflatten(0, (2, 1))
+        assert model.head.prototypes(raw, soft).abs().sum(2).gt(0).all()
+
+
 def test_align_corners_puts_cells_on_pixels_8k() -> None:
     image = torch.arange(33.0).expand(1, 1, 33, 33)
     assert torch.equal(resize(image, (5, 5))[0, 0, 0], torch.arange(0, 33.0, 8))

@@ -1,10 +1,13 @@
 """Lockstep training and one-pass evaluation: invariants 1, 2, 3, 7 and 9."""
 
 import dataclasses
+import hashlib
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -498,6 +501,55 @@ def test_features_are_kept_and_right(data: Benchmark) -> None:
         expected = torch.cat([backbone(pixels), backbone(pixels.flip(3))])
     found = bank([position, position], np.array([False, True]))
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-2)
+
+
+def test_features_too_many_to_keep_are_made_as_they_are_asked_for(
+    data: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = backbones.build("efficientnet_lite0")
+    bank = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    asked, mirrored = [i for i, e in enumerate(data.entries) if e.split == "train"][::2], np.arange(30) % 3 == 0
+    before = {f.name for f in (data.root / "features").glob("*")}
+    monkeypatch.setattr(features, "LARGEST", bank.data.nbytes - 1)
+    fresh = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    monkeypatch.setattr(features, "_kept", None)
+    again = [*asked, asked[0]], np.append(mirrored, True)
+    torch.testing.assert_close(fresh(*again), bank(*again), rtol=2e-3, atol=1e-3)  # batches of other images
+    assert {f.name for f in (data.root / "features").glob("*")} == before
+
+
+def test_features_without_room_are_refused_before_they_are_made(
+    data: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = backbones.build("efficientnet_lite0")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: mock.Mock(free=1_000_000))
+    with pytest.raises(DPNetError, match=r"features of val images take 0\.00\d GB, and 0\.001 GB are free.*DATA="):
+        features.kept(data, backbone, "efficientnet_lite0", 105, "val", mirror=False)
+
+
+def test_features_of_a_gpu_have_a_name_of_their_own(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU the name is what it always was."""
+    found: list[Path] = []
+    monkeypatch.setattr(features, "_kept", lambda file, *_: found.append(file))
+    for device in ("cpu", "meta"):
+        features.kept(data, backbones.build("efficientnet_lite0").to(device), "lite", 65, "val", mirror=False)
+    sizes = [data.path(e.image).stat().st_size for e in data.entries if e.split == "val"]
+    key = hashlib.sha256(f"{data.digest} {sizes} lite {torch.__version__}".encode()).hexdigest()[:8]
+    cpu, other = (file.name for file in found)
+    assert cpu == f"lite-65px-val-1-{key}.npy" != other
+
+
+def test_features_are_not_rounded_to_tf32(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, backbone, seen = torch.backends.cudnn, backbones.build("efficientnet_lite0"), []
+
+    def settings() -> tuple[bool, ...]:
+        return cudnn.allow_tf32, cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+
+    before, encode = settings(), backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda x: (seen.append(settings()), encode(x))[1])
+    features.kept(data, backbone, "efficientnet_lite0", 33, "val", mirror=False)
+    assert {*seen} == {(False, *before[1:])}
+    assert settings() == before
 
 
 def test_geometric_augmentation_moves_image_and_label_alike() -> None:
