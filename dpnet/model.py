@@ -324,7 +324,8 @@ def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
     """
     foreground = (masks == FOREGROUND).float()
     read = resize(foreground, grid)
-    return torch.where(read.amax((-2, -1), keepdim=True) > 0, read, F.adaptive_avg_pool2d(foreground, tuple(grid)))
+    shares = F.adaptive_avg_pool2d(foreground, (grid[0], grid[1]))
+    return torch.where(read.amax((-2, -1), keepdim=True) > 0, read, shares)
 
 
 def hard_masks(soft: Tensor) -> Tensor:

@@ -17,7 +17,20 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cycles, episodes, evaluate, features, grid, parallel, presets, train
+from dpnet import (
+    backbones,
+    benchmarks,
+    cycles,
+    episodes,
+    evaluate,
+    features,
+    grid,
+    parallel,
+    paths,
+    presets,
+    results,
+    train,
+)
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
@@ -121,7 +134,7 @@ def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) 
         if step == 4:
             break
         train._update(member, batch.raw_s, batch.raw_q, batch, torch.zeros(4, 1, 81, dtype=torch.long), step)
-    train._save_state(member, mixed.folder(runs[0]))
+    train._save_state(member, mixed.folder(runs[0]), data.digest[:16])
     train.train(runs, data, mixed, "cpu")
     assert all(same(weights(whole, one), weights(mixed, one)) for one in runs)
 
@@ -613,6 +626,90 @@ def test_matches_are_counted_on_the_grid(scene: evaluate.Scene) -> None:
             expected[int(cell in C), {0: 0, 1: 1, 255: 2}[label]] += 1
         assert row.tolist() == expected.tolist()
     assert counts["matches-cycle"][:, 1].sum() < counts["matches-cosine"][:, 1].sum()
+
+
+# ---- cohorts
+
+
+def own_images(folder: Path, size: int) -> Benchmark:
+    """20 images of four classes, each a square of `size` pixels, prepared as the benchmark `folder`."""
+    for n in range(20):
+        rng = np.random.default_rng([n, size])
+        label = np.zeros((65, 65), np.uint8)
+        for class_id in range(1, 5):
+            row, column = rng.integers(0, 32 - size, 2) + 32 * np.array(divmod(class_id - 1, 2))
+            label[row : row + size, column : column + size] = class_id
+        image = rng.integers(0, 60, (65, 65, 3), dtype=np.uint8) + 40 * label[..., None]
+        for kind, pixels in (("images", image), ("labels", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{n}.png")
+    (folder / "names.txt").write_text("a\nb\nc\nd\n")
+    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", paths.data())
+
+
+def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed training and an unscored head of other data are named; yardsticks are measured anew."""
+    for variable, value in (("DATA", tmp_path / "data"), ("RESULTS", tmp_path / "results"), ("SAVE_EVERY", "0")):
+        monkeypatch.setenv(f"DPNET_{variable}", str(value))
+    cohort = grid.Cohort("table3", "folder", "tiny", 0, 0, only="base")
+    (one,), store = cohort.runs, cohort.store
+    folder, update = store.folder(one), train._update
+
+    def dying(*arguments: Any) -> None:
+        if arguments[5] == 2:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    def refused() -> None:
+        before = {f: f.read_bytes() for f in folder.iterdir()}
+        with pytest.raises(DPNetError, match=rf"{one.id}: trained or scored on other data.*bring back.*RESULTS="):
+            grid.run_cohort(cohort)
+        assert before == {f: f.read_bytes() for f in folder.iterdir()}
+
+    own_images(tmp_path / "A", 16)
+    monkeypatch.setattr(train, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_cohort(cohort)
+    monkeypatch.setattr(train, "_update", update)
+    assert train._states(folder)
+    own_images(tmp_path / "B", 24)
+    refused()
+    first = own_images(tmp_path / "A", 16)
+    grid.run_cohort(cohort)  # it goes on where it belongs
+    assert cohort.complete(first.digest[:16])
+    for name in ("metrics.json", COUNTS):
+        (folder / name).unlink()
+    other = own_images(tmp_path / "B", 24)
+    refused()
+    shutil.rmtree(folder)
+    grid.run_cohort(cohort)
+    assert cohort.complete(other.digest[:16])
+    assert not cohort.complete(first.digest[:16])
+    for thing in (one, *cohort.yardsticks):
+        assert {about["data"] for about in store.metrics(thing)["evaluations"].values()} == {other.digest[:16]}
+        for name in store.metrics(thing)["evaluations"]:
+            store.counts(thing, name)  # whole, and its own
+
+
+def test_killed_before_the_examples_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What says that a run is finished is written last, so the second call makes what is missing."""
+    for variable in ("DATA", "RESULTS"):
+        monkeypatch.setenv(f"DPNET_{variable}", str(tmp_path / variable))
+    cohort = grid.Cohort("fig4", "shapes", "tiny", 0, 0)
+    run, keep = cohort.pictured, grid._keep_examples
+
+    def dying(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grid, "_keep_examples", dying)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_cohort(cohort)
+    monkeypatch.setattr(grid, "_keep_examples", keep)
+    grid.run_cohort(cohort)
+    aux, main = (Evaluation(40, branch=branch).id for branch in ("aux", "main"))
+    (before, classes), (after, _) = (results.overlaps(cohort.store, run, name) for name in (aux, main))
+    shown = {episode for _, _, episode in results.chosen_looks(before, after, classes)}
+    assert grid.examples(cohort, run).keys() == shown | {classes.tolist().index(c) for c in set(classes)}
 
 
 def test_the_papers_schedule_starts_is_measured_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
