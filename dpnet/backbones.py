@@ -84,7 +84,7 @@ class ResNet50(Backbone):
                     "choose a preset with efficientnet_lite0, whose weights come with a package"
                 ) from error
         elif weights is not None:
-            net.load_state_dict(_load(weights), strict=False)
+            net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)
         else:
             reset(net, generator)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -174,11 +174,28 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
                 nn.init.uniform_(part.bias, -bound, bound, generator=generator)
 
 
+def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:
+    """What a file has for the layers of a ResNet that are used; others may be of another shape, or not there."""
+    used = {k: v for k, v in net.state_dict().items() if not k.startswith(("layer4.", "fc."))}
+    for name, value in used.items():
+        there = name in state or name.endswith("num_batches_tracked")
+        if not there or state.get(name, value).shape != value.shape:
+            what = f"{name} has shape {list(state[name].shape)}" if there else f"no {name} in it"
+            raise DPNetError(
+                f"weights: {file}: {what}, and {list(value.shape)} is expected: give the state_dict of a ResNet-50 "
+                "with torchvision's names, or 'imagenet'"
+            )
+    return {name: state[name] for name in used if name in state}
+
+
 def _load(file: str | Path) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise DPNetError(f"weights: no file {file}: give a .pth or .safetensors file, or 'imagenet'")
     if Path(file).suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+        found = load_file(file)
+    else:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = found.get("state_dict", found)  # as training programs keep it, perhaps of a parallel network
+    return {name.removeprefix("module."): value for name, value in found.items()}

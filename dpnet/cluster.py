@@ -100,16 +100,18 @@ def _local(slots: int, jobs: int, device: str) -> Any:
     """A process per slot, each with a GPU of its own or with its share of the cores, among `jobs`."""
     from distributed import Nanny, Scheduler, SpecCluster
 
-    gpus = 0
+    gpus: list[str] = []
     if device == "cuda":
         import torch  # here, since seconds of a worker's start are its import
 
-        gpus = torch.cuda.device_count()
+        here = range(torch.cuda.device_count())
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
+        gpus = [listed.split(",")[i] if listed else str(i) for i in here]
     share = str(max(1, (os.cpu_count() or 1) // jobs))  # more threads than cores is far slower
     os.environ |= dict.fromkeys(THREADS, share)
 
     def slot(number: int) -> dict[str, Any]:
-        environment = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
         options = {"host": LOOPBACK, "nthreads": 1, "env": environment, "memory_limit": 0, "dashboard": False}
         return {"cls": Nanny, "options": options}
 

@@ -90,7 +90,7 @@ class Scene:
         return self._banks[size](positions).to(self.device)
 
     def supports(self, batch: Sequence[Episode], which: str) -> tuple[Tensor, Tensor]:
-        """Supports of a batch: raw features [B, K, C_b, h, w], and soft masks [B, K, h, w]."""
+        """Supports of a batch: raw features [B, K, C_b, h, w], and their masks on the grid [B, K, h, w]."""
         chosen = [(e.class_id, e.supports) if which == "right" else (e.wrong_class, e.wrong_supports) for e in batch]
         flat = [i for _, supports in chosen for i in supports]
         raw = self.raw(flat).unflatten(0, (len(batch), -1))

@@ -1,8 +1,11 @@
 """Frozen features and resized images of a split, computed once and kept beside the benchmark."""
 
 import hashlib
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,12 @@ from torch import Tensor
 
 from dpnet.backbones import Backbone
 from dpnet.benchmarks.layout import Benchmark
+from dpnet.errors import DPNetError
 from dpnet.files import held, save
 from dpnet.progress import progress
 
 BATCH = 20
+LARGEST = 100e9  # bytes of features that are kept: COCO's at 641², 806 GB, are not
 
 
 class FeatureBank:
@@ -44,6 +49,23 @@ class FeatureBank:
         return torch.from_numpy(self.data[rows, which].astype(np.float32))
 
 
+class FreshFeatures(FeatureBank):
+    """The same numbers where a split's are too many to keep: images are encoded as they are asked for.
+
+    Arguments:
+        encoded: positions in `Benchmark.entries` -> [n, mirrored, C, h, w] float16.
+    """
+
+    def __init__(self, encoded: Callable[[list[int]], np.ndarray]) -> None:
+        self.encoded = encoded
+
+    def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
+        """As of a bank."""
+        distinct = sorted(set(positions))
+        parts = [self.encoded(distinct[start : start + BATCH]) for start in range(0, len(distinct), BATCH)]
+        return FeatureBank(np.concatenate(parts), {p: row for row, p in enumerate(distinct)})(positions, mirrored)
+
+
 def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: str, mirror: bool) -> FeatureBank:
     """The features of a split, from disk if they were computed before.
 
@@ -56,25 +78,40 @@ def kept(benchmark: Benchmark, backbone: Backbone, name: str, size: int, split: 
         mirror: whether to keep those of the mirrored images too.
 
     Returns:
-        the bank.
+        the bank; above `LARGEST` bytes it keeps nothing.
+
+    Raises:
+        DPNetError: the disk has no room for it.
     """
     positions = [i for i, entry in enumerate(benchmark.entries) if entry.split == split]
     # The digest knows the labels; the sizes of the image files tell when one was replaced.
     sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
-    key = hashlib.sha256(f"{benchmark.digest} {sizes} {name} {torch.__version__}".encode()).hexdigest()[:8]
+    device = next(backbone.parameters()).device
+    made = f"{name} {torch.__version__}" + ("" if device.type == "cpu" else f" {device.type}")
+    key = hashlib.sha256(f"{benchmark.digest} {sizes} {made}".encode()).hexdigest()[:8]
     file = benchmark.root / "features" / f"{name}-{size}px-{split}-{1 + mirror}-{key}.npy"
     cells = -(-size // 8)
     shape = (len(positions), 1 + mirror, backbone.channels, cells, cells)
 
     def encoded(some: list[int]) -> np.ndarray:
-        images = resized_images(benchmark, some, size).to(next(backbone.parameters()).device)
-        with torch.inference_mode():
+        images = resized_images(benchmark, some, size).to(device)
+        with torch.inference_mode(), exact():
             raws = [backbone(images.flip(3) if m else images) for m in range(1 + mirror)]
             return torch.stack(raws, 1).to(torch.float16).cpu().numpy()
 
     backbone.to(memory_format=torch.channels_last)
+    if math.prod(shape) * 2 > LARGEST:
+        return FreshFeatures(encoded)
     data = _kept(file, positions, shape, np.float16, encoded, f"features of {split} images")
     return FeatureBank(data, {p: row for row, p in enumerate(positions)})
+
+
+def exact() -> AbstractContextManager[None]:
+    """Convolutions in fp32 that are not rounded to TF32 on the way; other settings stay as they are."""
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=None, benchmark=None, benchmark_limit=None, deterministic=None, allow_tf32=False
+    )
+    return found
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
@@ -130,6 +167,13 @@ def _kept(
     if not file.exists():
         with held(file.with_suffix(".held"), what, "DATA=…"):
             if not file.exists():
+                needed = math.prod(shape) * np.dtype(kind).itemsize / 1e9
+                free = shutil.disk_usage(file.parent).free / 1e9
+                if needed > free:  # said now, not in hours
+                    raise DPNetError(
+                        f"{file}: {what} take {needed:,.3f} GB, and {free:,.3f} GB are free: make room, or choose "
+                        "another folder with DATA=…"
+                    )
                 save(file, fill, "DATA=…")
     return np.load(file, mmap_mode="r")
 

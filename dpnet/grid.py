@@ -20,11 +20,12 @@ from dpnet.config import Evaluation, Run, Variant, Yardsticks
 from dpnet.errors import DPNetError
 from dpnet.experiments import Experiment
 from dpnet.files import held, write
+from dpnet.metrics import intersection_union
 from dpnet.model import Head
 from dpnet.parallel import ALONE, Team
 from dpnet.progress import progress
-from dpnet.store import Store, read_json, to_json
-from dpnet.train import build_head, load_checkpoint, train
+from dpnet.store import Counts, Store, read_json, to_json
+from dpnet.train import build_head, load_checkpoint, train, trained_on
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
 PER_STEP, PER_SCORE = "seconds per step and head", "seconds per score and run"  # what throughput.json records
@@ -153,9 +154,9 @@ class Cohort:
         """Whether an executed training notebook is there, its own or another target's."""
         return any(self.notebook.parent.glob(f"*-fold{self.fold}-seed{self.seed}{self.recipe.mark}.ipynb"))
 
-    def complete(self) -> bool:
-        """Whether everything is there, the yardsticks too."""
-        return not self.pending() and not any(self.store.missing(y, y.measured) for y in self.yardsticks)
+    def complete(self, data: str | None = None) -> bool:
+        """Whether everything is there, the yardsticks too, and those of that data if it is named by its mark."""
+        return not self.pending() and not any(self.store.missing(y, y.measured, data) for y in self.yardsticks)
 
 
 def cohorts(targets: str, benchmark: Benchmark, preset: str, seeds: int) -> list[Cohort]:
@@ -233,25 +234,31 @@ def _run_cohort(cohort: Cohort, device: str, team: Team) -> None:
         counts, scored = evaluate.evaluate(heads, scene, sizes.training, wanted)
         remember(cohort, device, PER_SCORE, begun, sum(map(len, wanted.values())))
         for run in pending:
-            evaluate.finish(store, benchmark, run, counts[run.id], scored)
-            _keep_examples(cohort, run, heads[run.id], scene, lists[1])
+            _keep_examples(cohort, run, heads[run.id], scene, lists[1], counts[run.id])
+            evaluate.finish(store, benchmark, run, counts[run.id], scored)  # last: it says that nothing is left
     for wanted_sticks in cohort.yardsticks:
-        if store.missing(wanted_sticks, wanted_sticks.measured):
+        if store.missing(wanted_sticks, wanted_sticks.measured, benchmark.digest[:16]):
+            measured = evaluate.measure_yardsticks(scene, wanted_sticks)
+            store.forget(wanted_sticks)  # those of other data
             store.begin(wanted_sticks)
-            evaluate.finish(store, benchmark, wanted_sticks, *evaluate.measure_yardsticks(scene, wanted_sticks))
+            evaluate.finish(store, benchmark, wanted_sticks, *measured)
     if cohort.recipe == sizes.recipe:
         for shot, listed in lists.items():
             store.write_episodes(cohort.fold, cohort.seed, shot, sizes.episodes, episodes.to_json(benchmark, listed))
 
 
 def _check_data(cohort: Cohort, benchmark: Benchmark) -> None:
-    """Runs that were trained here on other data are not this benchmark's: neither kept for its own nor lost."""
-    for run in set(cohort.runs) - set(cohort.untrained()):
-        scored = cohort.store.metrics(run)["evaluations"].values()
-        if any(about.get("data", benchmark.digest[:16]) != benchmark.digest[:16] for about in scored):
+    """Runs that were trained here on other data, in part or not yet scored, are neither kept for its own nor lost."""
+    untrained = cohort.untrained()
+    for run in cohort.runs:
+        found = trained_on(cohort.store.folder(run))
+        if run not in untrained:
+            scored = cohort.store.metrics(run)["evaluations"].values()
+            found |= {about["data"] for about in scored if "data" in about}
+        if found - {benchmark.digest[:16]}:
             raise DPNetError(
-                f"{cohort.store.folder(run)}: scored on other data than {benchmark.root} now holds: bring back what "
-                "was changed there, or choose another folder with RESULTS=…"
+                f"{cohort.store.folder(run)}: trained or scored on other data than {benchmark.root} now holds: bring "
+                "back what was changed there, or choose another folder with RESULTS=…"
             )
 
 
@@ -287,15 +294,18 @@ def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
 
 
 def _keep_examples(
-    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: Sequence[episodes.Episode]
+    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: Sequence[episodes.Episode], counts: Counts
 ) -> None:
     if cohort.benchmark not in RENDERED or run != cohort.pictured:
         return
     chosen = set(evaluate.first_of_each_class(listed))
     pair = [Evaluation(len(listed), branch=branch).id for branch in ("aux", "main")]
-    if run.variant == Variant() and not cohort.store.missing(run, pair):
-        (before, classes), (after, _) = (results.overlaps(cohort.store, run, name) for name in pair)
-        chosen |= {episode for _, _, episode in results.chosen_looks(before, after, classes)}
+    if run.variant == Variant() and counts.keys() >= set(cohort.store.missing(run, pair)):
+        tables = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
+        found = [intersection_union(table, results.PAPER_METRIC) for table in tables]
+        before, after = (100 * hit / np.maximum(union, 1) for hit, union in found)
+        looks = results.chosen_looks(before, after, evaluate.class_ids(listed))
+        chosen |= {episode for _, _, episode in looks}
     numbers = sorted(chosen)
     masks = evaluate.predictions(head, scene, run.training, [listed[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
@@ -454,7 +464,12 @@ def reproduce(
         if cohort.recipe == recipe:
             _check_data(cohort, benchmark)
     describe(benchmark, store)
-    pending = [c for c in every if not c.complete() or (notebooks.installed() and not c.shown())]
+    data = benchmark.digest[:16]
+    pending = [
+        c
+        for c in every
+        if not c.complete(data if c.recipe == recipe else None) or (notebooks.installed() and not c.shown())
+    ]
     number = sum(len(c.untrained()) for c in pending)
     if pending:
         print(f"{targets}: {number} of {sum(len(c.runs) for c in every)} runs to train, "

@@ -114,7 +114,7 @@ class Head(nn.Module):
         return self.decoder(torch.cat([with_P, with_P_q], 1))
 
     def prototypes(self, F_s: Tensor, masks: Tensor) -> Tensor:
-        """Backbone features of supports [B, K, C_b, h, w], soft masks [B, K, h, w] -> P of each, [B, K, C]."""
+        """Backbone features of supports [B, K, C_b, h, w], their masks [B, K, h, w] -> P of each, [B, K, C]."""
         B, K = F_s.shape[:2]
         reduced = self.reduced(F_s.flatten(0, 1), "support")
         return masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
@@ -135,7 +135,9 @@ class Head(nn.Module):
         if self.comparison is None:
             return Matched(F_q, P, counts, None)
         cells = F_q.flatten(2).repeat_interleave(K, 0)
-        return Matched(F_q, P, counts, self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K)))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # else L_dis has no say
+            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
+        return Matched(F_q, P, counts, scores)
 
     def select(self, matched: "Matched", beta: float) -> Tensor:
         """C' (Eq. 3): candidates that the discriminator believes, bool [B, K, N]."""
@@ -308,7 +310,10 @@ def _chosen(maps: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
-    """Support masks on the feature grid: bilinear and soft; void is background.
+    """Support masks on the feature grid, read where the cells lie; void is background.
+
+    Inputs of 8k + 1 pixels are read at pixels 0, 8, ..., 8k: 0 or 1. Other sizes are read between pixels. An object
+    that no cell reads has its share of each cell's area instead: its prototype is never one of nothing.
 
     Arguments:
         masks: [B, K, H, W] with 0, 1, 255.
@@ -317,7 +322,10 @@ def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
     Returns:
         float32 [B, K, h, w] in 0..1.
     """
-    return resize((masks == FOREGROUND).float(), grid)
+    foreground = (masks == FOREGROUND).float()
+    read = resize(foreground, grid)
+    shares = F.adaptive_avg_pool2d(foreground, (grid[0], grid[1]))
+    return torch.where(read.amax((-2, -1), keepdim=True) > 0, read, shares)
 
 
 def hard_masks(soft: Tensor) -> Tensor:
@@ -343,7 +351,7 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
         backbone: says which channels are compared.
         raw_s: its features of the supports [B, K, C_b, h, w].
         raw_q: its features of the queries [B, C_b, h', w'].
-        masks: soft support masks [B, K, h, w].
+        masks: of the supports, on the grid [B, K, h, w].
         pseudo: "cycle", "cosine", "global" (every cell) or "none" (no cell).
 
     Returns:

@@ -29,19 +29,17 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
         j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
     """
     F_s, F_q = F.normalize(F_s, dim=1), F.normalize(F_q, dim=1)
-    forward, best, backward = [], None, None
+    best = F_q.new_full((len(F_q), F_q.shape[2]), -torch.inf)
+    forward, backward = [], torch.zeros_like(best, dtype=torch.long)
     block = block or BLOCK
     for start in range(0, F_s.shape[2], block):
         rows = F_s[:, :, start : start + block]
         affinity = rows.transpose(1, 2) @ F_q  # [B, block, N_q]
         forward.append(affinity.argmax(2))
         value, index = affinity.max(1)
-        if best is None or backward is None:
-            best, backward = value, index
-        else:  # strictly greater: of equals the first stays, as in one arg-max over all rows
-            backward = torch.where(value > best, index + start, backward)
-            best = torch.maximum(value, best)
-    assert backward is not None
+        # Strictly greater: of equals the first stays, as in one arg-max over all rows.
+        backward = torch.where(value > best, index + start, backward)
+        best = torch.maximum(value, best)
     return torch.cat(forward, 1), backward
 
 

@@ -33,12 +33,13 @@ class Store:
         """Where a run or a set of yardsticks is kept."""
         return self.root / "runs" / thing.id
 
-    def missing(self, thing: Thing, wanted: list[str]) -> list[str]:
+    def missing(self, thing: Thing, wanted: list[str], data: str | None = None) -> list[str]:
         """Which evaluations of a run are still to be made.
 
         Arguments:
             thing: a run, or yardsticks.
             wanted: ids of evaluations.
+            data: the benchmark's mark; those that were made on other data count as missing. None: on any.
 
         Returns:
             those that are not there, in the same order.
@@ -47,7 +48,7 @@ class Store:
             DPNetError: the folder has a corrupt file; it is named.
         """
         there = self.metrics(thing)["evaluations"]
-        return [name for name in wanted if name not in there]
+        return [n for n in wanted if n not in there or data not in (None, there[n].get("data", data))]
 
     def metrics(self, thing: Thing) -> dict[str, Any]:
         """What a run's `metrics.json` says; without evaluations if there is none."""
@@ -112,11 +113,13 @@ class Store:
 
     def begin_training(self, run: Run) -> Path:
         """`begin`, without the scores of an earlier training: they are not those of what now begins."""
-        folder = self.begin(run)
-        (folder / "metrics.json").unlink(missing_ok=True)
-        (folder / "examples.npz").unlink(missing_ok=True)
-        (folder / COUNTS).unlink(missing_ok=True)
-        return folder
+        self.forget(run)
+        return self.begin(run)
+
+    def forget(self, thing: Thing) -> None:
+        """Remove what was scored, and `metrics.json` first."""
+        for name in ("metrics.json", "examples.npz", COUNTS):
+            (self.folder(thing) / name).unlink(missing_ok=True)
 
     def finish(
         self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]

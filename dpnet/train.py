@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -36,6 +36,7 @@ from dpnet.store import Store
 
 SAVE_EVERY = 120.0  # seconds between states from which a killed training resumes
 CURVE = 100  # points of a loss curve
+TORN = (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError)  # what reading half a state raises
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Batch:
 
     raw_s: Tensor  # backbone features of the supports [B, 1, C_b, h, w]
     raw_q: Tensor  # and of the queries [B, C_b, h, w]
-    masks: Tensor  # soft support masks [B, 1, h, w]
+    masks: Tensor  # of the supports, on the grid [B, 1, h, w]
     target: Tensor  # int64 [B, S, S] with 0, 1, 255
 
 
@@ -107,14 +108,15 @@ def train(
         if team.rank == 0 and time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
-                _save_state(member, store.folder(member.run))
+                _save_state(member, store.folder(member.run), benchmark.digest[:16])
             pace(made)
     pace(made)
     for member in members if team.rank == 0 else ():
         folder = store.folder(member.run)
         write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())
         # Whole or not at all: it says that training is done.
-        write(folder / "checkpoint.safetensors", save_tensors(member.head.state_dict()))
+        checkpoint = save_tensors(member.head.state_dict(), {"data": benchmark.digest[:16]})
+        write(folder / "checkpoint.safetensors", checkpoint)
         for state in _states(folder):
             state.unlink(missing_ok=True)
     return {m.run.id: m.head.eval() for m in members}
@@ -220,8 +222,8 @@ def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE
             optimizer.load_state_dict(state["optimizer"])
             member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
             break
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
-            file.unlink()  # torn: the one before, or the start, leads to the same end
+        except TORN:
+            file.unlink(missing_ok=True)  # torn: the one before, or the start, leads to the same end, on every rank
             return begin(run, channels, store, device, team)
     return member
 
@@ -231,7 +233,18 @@ def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.pt"))
 
 
-def _save_state(member: Member, folder: Path) -> None:
+def trained_on(folder: Path) -> set[str]:
+    """The data that a run's checkpoint and states say they are of; torn files, and older ones, say nothing."""
+    found = []
+    with suppress(SafetensorError, OSError), safe_open(folder / "checkpoint.safetensors", "pt") as checkpoint:
+        found.append(checkpoint.metadata())
+    for state in _states(folder):
+        with suppress(*TORN):
+            found.append(torch.load(state, map_location="cpu", weights_only=True, mmap=True))
+    return {one["data"] for one in found if one and "data" in one}
+
+
+def _save_state(member: Member, folder: Path, data: str) -> None:
     """Everything that the next step depends on; all generators are functions of the seed and the step."""
     state = {
         "head": member.head.state_dict(),
@@ -239,6 +252,7 @@ def _save_state(member: Member, folder: Path) -> None:
         "step": member.step,
         "curve": member.curve,
         "sums": member.sums,
+        "data": data,
     }
     torch.save(state, buffer := io.BytesIO())
     write(folder / f"state-{member.step:08}.pt", buffer.getvalue())

@@ -253,6 +253,22 @@ def test_cores_are_shared_out_and_the_environment_stays(jobs: int) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(("listed", "given"), [(None, {"0", "1"}), ("2,GPU-3ab,5", {"2", "GPU-3ab"})])
+def test_each_worker_has_a_gpu_of_those_that_the_user_lists(
+    listed: str | None, given: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # of three listed, one is not there
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    started = mock.Mock()
+    monkeypatch.setattr("distributed.SpecCluster", started)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the number of threads is set there
+    cluster._local(3, 3, "cuda")
+    slots, _ = started.call_args.args
+    assert {slot["options"]["env"]["CUDA_VISIBLE_DEVICES"] for slot in slots.values()} == given
+
+
 def test_what_fails_for_good_is_said_and_the_rest_is_done(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,6 +305,21 @@ def test_support_masks_on_the_grid() -> None:
     assert hard_masks(soft).sum(2).tolist() == [[1, 1]]
 
 
+def test_an_object_between_the_cells_has_a_prototype() -> None:
+    """6x6 pixels without a pixel 0, 8, 16, …: the cells beside them, by area; what any cell reads is read as ever."""
+    supports, masks, _ = episode()
+    masks[1] = 0
+    masks[1, 0, 17:23, 18:24] = 1
+    soft = soft_masks(masks, (5, 5))
+    assert torch.equal(soft[0], resize((masks == 1).float(), (5, 5))[0])
+    assert soft[1, 0].nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+    assert hard_masks(soft)[1, 0].nonzero().tolist() == [[3 * 5 + 3]]
+    model = toy()
+    with torch.no_grad():
+        raw = model.backbone.features(model.backbone(supports.flatten(0, 1))).unflatten(0, (2, 1))
+        assert model.head.prototypes(raw, soft).abs().sum(2).gt(0).all()
+
+
 def test_align_corners_puts_cells_on_pixels_8k() -> None:
     image = torch.arange(33.0).expand(1, 1, 33, 33)
     assert torch.equal(resize(image, (5, 5))[0, 0, 0], torch.arange(0, 33.0, 8))
@@ -343,6 +359,22 @@ def test_resnet_features_keep_their_negative_part() -> None:
     assert raw.shape == (1, 1536, 9, 9)
     torch.testing.assert_close(backbone.features(raw), expected)
     assert (backbone.comparison(raw) < 0).any()
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+    from torchvision.models import resnet50
+
+    theirs, file = resnet50(num_classes=7).state_dict(), tmp_path / "weights.pth"
+    parallel = {f"module.{name}": value for name, value in theirs.items() if "num_batches" not in name}
+    torch.save({"state_dict": parallel, "epoch": 3}, file)
+    network = DPNet("resnet50", weights=file)
+    assert torch.equal(network.backbone.layer3[5].conv3.weight, theirs["layer3.5.conv3.weight"])  # type: ignore[index]
+    torch.save({"encoder.weight": torch.zeros(3)}, file)
+    with pytest.raises(DPNetError, match=r"weights\.pth: no conv1\.weight in it.*torchvision's names"):
+        DPNet("resnet50", weights=file)
+    torch.save({**theirs, "layer2.0.conv1.weight": torch.zeros(3)}, file)
+    with pytest.raises(DPNetError, match=r"layer2\.0\.conv1\.weight has shape \[3\], and \[128, 256, 1, 1\] is exp"):
+        DPNet("resnet50", weights=file)
 
 
 def test_lite0_has_its_imagenet_weights() -> None:

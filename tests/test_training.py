@@ -1,10 +1,13 @@
 """Lockstep training and one-pass evaluation: invariants 1, 2, 3, 7 and 9."""
 
 import dataclasses
+import hashlib
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +17,20 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import backbones, benchmarks, cycles, episodes, evaluate, features, grid, parallel, presets, train
+from dpnet import (
+    backbones,
+    benchmarks,
+    cycles,
+    episodes,
+    evaluate,
+    features,
+    grid,
+    parallel,
+    paths,
+    presets,
+    results,
+    train,
+)
 from dpnet.benchmarks.layout import Benchmark
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
 from dpnet.episodes import Episode
@@ -118,7 +134,7 @@ def test_a_variant_that_lags_behind_catches_up(data: Benchmark, tmp_path: Path) 
         if step == 4:
             break
         train._update(member, batch.raw_s, batch.raw_q, batch, torch.zeros(4, 1, 81, dtype=torch.long), step)
-    train._save_state(member, mixed.folder(runs[0]))
+    train._save_state(member, mixed.folder(runs[0]), data.digest[:16])
     train.train(runs, data, mixed, "cpu")
     assert all(same(weights(whole, one), weights(mixed, one)) for one in runs)
 
@@ -183,6 +199,21 @@ def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(data: 
     )  # decayed
 
 
+def test_a_discriminator_without_weight_stays_as_it_began(data: Benchmark, tmp_path: Path) -> None:
+    """Where lambda_2 is 0 nothing decays; the rest is what full gradients would give."""
+    without, fully = Store(tmp_path / "without"), Store(tmp_path / "fully")
+    one = run(Variant(lambda_2=0.0))
+    train.train([one], data, without, "cpu")
+    train.train([run(Variant(lambda_2=Weighty(0.0)))], data, fully, "cpu")
+    begun = train.build_head(one, 152).state_dict()
+    for name, value in weights(without, one).items():
+        still = name.startswith("comparison")
+        assert torch.equal(value, begun[name] if still else weights(fully, one)[name]), name
+    assert not torch.equal(
+        weights(fully, one)["comparison.first.weight"], begun["comparison.first.weight"]
+    )  # decayed
+
+
 def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
         train.train([run(BASE), run(FULL, steps=7)], data, Store(tmp_path), "cpu")
@@ -227,6 +258,25 @@ def test_two_torn_states_begin_anew(data: Benchmark, tmp_path: Path) -> None:
         (torn.begin(run(BASE)) / f"state-{step:08}.pt").write_bytes(b"PK torn")
     train.train([run(BASE)], data, torn, "cpu")
     assert same(weights(whole, run(BASE)), weights(torn, run(BASE)))
+
+
+def test_a_torn_state_that_another_process_removed(
+    data: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun each process finds the same torn state."""
+    store = Store(tmp_path)
+    torn = store.begin(run(BASE)) / "state-00000003.pt"
+    torn.write_bytes(b"PK torn")
+    load = torch.load
+
+    def beaten(file: Path, **how: Any) -> Any:
+        try:
+            return load(file, **how)
+        finally:
+            file.unlink(missing_ok=True)
+
+    monkeypatch.setattr(torch, "load", beaten)
+    assert train.begin(run(BASE), 152, store, "cpu").step == 0
 
 
 def test_it_learns(data: Benchmark, tmp_path: Path) -> None:
@@ -466,6 +516,55 @@ def test_features_are_kept_and_right(data: Benchmark) -> None:
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-2)
 
 
+def test_features_too_many_to_keep_are_made_as_they_are_asked_for(
+    data: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = backbones.build("efficientnet_lite0")
+    bank = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    asked, mirrored = [i for i, e in enumerate(data.entries) if e.split == "train"][::2], np.arange(30) % 3 == 0
+    before = {f.name for f in (data.root / "features").glob("*")}
+    monkeypatch.setattr(features, "LARGEST", bank.data.nbytes - 1)
+    fresh = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    monkeypatch.setattr(features, "_kept", None)
+    again = [*asked, asked[0]], np.append(mirrored, True)
+    torch.testing.assert_close(fresh(*again), bank(*again), rtol=2e-3, atol=1e-3)  # batches of other images
+    assert {f.name for f in (data.root / "features").glob("*")} == before
+
+
+def test_features_without_room_are_refused_before_they_are_made(
+    data: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = backbones.build("efficientnet_lite0")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: mock.Mock(free=1_000_000))
+    with pytest.raises(DPNetError, match=r"features of val images take 0\.00\d GB, and 0\.001 GB are free.*DATA="):
+        features.kept(data, backbone, "efficientnet_lite0", 105, "val", mirror=False)
+
+
+def test_features_of_a_gpu_have_a_name_of_their_own(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU the name is what it always was."""
+    found: list[Path] = []
+    monkeypatch.setattr(features, "_kept", lambda file, *_: found.append(file))
+    for device in ("cpu", "meta"):
+        features.kept(data, backbones.build("efficientnet_lite0").to(device), "lite", 65, "val", mirror=False)
+    sizes = [data.path(e.image).stat().st_size for e in data.entries if e.split == "val"]
+    key = hashlib.sha256(f"{data.digest} {sizes} lite {torch.__version__}".encode()).hexdigest()[:8]
+    cpu, other = (file.name for file in found)
+    assert cpu == f"lite-65px-val-1-{key}.npy" != other
+
+
+def test_features_are_not_rounded_to_tf32(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, backbone, seen = torch.backends.cudnn, backbones.build("efficientnet_lite0"), []
+
+    def settings() -> tuple[bool, ...]:
+        return cudnn.allow_tf32, cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+
+    before, encode = settings(), backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda x: (seen.append(settings()), encode(x))[1])
+    features.kept(data, backbone, "efficientnet_lite0", 33, "val", mirror=False)
+    assert {*seen} == {(False, *before[1:])}
+    assert settings() == before
+
+
 def test_geometric_augmentation_moves_image_and_label_alike() -> None:
     from dpnet import augment
 
@@ -527,6 +626,90 @@ def test_matches_are_counted_on_the_grid(scene: evaluate.Scene) -> None:
             expected[int(cell in C), {0: 0, 1: 1, 255: 2}[label]] += 1
         assert row.tolist() == expected.tolist()
     assert counts["matches-cycle"][:, 1].sum() < counts["matches-cosine"][:, 1].sum()
+
+
+# ---- cohorts
+
+
+def own_images(folder: Path, size: int) -> Benchmark:
+    """20 images of four classes, each a square of `size` pixels, prepared as the benchmark `folder`."""
+    for n in range(20):
+        rng = np.random.default_rng([n, size])
+        label = np.zeros((65, 65), np.uint8)
+        for class_id in range(1, 5):
+            row, column = rng.integers(0, 32 - size, 2) + 32 * np.array(divmod(class_id - 1, 2))
+            label[row : row + size, column : column + size] = class_id
+        image = rng.integers(0, 60, (65, 65, 3), dtype=np.uint8) + 40 * label[..., None]
+        for kind, pixels in (("images", image), ("labels", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{n}.png")
+    (folder / "names.txt").write_text("a\nb\nc\nd\n")
+    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", paths.data())
+
+
+def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed training and an unscored head of other data are named; yardsticks are measured anew."""
+    for variable, value in (("DATA", tmp_path / "data"), ("RESULTS", tmp_path / "results"), ("SAVE_EVERY", "0")):
+        monkeypatch.setenv(f"DPNET_{variable}", str(value))
+    cohort = grid.Cohort("table3", "folder", "tiny", 0, 0, only="base")
+    (one,), store = cohort.runs, cohort.store
+    folder, update = store.folder(one), train._update
+
+    def dying(*arguments: Any) -> None:
+        if arguments[5] == 2:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    def refused() -> None:
+        before = {f: f.read_bytes() for f in folder.iterdir()}
+        with pytest.raises(DPNetError, match=rf"{one.id}: trained or scored on other data.*bring back.*RESULTS="):
+            grid.run_cohort(cohort)
+        assert before == {f: f.read_bytes() for f in folder.iterdir()}
+
+    own_images(tmp_path / "A", 16)
+    monkeypatch.setattr(train, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_cohort(cohort)
+    monkeypatch.setattr(train, "_update", update)
+    assert train._states(folder)
+    own_images(tmp_path / "B", 24)
+    refused()
+    first = own_images(tmp_path / "A", 16)
+    grid.run_cohort(cohort)  # it goes on where it belongs
+    assert cohort.complete(first.digest[:16])
+    for name in ("metrics.json", COUNTS):
+        (folder / name).unlink()
+    other = own_images(tmp_path / "B", 24)
+    refused()
+    shutil.rmtree(folder)
+    grid.run_cohort(cohort)
+    assert cohort.complete(other.digest[:16])
+    assert not cohort.complete(first.digest[:16])
+    for thing in (one, *cohort.yardsticks):
+        assert {about["data"] for about in store.metrics(thing)["evaluations"].values()} == {other.digest[:16]}
+        for name in store.metrics(thing)["evaluations"]:
+            store.counts(thing, name)  # whole, and its own
+
+
+def test_killed_before_the_examples_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What says that a run is finished is written last, so the second call makes what is missing."""
+    for variable in ("DATA", "RESULTS"):
+        monkeypatch.setenv(f"DPNET_{variable}", str(tmp_path / variable))
+    cohort = grid.Cohort("fig4", "shapes", "tiny", 0, 0)
+    run, keep = cohort.pictured, grid._keep_examples
+
+    def dying(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grid, "_keep_examples", dying)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_cohort(cohort)
+    monkeypatch.setattr(grid, "_keep_examples", keep)
+    grid.run_cohort(cohort)
+    aux, main = (Evaluation(40, branch=branch).id for branch in ("aux", "main"))
+    (before, classes), (after, _) = (results.overlaps(cohort.store, run, name) for name in (aux, main))
+    shown = {episode for _, _, episode in results.chosen_looks(before, after, classes)}
+    assert grid.examples(cohort, run).keys() == shown | {classes.tolist().index(c) for c in set(classes)}
 
 
 def test_the_papers_schedule_starts_is_measured_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
