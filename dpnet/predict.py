@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpnet.config import Training, Variant
 from dpnet.errors import DPNetError
 from dpnet.files import write
-from dpnet.model import DPNet
+from dpnet.model import FOREGROUND, DPNet
 from dpnet.modules import resize
 from dpnet.pictures import Picture, marked, photograph
 from dpnet.store import read_json
@@ -97,7 +97,8 @@ def segment(
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
 
     Raises:
-        DPNetError: a file that cannot be read, a mask of another size than its support or without foreground.
+        DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
+            perhaps at the network's size.
     """
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
@@ -106,9 +107,16 @@ def segment(
     found = [marked(mask, support.size) for mask, support in zip(masks, shown, strict=True)]
     trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
     size = trained.size
+    squashed = [square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for mask in found]
+    for number, mask in enumerate(squashed, 1):
+        if not (mask == FOREGROUND).any():
+            raise DPNetError(
+                f"mask {number}: what it marks is less than a pixel at the network's {size}x{size}: cut support and "
+                "mask to where the object is"
+            )
     logits = trained.model(
         torch.stack([square(support, size) for support in shown])[None],
-        torch.stack([square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for mask in found])[None],
+        torch.stack(squashed)[None],
         square(picture, size)[None],
         beta,
     ).logits

@@ -66,6 +66,15 @@ def test_a_mask_with_shades_or_transparency_marks_what_is_meant(
     assert (found != mask).sum() <= (0 if kind in ("cut-out", "white on white") else 150)  # an edge has 180 pixels
 
 
+def test_an_object_that_the_network_cannot_see_is_no_support(folder: Path, photo: np.ndarray) -> None:
+    large, speck = np.kron(photo, np.ones((8, 8, 1), np.uint8)), np.zeros((720, 960), np.uint8)
+    speck[301:304, 401:404] = 1
+    with pytest.raises(DPNetError, match=r"mask 2: what it marks is less than a pixel at the network's 65x65: cut"):
+        dpnet.segment(photo, [large, large], [speck + (large[..., 0] > 0), speck], folder)
+    speck[301:340, 401:440] = 1
+    assert dpnet.segment(photo, [large], [speck], folder)[0].shape == (90, 120)
+
+
 def rim(ids: np.ndarray, width: int) -> np.ndarray:
     """Where ids differ from one `width` pixels away, as VOC draws its void."""
     around = [np.roll(ids, (y, x), (0, 1)) for y in (-width, 0, width) for x in (-width, 0, width)]
