@@ -74,8 +74,8 @@ def claims(reader: Reader) -> pd.DataFrame:
         reader: the results.
 
     Returns:
-        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), by fold, by seed (with
-        several), status. A difference that stands there twice says so in its effect.
+        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), status, by fold, by
+        seed (with several). A difference that stands there twice says so in its effect.
     """
     lines: list[dict[str, Any]] = []
     each = [reader.of_seed(seed) for seed in reader.seeds] if len(reader.seeds) > 1 else []
@@ -100,9 +100,9 @@ def claims(reader: Reader) -> pd.DataFrame:
                         "effect": name + again,
                         "paper": "positive" if np.isnan(row["paper"]) else f"{row['paper']:+.1f}",
                         "ours": _interval(row),
+                        "status": row["status"],
                         "by fold": _signed(folds.get_group(name)),
                         "by seed": _signed(seed[name] for seed in alone),
-                        "status": row["status"],
                     }
                 )
         if experiment.name == "table5":
@@ -115,9 +115,9 @@ def claims(reader: Reader) -> pd.DataFrame:
             "effect": "cycle over cosine matches",
             "paper": "positive",
             "ours": _interval(row),
+            "status": row["status"],
             "by fold": _signed(float(_cycle_gain(reader, str(fold))["difference"]) for fold in reader.folds),
             "by seed": _signed(float(_cycle_gain(one)["difference"]) for one in each),
-            "status": row["status"],
         }
     )
     return pd.DataFrame(lines).drop(columns=[] if each else "by seed").fillna("—")
