@@ -184,34 +184,22 @@ class Weighty(float):
         return True
 
 
-def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(data: Benchmark, tmp_path: Path) -> None:
-    """Where lambda_1 is 0 the auxiliary decoder stays as it began; the rest is what full gradients would give."""
+@pytest.mark.parametrize(
+    ("loss", "part", "layer"),
+    [("lambda_1", "aux_decoder", "aux_decoder.fuse.weight"), ("lambda_2", "comparison", "comparison.first.weight")],
+)
+def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(
+    loss: str, part: str, layer: str, data: Benchmark, tmp_path: Path
+) -> None:
+    """What only that loss trains stays as it began; the rest is what full gradients would give."""
     without, fully = Store(tmp_path / "without"), Store(tmp_path / "fully")
-    one = run(Variant(lambda_1=0.0))
+    one, whole = (run(Variant(**{loss: weight})) for weight in (0.0, Weighty(0.0)))  # type: ignore[arg-type]
     train.train([one], data, without, "cpu")
-    train.train([run(Variant(lambda_1=Weighty(0.0)))], data, fully, "cpu")
+    train.train([whole], data, fully, "cpu")
     begun = train.build_head(one, 152).state_dict()
     for name, value in weights(without, one).items():
-        still = name.startswith("aux_decoder")
-        assert torch.equal(value, begun[name] if still else weights(fully, one)[name]), name
-    assert not torch.equal(
-        weights(fully, one)["aux_decoder.fuse.weight"], begun["aux_decoder.fuse.weight"]
-    )  # decayed
-
-
-def test_a_discriminator_without_weight_stays_as_it_began(data: Benchmark, tmp_path: Path) -> None:
-    """Where lambda_2 is 0 nothing decays; the rest is what full gradients would give."""
-    without, fully = Store(tmp_path / "without"), Store(tmp_path / "fully")
-    one = run(Variant(lambda_2=0.0))
-    train.train([one], data, without, "cpu")
-    train.train([run(Variant(lambda_2=Weighty(0.0)))], data, fully, "cpu")
-    begun = train.build_head(one, 152).state_dict()
-    for name, value in weights(without, one).items():
-        still = name.startswith("comparison")
-        assert torch.equal(value, begun[name] if still else weights(fully, one)[name]), name
-    assert not torch.equal(
-        weights(fully, one)["comparison.first.weight"], begun["comparison.first.weight"]
-    )  # decayed
+        assert torch.equal(value, begun[name] if name.startswith(part) else weights(fully, one)[name]), name
+    assert not torch.equal(weights(fully, one)[layer], begun[layer])  # decayed
 
 
 def test_a_cohort_shares_everything_but_the_variant(data: Benchmark, tmp_path: Path) -> None:
