@@ -121,6 +121,15 @@ def refuses(*parts: str, own: Path, **other: Path) -> str:
 # ---- VOC's layout
 
 
+def test_an_index_does_not_outlive_the_copies_that_it_names(own: Path) -> None:
+    index = prepared(own).root / "index.json"
+    wrong = sorted((own / "labels").rglob("*.png"))[0]
+    Image.open(wrong).resize((3, 3)).save(wrong)
+    with pytest.raises(DPNetError, match="make them the same size"):
+        prepared(own)
+    assert not index.exists()
+
+
 def test_the_lists_say_what_is_for_training(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = from_voc(voc)
     assert benchmark.classes == NAMES
