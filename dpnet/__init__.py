@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpnet.errors import DPNetError as DPNetError
+    from dpnet.io import DPNetError as DPNetError
     from dpnet.metrics import confusion_counts as confusion_counts
     from dpnet.metrics import mean_iou as mean_iou
     from dpnet.model import DPNet as DPNet
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "DPNet": "dpnet.model",
-    "DPNetError": "dpnet.errors",
+    "DPNetError": "dpnet.io",
     "cycle_candidates": "dpnet.modules",
     "confusion_counts": "dpnet.metrics",
     "mean_iou": "dpnet.metrics",
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _ROOMS:
-        return import_module(f"dpnet.{name}")
+        return import_module(f"dpnet.companion.{name}")
     raise AttributeError(f"module 'dpnet' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnet.errors import DPNetError
+from dpnet.io import DPNetError
 
 
 class Backbone(nn.Module):

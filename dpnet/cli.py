@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dpnet import __version__
-from dpnet.errors import DPNetError
+from dpnet.io import DPNetError
 
 if TYPE_CHECKING:
-    from dpnet.benchmarks import Benchmark
+    from dpnet.data import Benchmark
 
 
 class Parser(argparse.ArgumentParser):
@@ -181,7 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, paths, presets
+    from dpnet import data as benchmarks
+    from dpnet import io
+    from dpnet.companion import presets
 
     if options.benchmark == "folder":
         images, labels, classes = options.images, options.labels, options.classes
@@ -191,7 +193,7 @@ def _prepare(options: argparse.Namespace) -> None:
             images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
         if None in (images, labels, classes):
             raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(images, labels, classes, paths.data(), options.folds, lists)
+        found = benchmarks.prepare_folder(images, labels, classes, io.places().data, options.folds, lists)
         tests = sum(entry.split == "val" for entry in found.entries)
         print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
         cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
@@ -208,7 +210,7 @@ def _prepare(options: argparse.Namespace) -> None:
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
             way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
             raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
-        found = benchmarks.prepare(options.benchmark, paths.data(), recipe, fetch=not options.offline)
+        found = benchmarks.prepare(options.benchmark, io.places().data, recipe, fetch=not options.offline)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
 
 
@@ -217,10 +219,12 @@ def _folds(benchmark: "Benchmark") -> str:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, paths, presets
+    from dpnet import data as benchmarks
+    from dpnet import io
+    from dpnet.companion import presets
 
     recipe = presets.get(options.benchmark, options.preset).recipe
-    found = benchmarks.load(options.benchmark, paths.data(), recipe)
+    found = benchmarks.load(options.benchmark, io.places().data, recipe)
     print(benchmarks.check(found).to_string())
     known = benchmarks.known(found)
     if len(known):
@@ -228,30 +232,32 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, experiments, grid, paths
+    from dpnet import data as benchmarks
+    from dpnet import io
+    from dpnet.companion import experiments, runner
 
     experiments.several(options.target, options.benchmark)
     recipe = experiments.recipe(options.benchmark, options.preset)
-    benchmark = benchmarks.prepare(options.benchmark, paths.data(), recipe)
-    found = grid.cohorts(options.target, benchmark, options.preset, options.seeds)
-    table, device = grid.plan(found), _device(options.device)
+    benchmark = benchmarks.prepare(options.benchmark, io.places().data, recipe)
+    found = runner.cohorts(options.target, benchmark, options.preset, options.seeds)
+    table, device = runner.plan(found), _device(options.device)
     total = table.drop(columns="cohort").sum()
     print(table.to_string(index=False))
     print(
         f"\n{options.target}: {total['runs']} runs, {total['shared']} shared by several targets; "
         f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train.\n"
-        + grid.expected(found, device)
+        + runner.expected(found, device)
     )
-    costs = grid.costs(options.target, benchmark, options.preset, options.seeds, device)
+    costs = runner.costs(options.target, benchmark, options.preset, options.seeds, device)
     if len(costs) > 1 and total["to train"] + total["to score"]:
         print(f"\nEach by itself, what they share counted for each:\n{costs.to_string(index=False)}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from dpnet import experiments, grid, report, words
+    from dpnet.companion import experiments, report, runner, tables
 
     asked = experiments.several(options.target, options.benchmark)
-    reader = grid.reproduce(
+    reader = runner.reproduce(
         options.target,
         options.benchmark,
         options.preset,
@@ -264,11 +270,13 @@ def _reproduce(options: argparse.Namespace) -> None:
         report.publish(reader)
         print(report.overview(options.benchmark, options.preset, reader.store.root.parent).to_string(index=False))
     else:
-        print(*(words.as_text(reader, experiment) for experiment in asked), sep="\n\n")
+        print(*(tables.as_text(reader, experiment) for experiment in asked), sep="\n\n")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dpnet import benchmarks, episodes, experiments, grid, parallel, paths, presets, words
+    from dpnet import data as benchmarks
+    from dpnet import episodes, io, parallel
+    from dpnet.companion import experiments, presets, runner, tables
 
     asked = experiments.several(options.target, options.benchmark)
     if options.diversity is not None:
@@ -279,7 +287,7 @@ def _run(options: argparse.Namespace) -> None:
                 f"--diversity {options.diversity:g}: {options.target} {known}: it is of target diversity"
             )
     sizes = presets.get(options.benchmark, options.preset)
-    cohort = grid.Cohort(
+    cohort = runner.Cohort(
         options.target,
         options.benchmark,
         options.preset,
@@ -289,22 +297,23 @@ def _run(options: argparse.Namespace) -> None:
         options.variant,
     )
     untrained = cohort.untrained()
-    benchmark = benchmarks.prepare(options.benchmark, paths.data(), sizes.recipe)
+    benchmark = benchmarks.prepare(options.benchmark, io.places().data, sizes.recipe)
     episodes.need_fold(benchmark, options.fold)
     if options.verb == "evaluate" and untrained:
         raise DPNetError(f"{untrained[0].id} and {len(untrained) - 1} more are not trained: `dpnet train` first")
     device = _device(options.device)
     with parallel.team(device) as team:
-        grid.run_cohort(cohort, device, team)
+        runner.run_cohort(cohort, device, team)
         if team.rank == 0:
-            grid.describe(benchmark, cohort.store)
-            print(words.scores(cohort.store, cohort.scored).to_string(index=False))
+            runner.describe(benchmark, cohort.store)
+            print(tables.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
 def _predict(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from dpnet import files, pictures, predict
+    from dpnet import io, predict
+    from dpnet.data import images
 
     given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
     written: dict[Path, str] = {}
@@ -320,13 +329,13 @@ def _predict(options: argparse.Namespace) -> None:
         options.query, options.support, options.mask, options.checkpoint, options.beta
     )
     picture = Image.fromarray(mask)
-    picture.putpalette([0, 0, 0, *pictures.MARK])
-    files.write(options.out, pictures.png(picture), "--out")
+    picture.putpalette([0, 0, 0, *images.MARK])
+    io.write(options.out, images.png(picture), "--out")
     if options.overlay:
-        files.write(options.overlay, pictures.png(pictures.overlay(options.query, mask)), "--overlay")
+        io.write(options.overlay, images.png(images.overlay(options.query, mask)), "--overlay")
     if options.probability:
         levels = Image.fromarray((probability * 65535).round().astype("uint16"))
-        files.write(options.probability, pictures.png(levels), "--probability")
+        io.write(options.probability, images.png(levels), "--probability")
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
 
 
@@ -342,20 +351,21 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from dpnet import report
+    from dpnet.companion import report
 
     report.publish_all(options.benchmark, options.preset)
 
 
 def _site(_: argparse.Namespace) -> None:
-    from dpnet import paths, site
+    from dpnet import io
+    from dpnet.companion import site
 
-    pages = site.build(paths.results(), paths.results() / "site")
-    print(f"{len(pages)} pages: open {paths.results() / 'site' / 'index.html'}")
+    pages = site.build(io.places().results, io.places().results / "site")
+    print(f"{len(pages)} pages: open {io.places().results / 'site' / 'index.html'}")
 
 
 def _choose(options: argparse.Namespace) -> None:
-    from dpnet import choose
+    from dpnet.companion import choose
 
     table = choose.choose(options.benchmark, options.preset, _device(options.device))
     wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
@@ -363,27 +373,27 @@ def _choose(options: argparse.Namespace) -> None:
 
 
 def _explore(options: argparse.Namespace) -> None:
-    from dpnet import explore
+    from dpnet.companion import explorer
 
-    explore.serve(explore.cohort(options.benchmark, options.preset), not options.no_browser)
+    explorer.serve(explorer.cohort(options.benchmark, options.preset), not options.no_browser)
 
 
 def _speed(options: argparse.Namespace) -> None:
-    from dpnet import speed
+    from dpnet.companion import speed
 
     speed.run(options.preset, _device(options.device))
 
 
 def _device(name: str, elsewhere: bool = False) -> str:
     """Check a device, and let notebooks' kernels use it; on machines that are elsewhere, "auto" is what they have."""
-    from dpnet import paths
+    from dpnet import io
 
     if name not in ("auto", "cpu", "cuda"):
         raise DPNetError(f"unknown device {name!r}: choose from auto, cpu, cuda")
     os.environ["DPNET_DEVICE"] = name
     if elsewhere:
         return name
-    os.environ["DPNET_DEVICE"] = name = paths.device()
+    os.environ["DPNET_DEVICE"] = name = io.places().device
     if name == "cuda":
         import torch
 

@@ -5,9 +5,37 @@ import json
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-from dpnet.benchmarks.layout import Recipe
+from dpnet.io import DPNetError
 
 Pseudo = Literal["cycle", "cosine", "global", "none"]
+VOID = 255  # the label of pixels that count for nothing
+LISTS = ("pfenet", "canet")  # training lists of PASCAL VOC
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a benchmark consists of: `images` names the list of `pascal`, the rest describes `shapes`."""
+
+    size: int = 161
+    diversity: float = 0.4
+    train: int = 1000
+    val: int = 400
+    seed: int = 0
+    images: str = "pfenet"
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 32), ("train", 1), ("val", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise DPNetError(f"{name}={getattr(self, name)}: must be at least {least}")
+        if not 0 <= self.diversity <= 1:
+            raise DPNetError(f"diversity={self.diversity}: must lie between 0 and 1")
+        if self.images not in LISTS:
+            raise DPNetError(f"images={self.images!r}: no such list; known are {', '.join(LISTS)}")
+
+    @property
+    def mark(self) -> str:
+        """What a run's name says of a `diversity` other than the usual one; mostly nothing."""
+        return "" if self.diversity == Recipe.diversity else f"-diversity{self.diversity:g}"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpnet.benchmarks.layout import Benchmark
-from dpnet.errors import DPNetError
+from dpnet.data.index import Benchmark
+from dpnet.io import DPNetError
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpnet import backbones, episodes, features
+from dpnet import backbones, episodes
 from dpnet.backbones import Backbone
-from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Evaluation, Pseudo, Run, Training, Yardsticks
+from dpnet.companion.store import Counts, Store
+from dpnet.config import VOID, Evaluation, Pseudo, Run, Training, Yardsticks
+from dpnet.data import cache
+from dpnet.data.cache import FeatureBank, binary
+from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
-from dpnet.features import FeatureBank, binary
-from dpnet.metrics import METRICS, VOID, episode_counts, mean_iou
+from dpnet.io import progress
+from dpnet.metrics import METRICS, episode_counts, mean_iou
 from dpnet.model import Head, hard_masks, shared_counts, soft_masks
 from dpnet.modules import masked_average, resize
-from dpnet.progress import progress
-from dpnet.store import Counts, Store
 from dpnet.train import at_cells, autocast
 
 BATCH = 20  # episodes
@@ -64,7 +65,7 @@ class Scene:
             decoded = pool.map(lambda p: self.benchmark.label(self.benchmark.entries[p]), queries)
             self._labels |= {p: torch.from_numpy(a) for p, a in zip(queries, decoded, strict=True)}
         supports = sorted({i for e in chosen for i in (*e.supports, *e.wrong_supports)} - self._small.keys())
-        self._small |= features.resized_labels(self.benchmark, supports, self.size)
+        self._small |= cache.resized_labels(self.benchmark, supports, self.size)
 
     def target(self, episode: Episode) -> Tensor:
         """The query's target at its native size: uint8 [H, W] with 0, 1, 255."""
@@ -86,7 +87,7 @@ class Scene:
         """Backbone features [n, C_b, h, w] of images, at a scale of the input (rounded to 8k + 1 pixels)."""
         size = self.size if scale == 1 else 8 * round(scale * (self.size - 1) / 8) + 1
         if size not in self._banks:
-            self._banks[size] = features.kept(self.benchmark, self.backbone, self.name, size, "val", mirror=False)
+            self._banks[size] = cache.kept(self.benchmark, self.backbone, self.name, size, "val", mirror=False)
         return self._banks[size](positions).to(self.device)
 
     def supports(self, batch: Sequence[Episode], which: str) -> tuple[Tensor, Tensor]:

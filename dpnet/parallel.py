@@ -10,8 +10,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
-from dpnet.errors import DPNetError
-from dpnet.progress import RELAY
+from dpnet.io import RELAY, DPNetError
 
 PATIENCE = timedelta(days=7)
 

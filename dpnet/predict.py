@@ -1,8 +1,8 @@
 """Segment your own image: a query, some supports with masks, and a trained run."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dpnet.config import Training, Variant
-from dpnet.errors import DPNetError
-from dpnet.files import write
+from dpnet.data.images import Picture, marked, photograph
+from dpnet.io import DPNetError, read_json, write
 from dpnet.model import FOREGROUND, DPNet
 from dpnet.modules import resize
-from dpnet.pictures import Picture, marked, photograph
-from dpnet.store import read_json
 from dpnet.train import load_checkpoint
 
 BETA = 0.2  # as in the paper's tests
@@ -171,6 +169,6 @@ def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BET
     seen = [torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,))]
     with torch.no_grad():
         program = torch.export.export(Program(trained, beta).eval(), tuple(seen))
-    torch.export.save(program, packed := io.BytesIO())
+    torch.export.save(program, packed := BytesIO())
     write(file, packed.getvalue(), "--out")
     return trained

@@ -1,6 +1,5 @@
 """One training loop; all variants of a cohort go through it in lockstep, on the same episodes and features."""
 
-import io
 import json
 import math
 import os
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,19 +20,17 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpnet import augment, backbones, features
+from dpnet import augment, backbones
 from dpnet.backbones import Backbone
-from dpnet.benchmarks.layout import Benchmark
-from dpnet.config import Run, Training, Variant
+from dpnet.companion.store import Store
+from dpnet.config import VOID, Run, Training, Variant
+from dpnet.data import cache
+from dpnet.data.index import Benchmark
 from dpnet.episodes import training_batch, training_pools
-from dpnet.errors import DPNetError
-from dpnet.files import write
-from dpnet.metrics import VOID
+from dpnet.io import DPNetError, progress, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.parallel import ALONE, Team
-from dpnet.progress import progress
-from dpnet.store import Store
 
 SAVE_EVERY = 120.0  # seconds between states from which a killed training resumes
 CURVE = 100  # points of a loss curve
@@ -254,7 +252,7 @@ def _save_state(member: Member, folder: Path, data: str) -> None:
         "sums": member.sums,
         "data": data,
     }
-    torch.save(state, buffer := io.BytesIO())
+    torch.save(state, buffer := BytesIO())
     write(folder / f"state-{member.step:08}.pt", buffer.getvalue())
     for old in _states(folder)[:-2]:  # a state that a full disk or a power cut tore leaves the one before
         old.unlink(missing_ok=True)
@@ -304,10 +302,10 @@ def stream(
     positions = sorted({i for pool in pools.values() for i in pool})
     geometric = training.augment == "geometric"
     if geometric:
-        images, stored, row_of = features.pixels(benchmark, "train", training.size)
+        images, stored, row_of = cache.pixels(benchmark, "train", training.size)
     else:
-        labels = features.resized_labels(benchmark, positions, training.size)
-        bank = features.kept(benchmark, backbone, training.backbone, training.size, "train", mirror=True)
+        labels = cache.resized_labels(benchmark, positions, training.size)
+        bank = cache.kept(benchmark, backbone, training.backbone, training.size, "train", mirror=True)
     for step in range(start, training.steps):
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, training.batch)
         rng = np.random.default_rng([run.seed, run.fold, step, 1])

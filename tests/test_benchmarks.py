@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpnet import benchmarks, presets
-from dpnet.benchmarks import Recipe, check, folder, known, layout, load, pascal, prepare, prepare_folder, shapes
-from dpnet.errors import DPNetError
+from dpnet import data as benchmarks
+from dpnet.companion import presets
+from dpnet.config import Recipe
+from dpnet.data import check, custom, index, known, load, pascal, prepare, prepare_folder, shapes
+from dpnet.io import DPNetError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "voc_partial"
 CANET = Recipe(images="canet")
@@ -64,7 +66,7 @@ def plain_render(seed, classes, size, diversity):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(custom.rglob("*")) if path.is_file()}
 
 
 def fails(*parts, call):
@@ -131,7 +133,7 @@ def test_grey_png_masks_are_as_good_as_palette_ones(data):
 
 def test_a_class_counts_from_2048_pixels_at_500_and_never_above(tmp_path):
     def entry(name, size, pixels):
-        return layout.Entry(name, "train", "", "", size, pixels)
+        return index.Entry(name, "train", "", "", size, pixels)
 
     entries = [
         entry("a", (500, 300), {1: 2048, 2: 2047, 255: 9999}),
@@ -139,7 +141,7 @@ def test_a_class_counts_from_2048_pixels_at_500_and_never_above(tmp_path):
         entry("c", (640, 1000), {1: 2048, 2: 2047}),
         entry("d", (352, 10), {1: 1016, 2: 1015}),
     ]
-    benchmark = layout.write(tmp_path, "any", ("x", "y"), ((1,), (2,)), ((1,), (2,)), entries, {})
+    benchmark = index.write(tmp_path, "any", ("x", "y"), ((1,), (2,)), ((1,), (2,)), entries, {})
     assert [benchmark.min_pixels(e) for e in benchmark.entries] == [2048, 21, 2048, 1016]
     assert benchmark.images_of(1, "train") == [0, 1, 2, 3]
     assert benchmark.images_of(2, "train") == benchmark.images_of(255, "train") == []
@@ -154,11 +156,11 @@ def test_mini_tests_classes_with_20_images_5_of_them_in_val(tmp_path):
     def images(class_id, train, val):
         splits = ["train"] * train + ["val"] * val
         pixels = {class_id: 2048}
-        return [layout.Entry(f"{class_id}-{i}", s, "", "", (500, 500), pixels) for i, s in enumerate(splits)]
+        return [index.Entry(f"{class_id}-{i}", s, "", "", (500, 500), pixels) for i, s in enumerate(splits)]
 
     amounts = {1: (15, 5), 2: (14, 5), 3: (16, 4), 4: (0, 20), 5: (99, 99), 6: (99, 4)}
     entries = [entry for c, (train, val) in amounts.items() for entry in images(c, train, val)]
-    benchmark = layout.write(tmp_path, "any", "abcdef", folds, folds, entries, {})
+    benchmark = index.write(tmp_path, "any", "abcdef", folds, folds, entries, {})
     assert pascal.enough(benchmark) == ((1, 4), ())
 
 
@@ -169,7 +171,7 @@ def test_prepared_twice_the_index_is_the_same_and_the_second_time_reads_no_image
     first = prepare("pascal", data)
     index = (data / "pascal" / "index.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "decode", None)
+        patch.setattr(index, "decode", None)
         again = prepare("pascal", data)
     assert again == first == load("pascal", data)
     assert hash(again) == hash(first)
@@ -199,9 +201,7 @@ def test_data_that_cannot_be_written_is_indexed_at_home(data, home, monkeypatch)
     here = prepare("pascal", data)
     shutil.rmtree(data / "pascal")
     before = contents(data)
-    monkeypatch.setattr(
-        layout.os, "access", lambda path, mode: not (mode & os.W_OK and data in (path, *path.parents))
-    )
+    monkeypatch.setattr(index.os, "access", lambda path, mode: not (mode & os.W_OK and data in (path, *path.parents)))
     benchmark = prepare("pascal", data)
     assert benchmark.root.parent == home / "data"
     assert benchmark.root.name.startswith("pascal-")
@@ -214,15 +214,15 @@ def test_data_that_cannot_be_written_is_indexed_at_home(data, home, monkeypatch)
 
 def test_permission_bits_hold_for_root_too(tmp_path):
     folder = tmp_path / "theirs"
-    folder.mkdir()
-    assert layout.writable(folder / "pascal")
-    folder.chmod(0o555)
-    assert not layout.writable(folder / "pascal")
-    folder.chmod(0o755)
+    custom.mkdir()
+    assert index.writable(folder / "pascal")
+    custom.chmod(0o555)
+    assert not index.writable(folder / "pascal")
+    custom.chmod(0o755)
 
 
 def test_neither_place_can_be_written(data, monkeypatch):
-    monkeypatch.setattr(layout, "writable", lambda folder: False)
+    monkeypatch.setattr(index, "writable", lambda folder: False)
     fails("cannot be written", "--root", call=lambda: prepare("pascal", data))
 
 
@@ -301,7 +301,7 @@ def test_killed_while_the_index_is_written(data, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(layout.os, "replace", dies)
+        patch.setattr(index.os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare("pascal", data)
     assert contents(data) == before
@@ -319,7 +319,7 @@ def test_unknown_benchmark(tmp_path, call):
 @pytest.mark.parametrize("name", benchmarks.NAMES)
 def test_what_is_not_prepared_says_how(tmp_path, name):
     fails(str(tmp_path), f"python -m dpnet prepare {name}", call=lambda: load(name, tmp_path))
-    fails(str(tmp_path), "index.json", "python -m dpnet prepare", call=lambda: layout.read(tmp_path))
+    fails(str(tmp_path), "index.json", "python -m dpnet prepare", call=lambda: index.read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_shapes_where_nothing_can_be_written(tmp_path, monkeypatch):
     def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(layout.os, "replace", full)
+    monkeypatch.setattr(index.os, "replace", full)
     call = lambda: prepare("shapes", tmp_path / "full", SMALL, workers=1)  # noqa: E731
     fails("No space left on device", "train-00001.jpg", call=call)
     assert not contents(tmp_path / "full")
@@ -491,7 +491,7 @@ def test_a_folder_of_your_own(tmp_path):
 
 @pytest.mark.parametrize(("number", "folds"), [(3, 3), (4, 2), (7, 3), (8, 4), (20, 4)])
 def test_folds_by_themselves_leave_two_classes_to_train_on(number, folds):
-    cut = folder._cut([f"c{i}" for i in range(number)], "")
+    cut = custom._cut([f"c{i}" for i in range(number)], "")
     assert len(cut) == folds
     assert sorted(c for part in cut for c in part) == list(range(1, number + 1))
     assert all(number - len(part) >= 2 for part in cut)
@@ -518,10 +518,9 @@ def test_images_in_sub_folders(tmp_path):
 def test_a_quarter_of_each_class_is_for_testing(shown):
     """Whatever the order of the names: each class that has four images has two on either side."""
     entries = tuple(
-        layout.Entry(f"{i:03d}", "train", "", "", (1, 1), dict.fromkeys(classes, 1))
-        for i, classes in enumerate(shown)
+        index.Entry(f"{i:03d}", "train", "", "", (1, 1), dict.fromkeys(classes, 1)) for i, classes in enumerate(shown)
     )
-    divided = folder._divided(entries)
+    divided = custom._divided(entries)
     assert [e.id for e in divided] == [e.id for e in entries]
     for c in range(1, 7):
         mine = [e.split for e in divided if c in e.pixels]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dpnet import choose, episodes, paths, presets
-from dpnet.benchmarks.layout import Benchmark, Entry
-from dpnet.errors import DPNetError
+from dpnet import episodes, io
+from dpnet.companion import choose, presets
+from dpnet.data.index import Benchmark, Entry
+from dpnet.io import DPNetError
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g", "h")
 FOLDS = ((1, 2), (3, 4), (5, 6), (7, 8))
@@ -65,7 +66,7 @@ def test_only_what_has_candidates_is_chosen_for() -> None:
 
 @pytest.mark.parametrize(("name", "preset"), presets.CANDIDATES)
 def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: str) -> None:
-    found = pd.read_csv(paths.ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
+    found = pd.read_csv(io.ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
     means = found.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
     candidates = presets.CANDIDATES[name, preset]
     assert set(means.index) == set(candidates)

@@ -12,9 +12,11 @@ from PIL import Image
 from pycocotools import mask as runs
 from pycocotools.coco import COCO
 
-from dpnet import benchmarks, cli, episodes, presets
-from dpnet.benchmarks import check, coco, layout, load, prepare
-from dpnet.errors import DPNetError
+from dpnet import cli, episodes
+from dpnet import data as benchmarks
+from dpnet.companion import presets
+from dpnet.data import check, coco, index, load, prepare
+from dpnet.io import DPNetError
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "coco_sample"
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # COCO numbers its 80 categories 1 … 90, without these
@@ -243,7 +245,7 @@ def test_real_labels_are_those_of_a_plain_loop(sample):
             covered += int(expected[one["filled"] == 1].astype(bool).sum())
             expected[one["filled"] == 1] = CATEGORIES.index(one["category_id"]) + 1
         np.testing.assert_array_equal(sample.label(entry), expected)
-        assert entry.pixels == layout.count(expected)
+        assert entry.pixels == index.count(expected)
     assert covered > 1000, "objects overlap in it, so the order shows"
 
 
@@ -353,9 +355,7 @@ def test_a_copy_that_cannot_be_written_is_painted_at_home(data, home, monkeypatc
     here = prepare("coco", data, workers=1)
     shutil.rmtree(data / "coco")
     before = contents(data)
-    monkeypatch.setattr(
-        layout.os, "access", lambda path, mode: not (mode & os.W_OK and data in (path, *path.parents))
-    )
+    monkeypatch.setattr(index.os, "access", lambda path, mode: not (mode & os.W_OK and data in (path, *path.parents)))
     benchmark = prepare("coco", data, workers=1)
     assert benchmark.root.parent == home / "data"
     assert benchmark.digest == here.digest

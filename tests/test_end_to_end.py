@@ -11,8 +11,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dpnet import experiments, paper, speed, train
-from dpnet.errors import DPNetError
+from dpnet import train
+from dpnet.companion import experiments, paper, speed
+from dpnet.io import DPNetError
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dpnet import backbones, benchmarks, controls, cycles, evaluate, explore, paths, presets, views
+from dpnet import backbones, evaluate, io
+from dpnet import data as benchmarks
+from dpnet.companion import controls, cycles, explorer, presets, views
+from dpnet.companion.experiments import BETAS
+from dpnet.companion.explorer import Kept
+from dpnet.companion.runner import RENDERED
 from dpnet.config import Evaluation, Recipe, Run, Variant
 from dpnet.episodes import Episode
-from dpnet.errors import DPNetError
 from dpnet.evaluate import Scene
-from dpnet.experiments import BETAS
-from dpnet.explore import Kept
-from dpnet.grid import RENDERED
+from dpnet.io import DPNetError
 from dpnet.metrics import episode_counts
 from dpnet.model import Head, shared_counts
 from dpnet.train import autocast, build_head
@@ -48,12 +50,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         head.comparison.second.weight *= 30
     scene = Scene(data, backbone, TRAINING.backbone, TRAINING.size, 0, 0, "cpu")
     listed = scene.episodes(1, 30)
-    found = explore.predicted(head, scene, TRAINING, listed, explore.first_of_each(listed, 2))
-    return Tiny(head, scene, listed, found, explore.unpacked(pack(found)))
+    found = explorer.predicted(head, scene, TRAINING, listed, explorer.first_of_each(listed, 2))
+    return Tiny(head, scene, listed, found, explorer.unpacked(pack(found)))
 
 
 def pack(found: dict[str, np.ndarray], run: str = "mine", scores: str = "0") -> bytes:
-    return explore.packed({"run": np.array(run), "scores": np.array(scores), **found})
+    return explorer.packed({"run": np.array(run), "scores": np.array(scores), **found})
 
 
 # ---- what is kept
@@ -84,7 +86,7 @@ def test_it_is_what_the_network_says_at_each_threshold(tiny: Tiny) -> None:
         assert output.scores is not None
         assert np.allclose(kept.probability, output.scores[:, 0].float().sigmoid(), atol=1e-3)
         for i in range(len(chosen)):
-            seen = explore.state(kept, i, beta, (0, 0))
+            seen = explorer.state(kept, i, beta, (0, 0))
             assert np.array_equal(seen.candidates, output.candidates[i, 0])
             assert np.array_equal(seen.selected, output.selected[i, 0])
             assert np.array_equal(seen.mask, masks[i][1])
@@ -109,7 +111,7 @@ def test_a_cycle_is_that_of_fig_3(tiny: Tiny) -> None:
     pair = cycles.find(tiny.scene.benchmark, tiny.scene.backbone, tiny.scene.size, chosen)
     assert len(pair) == 2
     for cycle in pair:
-        seen = explore.state(tiny.kept, cycle.episode, 0.2, cycle.cells[0])
+        seen = explorer.state(tiny.kept, cycle.episode, 0.2, cycle.cells[0])
         assert seen.cells == cycle.cells
         assert seen.starts
         assert seen.ends is cycle.succeeds
@@ -119,7 +121,7 @@ def test_a_cycle_is_that_of_fig_3(tiny: Tiny) -> None:
 
 
 def test_packing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -> None:
-    again = explore.predicted(tiny.head, tiny.scene, TRAINING, tiny.listed, tiny.kept.numbers.tolist())
+    again = explorer.predicted(tiny.head, tiny.scene, TRAINING, tiny.listed, tiny.kept.numbers.tolist())
     assert pack(again) == pack(tiny.found)
     for name, array in tiny.found.items():
         there = np.asarray(getattr(tiny.kept, name))
@@ -136,7 +138,7 @@ def test_packing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -
 def test_words_count_what_is_seen(tiny: Tiny) -> None:
     kept = tiny.kept
     for t, beta in enumerate(kept.betas):
-        words, _ = explore.state(kept, 1, beta, kept.start(1)).words
+        words, _ = explorer.state(kept, 1, beta, kept.start(1)).words
         candidates, selected = int(kept.candidates[1].sum()), int(kept.selected[1, t].sum())
         assert f"{candidates} candidate" in words
         assert f"{candidates - selected} discarded at β = {beta:.2f}" in words
@@ -166,7 +168,7 @@ def test_clicks_find_their_cell_and_others_are_ignored(tiny: Tiny) -> None:
 @pytest.mark.parametrize("said", [False, True])
 def test_cells_lie_in_the_picture_where_clicks_find_them(said: bool, tiny: Tiny) -> None:
     kept = tiny.kept
-    figure = views.picture(kept, 0, explore.state(kept, 0, 0.2, kept.start(0)), said)
+    figure = views.picture(kept, 0, explorer.state(kept, 0, 0.2, kept.start(0)), said)
     width, height = figure.get_size_inches() * figure.dpi
     for cell in ((0, 0), (3, 5), (kept.grid[0] - 1, kept.grid[1] - 1)):
         last = kept.target.shape[1] - 1
@@ -185,8 +187,8 @@ def test_controls_follow_and_draw_once(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(views, "picture", lambda *a, **k: drawn.append(1) or picture(*a, **k))
     explorer = controls.Explorer(kept)
 
-    def says(episode: int, beta: float, cell: explore.Cell) -> bool:
-        words = list(explore.state(kept, episode, beta, cell).words)
+    def says(episode: int, beta: float, cell: explorer.Cell) -> bool:
+        words = list(explorer.state(kept, episode, beta, cell).words)
         return explorer.picture.words == words and (explorer.row.value, explorer.column.value) == cell
 
     assert says(0, Evaluation.beta, kept.start(0))
@@ -205,7 +207,7 @@ def test_without_a_kernel_a_picture_stands_in_its_place(tiny: Tiny) -> None:
     explorer = controls.Explorer(tiny.kept)
     bundle = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == "\n".join(explorer.picture.words)
-    assert Image.open(explore.io.BytesIO(controls.base64.b64decode(bundle["image/jpeg"]))).width > 900
+    assert Image.open(explorer.io.BytesIO(controls.base64.b64decode(bundle["image/jpeg"]))).width > 900
 
 
 # ---- the file in the results
@@ -213,9 +215,9 @@ def test_without_a_kernel_a_picture_stands_in_its_place(tiny: Tiny) -> None:
 
 def test_the_kept_predictions_are_those_that_were_scored() -> None:
     """Against the counts that the run's own evaluation wrote, at each of Fig. 5's thresholds."""
-    of = explore.cohort("shapes", "quick")
-    kept = explore.load(of)
-    assert explore.place(of).stat().st_size < 600_000
+    of = explorer.cohort("shapes", "quick")
+    kept = explorer.load(of)
+    assert explorer.place(of).stat().st_size < 600_000
     count = presets.get("shapes", "quick").episodes
     for t, beta in enumerate(kept.betas):
         counts, _ = of.store.counts(of.pictured, Evaluation(count, beta=beta).id)
@@ -223,9 +225,9 @@ def test_the_kept_predictions_are_those_that_were_scored() -> None:
         assert np.array_equal(mine, counts[kept.numbers])
 
 
-def results_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> explore.Cohort:
+def results_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> explorer.Cohort:
     """The committed run's scores beside some kept predictions, no checkpoint."""
-    of = explore.cohort("shapes", "quick")
+    of = explorer.cohort("shapes", "quick")
     folder = tmp_path / of.store.root.name
     run = folder / "runs" / of.pictured.id
     run.mkdir(parents=True)
@@ -234,15 +236,15 @@ def results_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
     if content:
         (folder / "explore.npz").write_bytes(content)
     monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    return explore.cohort("shapes", "quick")
+    return explorer.cohort("shapes", "quick")
 
 
 @pytest.mark.parametrize("what", ["none", "run", "scores", "torn"])
 def test_what_is_not_this_runs_is_refused(
     what: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = explore.cohort("shapes", "quick")
-    mine = {"run": of.pictured.id, "scores": explore.load(of).scores}
+    of = explorer.cohort("shapes", "quick")
+    mine = {"run": of.pictured.id, "scores": explorer.load(of).scores}
     content = {
         "none": b"",
         "run": pack(tiny.found, "another", mine["scores"]),
@@ -256,11 +258,11 @@ def test_what_is_not_this_runs_is_refused(
         "torn": "corrupt",
     }[what]
     there = results_with(tmp_path, monkeypatch, content)
-    for call in (explore.load, explore.keep):
+    for call in (explorer.load, explorer.keep):
         with pytest.raises(DPNetError, match=rf"(?s){re.escape(message)}.*make reproduce-table3.*make explore"):
             call(there)
     results_with(tmp_path / "good", monkeypatch, pack(tiny.found, **mine))
-    assert explore.keep(explore.cohort("shapes", "quick")).run == mine["run"]
+    assert explorer.keep(explorer.cohort("shapes", "quick")).run == mine["run"]
 
 
 def test_no_photographs_are_committed() -> None:
@@ -268,4 +270,4 @@ def test_no_photographs_are_committed() -> None:
     assert {p.split("/")[1].rsplit("-", 1)[0] for p in listed.stdout.split()} <= set(RENDERED)
     ignored = subprocess.run(["git", "check-ignore", "results/pascal-mini-quick/explore.npz"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
-    assert paths.results()
+    assert io.places().results

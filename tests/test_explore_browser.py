@@ -22,8 +22,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from dpnet import explore, views
-from dpnet.explore import Cell, Kept
+from dpnet.companion import explorer, views
+from dpnet.companion.explorer import Cell, Kept
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["headless=new", "no-sandbox", "disable-gpu", "no-first-run", "window-size=1400,1600"]
@@ -33,7 +33,7 @@ PATIENCE = 240  # seconds, where something else runs
 
 @pytest.fixture(scope="module")
 def kept() -> Kept:
-    return explore.load(explore.cohort("shapes", "quick"))
+    return explorer.load(explorer.cohort("shapes", "quick"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def one(browser: webdriver.Chrome, selector: str) -> WebElement:
 
 def expect(browser: webdriver.Chrome, kept: Kept, episode: int, beta: float, cell: Cell) -> None:
     """Wait until the page says what the pure function says, and shows a picture of it."""
-    expected = list(explore.state(kept, episode, beta, cell).words)
+    expected = list(explorer.state(kept, episode, beta, cell).words)
 
     def there(b: webdriver.Chrome) -> bool:
         return [p.text for p in b.find_elements(By.CSS_SELECTOR, ".dpnet-picture p")] == expected

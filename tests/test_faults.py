@@ -25,7 +25,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from dpnet import cluster, files
+from dpnet import io
+from dpnet.companion import cluster
 
 ROOT = Path(__file__).parents[1]
 World = tuple[Path, dict[str, bytes]]
@@ -108,7 +109,7 @@ def _table() -> Iterator[None]:
         "longest": "longest (s)",
     })  # fmt: skip
     file = ROOT / "results" / "faults" / f"cpu-{os.cpu_count()}-cores.csv"
-    files.write(file, table.reset_index().to_csv(index=False, lineterminator="\n").encode())
+    io.write(file, table.reset_index().to_csv(index=False, lineterminator="\n").encode())
     print(f"\n\n{table.to_string()}")
 
 
@@ -358,7 +359,7 @@ def holder(file: Path, host: str) -> subprocess.Popen[str]:
         "from dpnet import files\n"
         "socket.gethostname = lambda: sys.argv[2]\n"
         "files.LEASE = 1.5\n"
-        "with files.held(pathlib.Path(sys.argv[1]), 'a test'):\n"
+        "with io.held(pathlib.Path(sys.argv[1]), 'a test'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen(
@@ -373,12 +374,12 @@ def holder(file: Path, host: str) -> subprocess.Popen[str]:
 def test_a_lock_is_kept_by_the_living_and_taken_from_the_dead(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "LEASE", 1.5)
+    monkeypatch.setattr(io, "LEASE", 1.5)
     file, other = tmp_path / "held" / "lock", holder(tmp_path / "held" / "lock", host)
     took = threading.Event()
 
     def take() -> None:
-        with files.held(file, "a test"):
+        with io.held(file, "a test"):
             took.set()
 
     waiting = threading.Thread(target=take, daemon=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import io
 import re
 import shutil
 import socket
@@ -10,6 +9,7 @@ import tarfile
 import threading
 import urllib.request
 import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ from test_benchmarks import SIZE, fails
 from test_coco import PLAIN, make_coco
 from torchvision.datasets import SBDataset, VOCSegmentation
 
-from dpnet import benchmarks, cli, files
-from dpnet.benchmarks import Recipe, check, fetch, load, making, pascal, prepare
+from dpnet import cli, io
+from dpnet import data as benchmarks
+from dpnet.config import Recipe
+from dpnet.data import check, download, index, load, pascal, prepare
 
 TRAIN, VAL = ("2007_000001", "2007_000002"), ("2007_000003",)
 BOTH, OURS, THEIRS = TRAIN[1], ("2008_000004", "2008_000005"), "2009_000006"  # in VOC and SBD; train_noval; SBD alone
@@ -69,10 +71,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def tarred(files, mode="w", links=()):
-    with tarfile.open(fileobj=(packed := io.BytesIO()), mode=mode) as tar:
-        for name, content in files.items():
+    with tarfile.open(fileobj=(packed := BytesIO()), mode=mode) as tar:
+        for name, content in io.items():
             (one := tarfile.TarInfo(name)).size = len(content)
-            tar.addfile(one, io.BytesIO(content))
+            tar.addfile(one, BytesIO(content))
         for name, target in links:
             (one := tarfile.TarInfo(name)).type, one.linkname = tarfile.SYMTYPE, target
             tar.addfile(one)
@@ -80,15 +82,15 @@ def tarred(files, mode="w", links=()):
 
 
 def zipped(files):
-    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
-        for name, content in files.items():
+    with zipfile.ZipFile(packed := BytesIO(), "w") as archive:
+        for name, content in io.items():
             archive.writestr(name, content)
     return packed.getvalue()
 
 
 def noise(seed):
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(
-        packed := io.BytesIO(), "JPEG"
+        packed := BytesIO(), "JPEG"
     )
     return packed.getvalue()
 
@@ -103,10 +105,10 @@ def listed(names):
 
 def voc_files():
     files = {f"JPEGImages/{key}.jpg": noise(i) for i, key in enumerate((*TRAIN, *VAL, *OURS, THEIRS))}
-    files |= {f"SegmentationClass/{key}.png": making.png(label(i, (0, 1, 255))) for i, key in enumerate(TRAIN + VAL)}
+    files |= {f"SegmentationClass/{key}.png": index.png(label(i, (0, 1, 255))) for i, key in enumerate(TRAIN + VAL)}
     for name, ids in {"train": TRAIN, "val": VAL, "trainval": TRAIN + VAL}.items():
         files[f"ImageSets/Segmentation/{name}.txt"] = listed(ids)
-    return {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()}
+    return {f"VOCdevkit/VOC2012/{name}": content for name, content in io.items()}
 
 
 def sbd_files():
@@ -118,18 +120,16 @@ def sbd_files():
         "inst/x.mat": b"",
     }
     for i, key in enumerate((BOTH, *OURS, THEIRS, *VAL)):
-        savemat(
-            packed := io.BytesIO(), {"GTcls": {"Segmentation": label(50 + i, (0, 2, 3)), "Boundaries": np.eye(2)}}
-        )
+        savemat(packed := BytesIO(), {"GTcls": {"Segmentation": label(50 + i, (0, 2, 3)), "Boundaries": np.eye(2)}})
         files[f"cls/{key}.mat"] = packed.getvalue()
-    return {f"benchmark_RELEASE/dataset/{name}": content for name, content in files.items()}
+    return {f"benchmark_RELEASE/dataset/{name}": content for name, content in io.items()}
 
 
 @pytest.fixture(autouse=True)
 def server(tmp_path, monkeypatch):
     """The network: fetch's addresses and sums are those of the tiny archives here."""
     monkeypatch.setattr(benchmarks, "_home", lambda: tmp_path / "home")
-    monkeypatch.setattr(fetch, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(urllib.request, "_opener", None)
     tree = make_coco(tmp_path / "theirs", val=(PLAIN, PLAIN))
@@ -137,12 +137,12 @@ def server(tmp_path, monkeypatch):
     files["annotations/captions_train2014.json"] = b"{}"
     with Server() as server:
         server.content = {
-            fetch.VOC.name: tarred(voc_files()),
-            fetch.SBD.name: tarred(sbd_files(), "w:gz"),
-            fetch.NOVAL.name: listed(OURS),
+            download.VOC.name: tarred(voc_files()),
+            download.SBD.name: tarred(sbd_files(), "w:gz"),
+            download.NOVAL.name: listed(OURS),
         }
-        for archive, part in zip(fetch.COCO, ("annotations", "val2014", "train2014"), strict=True):
-            chosen = {name: content for name, content in files.items() if name.startswith(part)}
+        for archive, part in zip(download.COCO, ("annotations", "val2014", "train2014"), strict=True):
+            chosen = {name: content for name, content in io.items() if name.startswith(part)}
             server.content[archive.name] = zipped(chosen)
 
         def local(archive):
@@ -152,8 +152,8 @@ def server(tmp_path, monkeypatch):
 
         server.local = local
         for name in ("VOC", "SBD", "NOVAL"):
-            monkeypatch.setattr(fetch, name, local(getattr(fetch, name)))
-        monkeypatch.setattr(fetch, "COCO", {local(archive): parts for archive, parts in fetch.COCO.items()})
+            monkeypatch.setattr(download, name, local(getattr(download, name)))
+        monkeypatch.setattr(download, "COCO", {local(archive): parts for archive, parts in download.COCO.items()})
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
@@ -186,8 +186,8 @@ def by_hand(server, data, *names):
         (data / name).write_bytes(server.content[name])
 
 
-VOC_FILES = (fetch.VOC.name, fetch.SBD.name, fetch.NOVAL.name)
-COCO_FILES = tuple(archive.name for archive in fetch.COCO)
+VOC_FILES = (download.VOC.name, download.SBD.name, download.NOVAL.name)
+COCO_FILES = tuple(archive.name for archive in download.COCO)
 
 
 # --- everything absent
@@ -217,7 +217,7 @@ def test_the_long_list_is_made_of_both_in_two_processes(data, server, monkeypatc
     benchmark = get(data, images="canet", workers=2)
     train = {entry.id for entry in benchmark.entries if entry.split == "train"}
     assert train == {*TRAIN, *OURS, THEIRS}
-    assert fetch.NOVAL.name not in [name for name, _ in server.asked]  # it needs none
+    assert download.NOVAL.name not in [name for name, _ in server.asked]  # it needs none
     assert (data / LISTS / "train_aug.txt").read_bytes() == listed(sorted(train))
 
 
@@ -254,15 +254,15 @@ def test_the_second_call_does_nothing_and_opens_no_socket(data, name, monkeypatc
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize(("name", "archive"), [("pascal", fetch.VOC.name), ("coco", COCO_FILES[2])])
+@pytest.mark.parametrize(("name", "archive"), [("pascal", download.VOC.name), ("coco", COCO_FILES[2])])
 def test_killed_in_the_middle_of_a_download_it_goes_on(data, server, name, archive, ranges, monkeypatch):
     server.ranges = ranges
-    monkeypatch.setattr(fetch, "BLOCK", 100)
+    monkeypatch.setattr(download, "BLOCK", 100)
 
     class Killed(BaseException):
         pass
 
-    progress = fetch.progress
+    progress = download.progress
 
     def killing(items, what, *rest):
         for i, item in enumerate(progress(items, what, *rest)):
@@ -271,7 +271,7 @@ def test_killed_in_the_middle_of_a_download_it_goes_on(data, server, name, archi
             yield item
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch, "progress", killing)
+        patch.setattr(download, "progress", killing)
         with pytest.raises(Killed):
             get(data, name)
     assert (data / f"{archive}.part").read_bytes() == server.content[archive][:700]
@@ -285,37 +285,37 @@ def test_killed_in_the_middle_of_a_download_it_goes_on(data, server, name, archi
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_connection_that_breaks_is_taken_up_again(data, server, ranges):
     server.ranges = ranges
-    server.cut[fetch.SBD.name] = 1000
+    server.cut[download.SBD.name] = 1000
     get(data)
-    assert [first for name, first in server.asked if name == fetch.SBD.name] == [0, 1000 * ranges]
+    assert [first for name, first in server.asked if name == download.SBD.name] == [0, 1000 * ranges]
 
 
 def test_killed_before_it_got_its_name(data, server):
-    by_hand(server, data, fetch.VOC.name)
-    (data / fetch.VOC.name).rename(data / f"{fetch.VOC.name}.part")
+    by_hand(server, data, download.VOC.name)
+    (data / download.VOC.name).rename(data / f"{download.VOC.name}.part")
     get(data)
-    (data / f"{fetch.VOC.name}").unlink()
+    (data / f"{download.VOC.name}").unlink()
     shutil.rmtree(data / "VOCdevkit")
     shutil.rmtree(data / "pascal")
-    (data / f"{fetch.VOC.name}.part").write_bytes(server.content[fetch.VOC.name] + b"more")  # of another file
+    (data / f"{download.VOC.name}.part").write_bytes(server.content[download.VOC.name] + b"more")  # of another file
     get(data)
 
 
 @pytest.mark.parametrize(("name", "what"), [("pascal", "unpacking"), ("pascal", "making"), ("coco", "unpacking")])
 def test_half_unpacked_it_goes_on(data, name, what, monkeypatch):
     """A full disk stops it after the fourth file; the second call writes the others only."""
-    write, full = files.save, {"left": 4}  # when making: three of VOC's and one of SBD's
+    write, full = io.save, {"left": 4}  # when making: three of VOC's and one of SBD's
     place = ".SegmentationClassAug.part" if what == "making" else ".part"
 
     def save(file, through, option):
         if place in file.parent.name or (what == "unpacking" and place in str(file.parent)):
             full["left"] -= 1
             if full["left"] < 0:
-                raise files.unwritable(file, OSError(28, "No space left on device"), option)
+                raise io.unwritable(file, OSError(28, "No space left on device"), option)
         write(file, through, option)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save", save)
+        patch.setattr(io, "save", save)
         fails("No space left on device", "the same command goes on", call=lambda: get(data, name))
     assert not (data / MASKS).exists()
     assert not (data / name / "index.json").exists()
@@ -338,7 +338,7 @@ def stamps(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "archive", "why"), [("pascal", fetch.SBD.name, "MD5 sum"), ("coco", COCO_FILES[1], "Bad CRC-32")]
+    ("name", "archive", "why"), [("pascal", download.SBD.name, "MD5 sum"), ("coco", COCO_FILES[1], "Bad CRC-32")]
 )
 def test_a_corrupt_archive(data, server, name, archive, why):
     content = server.content[archive]
@@ -355,20 +355,20 @@ def test_a_corrupt_archive(data, server, name, archive, why):
 
 @pytest.mark.parametrize("bad", ["../evil", "/tmp/evil", "VOCdevkit/VOC2012/../../../evil"])
 def test_an_archive_that_writes_elsewhere_is_refused(data, server, tmp_path, monkeypatch, bad):
-    server.content[fetch.VOC.name] = tarred({bad: b"evil"} | voc_files())
-    monkeypatch.setattr(fetch, "VOC", server.local(fetch.VOC))
-    fails(fetch.VOC.name, "refused", bad, call=lambda: get(data))
+    server.content[download.VOC.name] = tarred({bad: b"evil"} | voc_files())
+    monkeypatch.setattr(download, "VOC", server.local(download.VOC))
+    fails(download.VOC.name, "refused", bad, call=lambda: get(data))
     server.content[COCO_FILES[0]] = zipped({bad: b"evil"})
     fails(COCO_FILES[0], "refused", bad, call=lambda: get(data, "coco"))
     assert not list(tmp_path.rglob("evil"))
 
 
 def test_a_link_in_an_archive_is_refused(data, server, monkeypatch):
-    server.content[fetch.VOC.name] = tarred(voc_files(), links=[("VOCdevkit/VOC2012/link", "/etc")])
-    monkeypatch.setattr(fetch, "VOC", server.local(fetch.VOC))
+    server.content[download.VOC.name] = tarred(voc_files(), links=[("VOCdevkit/VOC2012/link", "/etc")])
+    monkeypatch.setattr(download, "VOC", server.local(download.VOC))
     fails("VOC2012/link", "is a link", call=lambda: get(data))
     (one := zipfile.ZipInfo("train2014/link.jpg")).external_attr = 0o120777 << 16
-    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+    with zipfile.ZipFile(packed := BytesIO(), "w") as archive:
         archive.writestr(one, "/etc/passwd")
     server.content[COCO_FILES[2]] = packed.getvalue()
     fails("train2014/link.jpg", "is a link", call=lambda: get(data, "coco"))
@@ -404,7 +404,7 @@ def test_offline_says_what_to_put_where_and_then_takes_it(data, server, name, ar
 def test_what_torchvision_left_is_taken(data, server):
     by_hand(server, data / "SBD", *VOC_FILES[1:])
     get(data)
-    assert [name for name, _ in server.asked] == [fetch.VOC.name]
+    assert [name for name, _ in server.asked] == [download.VOC.name]
 
 
 @pytest.mark.parametrize("why", ["404", "403", "refused", "silence", "no such host"])
@@ -415,14 +415,16 @@ def test_without_network_it_says_why_and_what_to_put_where(data, server, why, mo
     elif why == "refused":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{free.getsockname()[1]}/{fetch.VOC.name}"
-        monkeypatch.setattr(fetch, "VOC", fetch.VOC._replace(url=url))
+            url = f"http://127.0.0.1:{free.getsockname()[1]}/{download.VOC.name}"
+        monkeypatch.setattr(download, "VOC", download.VOC._replace(url=url))
     elif why == "silence":
-        monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
+        monkeypatch.setattr(download, "TIMEOUT", 0.2)
         silent = socket.socket()
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        monkeypatch.setattr(fetch, "VOC", fetch.VOC._replace(url=f"http://127.0.0.1:{silent.getsockname()[1]}/x"))
+        monkeypatch.setattr(
+            download, "VOC", download.VOC._replace(url=f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+        )
         parts = ["timed out"]
     else:
 
@@ -431,7 +433,7 @@ def test_without_network_it_says_why_and_what_to_put_where(data, server, why, mo
 
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
         parts = ["Name or service not known"]
-    fails(fetch.VOC.url, f"put into {data}", *VOC_FILES, *parts, call=lambda: get(data))
+    fails(download.VOC.url, f"put into {data}", *VOC_FILES, *parts, call=lambda: get(data))
     assert not (data / "pascal").exists()
     if why == "silence":
         silent.close()
@@ -459,14 +461,14 @@ def test_only_prepare_fetches(data, server, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("images", "file", "archive"),
-    [("pfenet", "train_noval.txt", fetch.NOVAL.name), ("canet", "train_aug.txt", fetch.SBD.name)],
+    [("pfenet", "train_noval.txt", download.NOVAL.name), ("canet", "train_aug.txt", download.SBD.name)],
 )
 def test_the_users_masks_are_used_as_they_are(data, server, tmp_path, images, file, archive):
     get(tmp_path / "other")
     server.asked.clear()
     shutil.copytree(tmp_path / "other" / "VOCdevkit", data / "VOCdevkit")
     for i, path in enumerate(sorted((data / MASKS).iterdir())):
-        path.write_bytes(making.png(label(i, (4, 5))))
+        path.write_bytes(index.png(label(i, (4, 5))))
     (data / LISTS / file).unlink()
     before = contents(data / MASKS)
     benchmark = get(data, images=images)
@@ -482,13 +484,13 @@ def test_a_copy_of_voc_without_masks_is_not_fetched_again(data, server, tmp_path
     shutil.rmtree(data / "SegmentationClassAug")
     before = contents(data)
     get(data)
-    assert [name for name, _ in server.asked] == [fetch.SBD.name]
+    assert [name for name, _ in server.asked] == [download.SBD.name]
     assert before.items() <= contents(data).items()
 
 
 def test_a_copy_of_voc_with_nothing_to_make_masks_of(data, server):
     (data / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
-    fails("VOC2012/SegmentationClass: missing", fetch.VOC.name, "move", call=lambda: get(data))
+    fails("VOC2012/SegmentationClass: missing", download.VOC.name, "move", call=lambda: get(data))
     assert not server.asked
 
 
@@ -506,15 +508,15 @@ def test_a_copy_that_may_not_be_written(data, server):
         (data / "VOCdevkit/VOC2012" / part).mkdir(parents=True)
     data.chmod(0o555)
     before = sorted(data.rglob("*"))
-    fails(str(data), "may not be written", fetch.SBD.name, "--root", call=lambda: get(data))
+    fails(str(data), "may not be written", download.SBD.name, "--root", call=lambda: get(data))
     data.chmod(0o755)
     assert sorted(data.rglob("*")) == before
     assert not server.asked
 
 
 def test_too_little_room_is_said_before(data, server, monkeypatch):
-    monkeypatch.setattr(fetch, "VOC", fetch.VOC._replace(size=2_000_000_000))
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 6, 3_500_000_000))
+    monkeypatch.setattr(download, "VOC", download.VOC._replace(size=2_000_000_000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 6, 3_500_000_000))
     fails(str(data), "about 4.0 GB are needed", "3.5 GB are free", "make room", call=lambda: get(data))
     assert not server.asked
 
@@ -533,7 +535,7 @@ def test_two_calls_at_once_fetch_once(data, server):
 def test_a_broken_mask_of_sbd(data, server, monkeypatch):
     files = sbd_files()
     files[f"benchmark_RELEASE/dataset/cls/{OURS[0]}.mat"] = b"MATLAB 5.0 MAT-file"
-    server.content[fetch.SBD.name] = tarred(files, "w:gz")
-    monkeypatch.setattr(fetch, "SBD", server.local(fetch.SBD))
+    server.content[download.SBD.name] = tarred(io, "w:gz")
+    monkeypatch.setattr(download, "SBD", server.local(download.SBD))
     fails(f"{OURS[0]}.mat", "no mask can be read", call=lambda: get(data))
     assert not (data / MASKS).exists()

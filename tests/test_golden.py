@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpnet import augment, benchmarks, episodes, experiments, grid, presets
-from dpnet.benchmarks import shapes
-from dpnet.benchmarks.layout import Benchmark, Recipe
-from dpnet.config import Variant
+from dpnet import augment, episodes
+from dpnet import data as benchmarks
+from dpnet.companion import experiments, presets, runner
+from dpnet.config import Recipe, Variant
+from dpnet.data import shapes
+from dpnet.data.index import Benchmark
 from dpnet.train import build_head
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -42,7 +44,7 @@ def ids() -> dict[str, str]:
                 record.id
                 for diversity in diversities
                 for fold, seed in ((0, 0), (3, 2))
-                for cohort in [grid.Cohort("all", benchmark, preset, fold, seed, diversity)]
+                for cohort in [runner.Cohort("all", benchmark, preset, fold, seed, diversity)]
                 for record in (*cohort.runs, *cohort.yardsticks)
             ]
             known[f"{benchmark}-{preset}"] = digest(every)
@@ -51,7 +53,7 @@ def ids() -> dict[str, str]:
 
 def evaluations() -> str:
     """The ids of all evaluations, by run."""
-    cohort = grid.Cohort("all", "shapes", "quick", 1, 0)
+    cohort = runner.Cohort("all", "shapes", "quick", 1, 0)
     return digest({run.id: names for run, names in cohort.scored.items()})
 
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from dpnet import DPNet, episodes, notebooks, paths, sketches
-from dpnet.benchmarks import FOLDS
-from dpnet.benchmarks.layout import Benchmark, Entry
+from dpnet import DPNet, episodes, io
+from dpnet.companion import notebooks, sketches
+from dpnet.data import FOLDS
+from dpnet.data.index import Benchmark, Entry
 
-METHOD = paths.NOTEBOOKS / "01_method.ipynb"
+METHOD = io.ROOT / "notebooks" / "01_method.ipynb"
 LIMIT = 600  # seconds; it takes half a minute where nothing else runs
 
 
@@ -116,7 +117,7 @@ def test_the_benchmark_runs(pictures: bool, tmp_path_factory: pytest.TempPathFac
 
 def test_your_data_goes_from_files_to_a_table(tmp_path: Path) -> None:
     """Nothing is written but the notebook, and it holds what a reader came for."""
-    project = sorted([*paths.ROOT.glob("*"), *paths.ROOT.glob("results/*")])
+    project = sorted([*io.ROOT.glob("*"), *io.ROOT.glob("results/*")])
     output = tmp_path / "03_your_data.ipynb"
     notebooks.execute(output.stem, output, {"images": 40})
     is_clean(output)
@@ -127,13 +128,13 @@ def test_your_data_goes_from_files_to_a_table(tmp_path: Path) -> None:
     assert [t.count("<tr>") for t in tables] == [4, 5, 6]  # Table 3's rows, its effects, its yardsticks
     assert "NaN" not in "".join(tables)
     assert len([o for o in outputs(output) if "image/jpeg" in o.get("data", {})]) == 2
-    assert sorted([*paths.ROOT.glob("*"), *paths.ROOT.glob("results/*")]) == project
+    assert sorted([*io.ROOT.glob("*"), *io.ROOT.glob("results/*")]) == project
     assert [p.name for p in tmp_path.iterdir()] == [output.name]
 
 
 @pytest.mark.parametrize("name", ["01_method", "02_benchmark", "03_your_data"])
 def test_cells_are_short(name: str) -> None:
-    cells = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    cells = json.loads((io.ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
     assert max(len(c["source"]) for c in cells if c["cell_type"] == "code") <= 25
 
 

@@ -20,7 +20,7 @@ import dpnet
 from dpnet import backbones
 from dpnet.backbones import Backbone
 from dpnet.config import Variant
-from dpnet.errors import DPNetError
+from dpnet.io import DPNetError
 from dpnet.model import DPNet, Head, Matched, hard_masks, soft_masks
 from dpnet.modules import (
     BLOCK,

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpnet import cli, pictures
-from dpnet.benchmarks import Benchmark, legend, pairing, prepare_folder, voc_parts
-from dpnet.errors import DPNetError
+from dpnet import cli
+from dpnet.data import Benchmark, images, legend, pairing, prepare_folder, voc_parts
+from dpnet.io import DPNetError
 
 NAMES = ("cup", "fork", "knife", "spoon")
 COLOURS = {"background": (0, 0, 0), "spoon": (7, 8, 9), "cup": (128, 0, 0), "void": (224, 224, 192)}
@@ -392,7 +392,7 @@ def test_images_are_read_as_predict_reads_them(kind: str, own: Path) -> None:
     benchmark = prepared(own)
     for entry in benchmark.entries:
         found, file = benchmark.image(entry), benchmark.path(entry.image)
-        np.testing.assert_array_equal(found, np.asarray(pictures.photograph(file)))
+        np.testing.assert_array_equal(found, np.asarray(images.photograph(file)))
         if kind == "I;16":
             np.testing.assert_array_equal(found[..., 1], photo(int(entry.id[1:]))[..., 0])
         elif kind in ("LA", "RGBA"):

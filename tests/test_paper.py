@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from dpnet import paper
-from dpnet.errors import DPNetError
+from dpnet.companion import paper
+from dpnet.io import DPNetError
 
 SHAPES = {1: (26, 9), 2: (9, 4), 3: (4, 8), 4: (4, 6), 5: (4, 5), 6: (4, 7)}
 BROKEN = {  # (where, stated by the paper), as the paper prints them
@@ -73,7 +73,7 @@ def test_unknown_table_names_the_known_ones(number: int) -> None:
 
 
 def test_import_does_not_load_pandas() -> None:
-    code = "import sys; import dpnet.paper; sys.exit('pandas' in sys.modules)"
+    code = "import sys; import dpnet.companion.paper; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

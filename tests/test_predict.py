@@ -15,10 +15,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import save_file
 
 import dpnet
-from dpnet import cli, pictures, predict, presets, train
+from dpnet import cli, predict, train
+from dpnet.companion import presets
+from dpnet.companion.store import Store
 from dpnet.config import Run, Variant
-from dpnet.errors import DPNetError
-from dpnet.store import Store
+from dpnet.data import images
+from dpnet.io import DPNetError
 
 SIZES = presets.get("shapes", "tiny")
 
@@ -61,7 +63,7 @@ def test_a_mask_with_shades_or_transparency_marks_what_is_meant(
     else:
         under = photo if kind == "cut-out" else np.full_like(photo, 255)
         Image.fromarray(np.dstack([under, opaque])).save(file)
-    found = pictures.marked(file, (120, 90))
+    found = images.marked(file, (120, 90))
     assert set(np.unique(found)) == {0, 1}
     assert (found != mask).sum() <= (0 if kind in ("cut-out", "white on white") else 150)  # an edge has 180 pixels
 
@@ -106,8 +108,8 @@ def test_white_on_black_is_never_taken_for_void(kind: str, mask: np.ndarray, tmp
         white = white.convert("RGB").convert("P")
     white.save(file, **({"quality": 95} if kind == "sharp jpeg" else {}))
     shades = len(np.unique(np.asarray(Image.open(file).convert("L"))))
-    assert shades == 2 if kind in ("quantized", "web palette") else 2 < shades <= pictures.IDS
-    found = pictures.marked(file, meant.shape[::-1])
+    assert shades == 2 if kind in ("quantized", "web palette") else 2 < shades <= images.IDS
+    found = images.marked(file, meant.shape[::-1])
     assert set(np.unique(found)) == {0, 1}
     assert (found != meant).sum() <= 0.01 * meant.size
 
@@ -120,9 +122,9 @@ def test_ids_with_void_borders_stay_ids(mask: np.ndarray, tmp_path: Path) -> Non
         expected = np.where(void := rim(ids, 3) & (ids == 0), 255, ids > 0)
         ids[void] = 255
         assert size == 40 or (ids == 255).sum() > (expected == 1).sum()
-        assert np.array_equal(pictures.marked(ids, (120, 90)), expected)
+        assert np.array_equal(images.marked(ids, (120, 90)), expected)
         Image.fromarray(ids).convert("RGB").quantize(4).save(tmp_path / "m.png")
-        assert np.array_equal(pictures.marked(tmp_path / "m.png", (120, 90)), expected)
+        assert np.array_equal(images.marked(tmp_path / "m.png", (120, 90)), expected)
 
 
 def test_masks_that_may_mean_either_are_refused(mask: np.ndarray, tmp_path: Path) -> None:
@@ -133,9 +135,9 @@ def test_masks_that_may_mean_either_are_refused(mask: np.ndarray, tmp_path: Path
     ramp.paste(1, (85, 30, 119, 60))
     red = Image.fromarray(mask).convert("P")
     red.putpalette([0, 0, 0, 255, 0, 0])
-    assert np.array_equal(pictures.marked(red, (120, 90)), mask)
+    assert np.array_equal(images.marked(red, (120, 90)), mask)
     ramp.putpalette([v for i in range(5) for v in [63 * i] * 3])  # more than are there: ids
-    assert np.array_equal(pictures.marked(ramp, (120, 90)) == 1, np.asarray(ramp) > 0)
+    assert np.array_equal(images.marked(ramp, (120, 90)) == 1, np.asarray(ramp) > 0)
     other = Image.fromarray(1 - mask).convert("P")
     other.putpalette([255, 0, 0, 0, 0, 0])
     ramp.putpalette([v for i in range(4) for v in [85 * i] * 3])
@@ -145,7 +147,7 @@ def test_masks_that_may_mean_either_are_refused(mask: np.ndarray, tmp_path: Path
         (other, "has colours"),
     ):
         with pytest.raises(DPNetError, match=line):
-            pictures.marked(bad, (120, 90))
+            images.marked(bad, (120, 90))
 
 
 def same(a: Image.Image, b: np.ndarray) -> bool:
@@ -155,21 +157,21 @@ def same(a: Image.Image, b: np.ndarray) -> bool:
 def test_an_image_is_read_in_any_mode(photo: np.ndarray, tmp_path: Path) -> None:
     grey = np.array(Image.fromarray(photo).convert("L"))
     three = np.repeat(grey[..., None], 3, 2)
-    assert same(pictures.photograph(photo), photo)
-    assert same(pictures.photograph(grey), three)
+    assert same(images.photograph(photo), photo)
+    assert same(images.photograph(grey), three)
     for mode in ("L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr"):
         suffix = "png" if mode in ("L", "P", "1", "LA", "RGBA") else "tif"
         Image.fromarray(photo).convert(mode).save(tmp_path / f"{mode}.{suffix}")
-        assert pictures.photograph(tmp_path / f"{mode}.{suffix}").mode == "RGB"
-    assert same(pictures.photograph(tmp_path / "L.png"), three)
-    assert same(pictures.photograph(tmp_path / "RGBA.png"), photo)
+        assert images.photograph(tmp_path / f"{mode}.{suffix}").mode == "RGB"
+    assert same(images.photograph(tmp_path / "L.png"), three)
+    assert same(images.photograph(tmp_path / "RGBA.png"), photo)
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    assert same(pictures.photograph(tmp_path / "16.png"), three)
-    assert same(pictures.photograph(grey[..., None]), three)
-    assert same(pictures.photograph(photo.astype(np.uint16) * 257), photo)
+    assert same(images.photograph(tmp_path / "16.png"), three)
+    assert same(images.photograph(grey[..., None]), three)
+    assert same(images.photograph(photo.astype(np.uint16) * 257), photo)
     clear = np.dstack([photo, np.where(np.arange(120) < 60, 0, 255) * np.ones((90, 1))]).astype(np.uint8)
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    found = np.asarray(pictures.photograph(tmp_path / "clear.png"))
+    found = np.asarray(images.photograph(tmp_path / "clear.png"))
     assert (found[:, :60] == 255).all()
     assert np.array_equal(found[:, 60:], photo[:, 60:])
 
@@ -184,7 +186,7 @@ def test_a_rotation_that_exif_notes_is_done(note: int, photo: np.ndarray, tmp_pa
     exif = Image.Exif()
     exif[0x0112] = note
     Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
-    assert same(pictures.photograph(tmp_path / "a.png"), photo)
+    assert same(images.photograph(tmp_path / "a.png"), photo)
 
 
 def test_a_mask_is_read_in_any_kind(mask: np.ndarray, tmp_path: Path) -> None:
@@ -194,14 +196,14 @@ def test_a_mask_is_read_in_any_kind(mask: np.ndarray, tmp_path: Path) -> None:
         "16": mask.astype(np.uint16) * 1000,
     }  # fmt: skip
     for kind in kinds.values():
-        assert np.array_equal(pictures.marked(kind, size), mask)
+        assert np.array_equal(images.marked(kind, size), mask)
     palette = Image.fromarray(mask * 3)
     palette.putpalette([0] * 9 + [200, 10, 10])
     palette.save(tmp_path / "p.png")
-    assert np.array_equal(pictures.marked(tmp_path / "p.png", size), mask)
+    assert np.array_equal(images.marked(tmp_path / "p.png", size), mask)
     void = mask * 2
     void[:5] = 255
-    assert np.array_equal(pictures.marked(void, size), np.where(void == 255, 255, mask))
+    assert np.array_equal(images.marked(void, size), np.where(void == 255, 255, mask))
 
 
 @pytest.mark.parametrize("labelme", [True, False])
@@ -209,7 +211,7 @@ def test_polygons(labelme: bool, tmp_path: Path) -> None:
     corners = [[[10.0, 5.0], [100.0, 20.0], [60.0, 80.0]], [[90.0, 60.0], [119.0, 60.0], [119.0, 89.0], [90.0, 89.0]]]
     content = {"shapes": [{"label": "a", "points": c} for c in corners]} if labelme else corners
     (tmp_path / "a.json").write_text(json.dumps(content))
-    found = pictures.marked(tmp_path / "a.json", (120, 90))
+    found = images.marked(tmp_path / "a.json", (120, 90))
     cells = np.stack(np.meshgrid(np.arange(120), np.arange(90)), -1).reshape(-1, 2)
     expected = sum(Outline([*c, c[0]]).contains_points(cells) for c in corners).reshape(90, 120) > 0
     both = (found & expected).sum()
@@ -217,11 +219,11 @@ def test_polygons(labelme: bool, tmp_path: Path) -> None:
 
 
 def test_the_overlay_colours_what_was_found(photo: np.ndarray, mask: np.ndarray) -> None:
-    shown = np.asarray(pictures.overlay(photo, mask))
+    shown = np.asarray(images.overlay(photo, mask))
     assert np.array_equal(shown[mask == 0], photo[mask == 0])
-    assert (shown[20, 30:80] == pictures.MARK).all()
+    assert (shown[20, 30:80] == images.MARK).all()
     assert (shown[40, 40:70] != photo[40, 40:70]).any()
-    assert np.abs(shown[40, 50] - (0.55 * photo[40, 50] + 0.45 * np.array(pictures.MARK))).max() <= 0.5
+    assert np.abs(shown[40, 50] - (0.55 * photo[40, 50] + 0.45 * np.array(images.MARK))).max() <= 0.5
 
 
 def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     )
     assert np.array_equal(found, expected)
     assert np.abs(levels / 65535 - probability).max() < 1e-5
-    assert np.array_equal(shown, np.asarray(pictures.overlay(np.ascontiguousarray(photo[::-1]), expected)))
+    assert np.array_equal(shown, np.asarray(images.overlay(np.ascontiguousarray(photo[::-1]), expected)))
     assert cli.main([*paths, "--checkpoint", str(tmp_path / "no")]) == 1
     assert cli.main([*paths, "--checkpoint", str(folder / "checkpoint.safetensors")]) == 0
     capsys.readouterr()

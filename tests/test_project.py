@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from dpnet import cli, experiments, grid, notebooks, paper, paths, presets, report, results, words
+from dpnet import cli, io
+from dpnet.companion import experiments, notebooks, paper, presets, report, results, runner, tables
+from dpnet.companion.store import COUNTS, Store, Thing
 from dpnet.config import Evaluation, Run, Variant, fingerprint
-from dpnet.errors import DPNetError
-from dpnet.files import write
-from dpnet.store import COUNTS, Store, Thing
+from dpnet.io import DPNetError, write
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -179,7 +179,7 @@ def reader_of(tmp_path: Path, folds: range = range(4)) -> results.Reader:
     for fold in folds:
         base = rng.integers(10, 100, (40, 2, 3))
         classes = np.full(40, fold + 1)
-        for run, names in grid.Cohort("table3", "shapes", "tiny", fold, 0).scored.items():
+        for run, names in runner.Cohort("table3", "shapes", "tiny", fold, 0).scored.items():
             better = base.copy()  # the same pixels, some of the missed ones hit
             better[:, :, 1] += np.outer(base[:, 0, 1] // 2, [-1, 1]) * (run.variant.pseudo == "cycle")
             keep(store, run, names, better, classes)
@@ -194,7 +194,7 @@ def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
     assert list(reader_of(tmp_path).seeds) == [0]
     store, rng = Store(tmp_path / "shapes-tiny"), np.random.default_rng(1)
     for fold in range(4):
-        for run, names in grid.Cohort("table3", "shapes", "tiny", fold, 1).scored.items():
+        for run, names in runner.Cohort("table3", "shapes", "tiny", fold, 1).scored.items():
             keep(store, run, names, rng.integers(10, 100, (40, 2, 3)), np.full(40, fold + 1))
         assert list(results.Reader("shapes", "tiny", tmp_path).seeds) == ([0, 1] if fold == 3 else [0])
     both = results.Reader("shapes", "tiny", tmp_path)
@@ -203,7 +203,7 @@ def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
     assert each[0] != each[1]
     assert both.samples(full, "mean", "canet").value == pytest.approx(np.mean(each))  # type: ignore[union-attr]
     claims = report.claims(both).set_index("effect")
-    alone = [words.headline(both.of_seed(s), experiments.get("table3")).set_index("effect") for s in both.seeds]
+    alone = [tables.headline(both.of_seed(s), experiments.get("table3")).set_index("effect") for s in both.seeds]
     assert claims.loc["CCM", "by seed"] == ", ".join(f"{one.loc['CCM', 'difference']:+.1f}" for one in alone)
     assert "by seed" not in report.claims(both.of_seed(0))
 
@@ -251,14 +251,14 @@ def test_effects_are_paired(tmp_path: Path) -> None:
 def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
     reader = reader_of(tmp_path, range(3))
     table3 = experiments.get("table3")
-    shown = words.beside(reader, table3)
+    shown = tables.beside(reader, table3)
     assert set(shown["mean"]) == {"—"}
     assert set(shown["fold 3"]) == {"—"}
     assert "—" not in set(shown["fold 2"])
-    assert len(words.missing(reader, table3)) == 1  # one sentence for all that lack the same fold
-    assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in words.missing(reader, table3)[0]
+    assert len(tables.missing(reader, table3)) == 1  # one sentence for all that lack the same fold
+    assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in tables.missing(reader, table3)[0]
     assert set(results.rows(reader, table3).query("fold == 'mean'").status) == {"not run"}
-    assert "not run" in words.support_verdict(reader, table3)
+    assert "not run" in tables.support_verdict(reader, table3)
     glance = report.overview("shapes", "tiny", tmp_path).set_index("target")
     assert glance.status["table3"] == "incomplete"
     assert "fold 3" in glance.said["table3"]
@@ -267,7 +267,7 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
 
 def test_the_verdict_says_when_the_support_is_ignored(tmp_path: Path) -> None:
     """The invented counts are the same for right and wrong supports: the very case that it must catch."""
-    assert "hardly reads which class is asked for" in words.support_verdict(
+    assert "hardly reads which class is asked for" in tables.support_verdict(
         reader_of(tmp_path), experiments.get("table3")
     )
 
@@ -310,7 +310,7 @@ def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: 
     reader = reader_of(tmp_path)
     assert results.best_weights(reader) is None
     for fold in range(4):
-        for number, (run, names) in enumerate(grid.Cohort("table5", "shapes", "tiny", fold, 0).scored.items()):
+        for number, (run, names) in enumerate(runner.Cohort("table5", "shapes", "tiny", fold, 0).scored.items()):
             counts = np.full((40, 2, 3), 100) + np.arange(40)[:, None, None]
             gain = theirs if (run.variant.lambda_1, run.variant.lambda_2) == (1, 1) else 1 + number % 15
             counts[:, :, 1] += np.array([-gain, gain])
@@ -322,10 +322,10 @@ def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: 
 
 def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:
     reader, table3 = reader_of(tmp_path), experiments.get("table3")
-    assert "folds 0, 1, 2, 3;" in words.protocol(reader, table3)
+    assert "folds 0, 1, 2, 3;" in tables.protocol(reader, table3)
     about = {**reader.about, "tested": [[], [2], [3], []]}
     write(reader.store.root / "benchmark.json", json.dumps(about).encode())
-    assert "folds 1 (b), 2 (c);" in words.protocol(results.Reader("shapes", "tiny", tmp_path), table3)
+    assert "folds 1 (b), 2 (c);" in tables.protocol(results.Reader("shapes", "tiny", tmp_path), table3)
 
 
 def test_a_target_of_which_only_a_shared_row_is_there_is_not_run(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_every_verb_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, dpnet, dpnet.paper; "
+        "import sys, dpnet, dpnet.companion.paper; "
         "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'torch', 'timm'} & set(sys.modules); "
         "assert not bad, bad; dpnet.DPNet; dpnet.results; "
         "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed'} & set(sys.modules); assert not bad, bad"
@@ -511,7 +511,7 @@ def test_environment_yml_and_the_lock_agree_with_pyproject() -> None:
 
 
 def test_the_readme_reads_its_numbers_from_results() -> None:
-    from dpnet import report
+    from dpnet.companion import report
 
     assert report.filled((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text(), "run `make report`"
 
@@ -557,14 +557,14 @@ def test_our_numbers_fit_into_the_papers_columns() -> None:
 
 def test_tables_share_their_runs() -> None:
     """Table 5 has sixteen, of which one is the other tables' full model; Tables 1, 2, 6 and Fig. 5 have no more."""
-    runs = {name: set(grid.Cohort(name, "shapes", "quick", 0, 0).runs) for name in experiments.EXPERIMENTS}
+    runs = {name: set(runner.Cohort(name, "shapes", "quick", 0, 0).runs) for name in experiments.EXPERIMENTS}
     assert {name: len(found) for name, found in runs.items()} == {
         "table1": 1, "table2": 1, "table3": 3, "table4": 3, "table5": 16, "table6": 1,
         "fig3": 0, "fig4": 1, "fig5": 1, "diversity": 2,
     }  # fmt: skip
     full = {experiments.run(Variant(), "shapes", "quick", 0, 0)}
     assert all(found >= full for name, found in runs.items() if name != "fig3")
-    together = grid.Cohort("all", "shapes", "quick", 0, 0)
+    together = runner.Cohort("all", "shapes", "quick", 0, 0)
     assert set(together.runs) == set().union(*runs.values())
     assert len(together.runs) == 21
     asked = together.scored[next(iter(full))]
@@ -574,11 +574,11 @@ def test_tables_share_their_runs() -> None:
 
 
 def test_diversities_are_cohorts_of_their_own() -> None:
-    cohort = grid.Cohort("diversity", "shapes", "quick", 0, 0, diversity=1.0)
+    cohort = runner.Cohort("diversity", "shapes", "quick", 0, 0, diversity=1.0)
     assert cohort.name == "diversity-fold0-seed0-diversity1"
     assert [r.recipe.diversity for r in cohort.runs] == [1.0, 1.0]
     assert all("-diversity1-" in r.id for r in cohort.runs)
-    assert not grid.Cohort("table3", "shapes", "quick", 0, 0, diversity=1.0).runs
+    assert not runner.Cohort("table3", "shapes", "quick", 0, 0, diversity=1.0).runs
 
 
 def test_the_slope_is_that_of_least_squares() -> None:
@@ -601,25 +601,25 @@ def test_looks_are_the_best_the_middle_and_the_worst_of_each_class() -> None:
 def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
     reader_of(tmp_path)
-    cohort = grid.Cohort("table3", "shapes", "tiny", 0, 0)
-    assert grid.plan([cohort]).iloc[0].to_dict() == {
+    cohort = runner.Cohort("table3", "shapes", "tiny", 0, 0)
+    assert runner.plan([cohort]).iloc[0].to_dict() == {
         "cohort": "table3-fold0-seed0", "runs": 3, "shared": 1, "finished": 0, "to score": 0, "to train": 3,
     }  # fmt: skip
-    assert "unknown" in grid.expected([cohort], "cpu")
+    assert "unknown" in runner.expected([cohort], "cpu")
     write(cohort.store.root / "throughput.json", json.dumps({"cpu": {"seconds per step and head": 3600.0}}).encode())
     steps = presets.get("shapes", "tiny").training.steps
-    assert f"about {3 * steps} h on cpu to train" in grid.expected([cohort], "cpu")
-    grid.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
+    assert f"about {3 * steps} h on cpu to train" in runner.expected([cohort], "cpu")
+    runner.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
     write(cohort.store.root / "throughput.json", json.dumps(
         {"cpu": {"seconds per step and head": 1.0, "seconds per score and run": 10.0}}).encode())  # fmt: skip
     for run in cohort.runs[:1]:
         (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
-    assert grid.plan([cohort]).iloc[0]["to train"] == 2
+    assert runner.plan([cohort]).iloc[0]["to train"] == 2
     scores = sum(len(cohort.scored[run]) for run in cohort.runs[1:])
-    assert f"about {round((2 * steps + 10 * scores) / 60)} min" in grid.expected([cohort], "cpu")
+    assert f"about {round((2 * steps + 10 * scores) / 60)} min" in runner.expected([cohort], "cpu")
     for run in cohort.runs[1:]:
         (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
-    assert grid.expected([cohort], "cpu") == "Nothing is left to do."
+    assert runner.expected([cohort], "cpu") == "Nothing is left to do."
 
 
 def test_what_the_paper_claims_is_held_against_runs(tmp_path: Path) -> None:
@@ -649,9 +649,9 @@ def test_no_file_of_the_project_names_a_machine() -> None:
 
 def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DPNET_RESULTS", raising=False)
-    assert paths.results() == ROOT / "results"
+    assert io.places().results == ROOT / "results"
     monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    assert paths.results() == tmp_path
+    assert io.places().results == tmp_path
 
 
 def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from dpnet.benchmarks.shapes import CLASSES, VOID, render
+from dpnet.data.shapes import CLASSES, VOID, render
 
 ALL = tuple(range(1, len(CLASSES) + 1))
 SIZE = 81

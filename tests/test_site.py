@@ -13,7 +13,7 @@ import pytest
 from chromium import headless
 from selenium import webdriver
 
-from dpnet import report, site
+from dpnet.companion import report, site
 
 RESULTS = Path(__file__).parents[1] / "results"
 PHONE, DESK = 390, 1280

@@ -17,8 +17,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from dpnet import report, site
-from dpnet.errors import DPNetError
+from dpnet.companion import report, site
+from dpnet.io import DPNetError
 
 TABLE = """<div><style scoped>.dataframe {}</style><table border="1" class="dataframe">
 <thead><tr style="text-align: right;"><th></th><th>PIM</th><th>name</th><th>fold</th><th>mean</th></tr></thead><tbody>

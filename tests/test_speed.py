@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dpnet import figures, speed
+from dpnet.companion import figures, speed
 
 COMMITTED = sorted((Path(__file__).parents[1] / "results" / "speed").glob("*.json"))
 

@@ -17,26 +17,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dpnet
-from dpnet import (
-    backbones,
-    benchmarks,
-    cycles,
-    episodes,
-    evaluate,
-    features,
-    grid,
-    parallel,
-    paths,
-    presets,
-    results,
-    train,
-)
-from dpnet.benchmarks.layout import Benchmark
+from dpnet import backbones, episodes, evaluate, io, parallel, train
+from dpnet import data as benchmarks
+from dpnet.companion import cycles, presets, results, runner
+from dpnet.companion.store import COUNTS, Store
 from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
+from dpnet.data import cache
+from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
-from dpnet.errors import DPNetError
+from dpnet.io import DPNetError, read_json
 from dpnet.model import DPNet, Head, Output, hard_masks, shared_counts, soft_masks
-from dpnet.store import COUNTS, Store, read_json
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
 TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
@@ -333,7 +323,7 @@ def test_targets_of_the_stream_show_base_classes_only(data: Benchmark) -> None:
     """The stream itself, pixel by pixel: what it calls foreground is never a novel object."""
     one = run(BASE, novel="background", steps=5)
     pools = episodes.training_pools(data, 0, "background")
-    labels = features.resized_labels(data, range(len(data.entries)), TRAINING.size)
+    labels = cache.resized_labels(data, range(len(data.entries)), TRAINING.size)
     for step, batch in train.stream(data, backbones.build(TRAINING.backbone), one, pools, "cpu", 0):
         for e, target in zip(episodes.training_batch(data, pools, 0, 0, step, 4), batch.target, strict=True):
             label = labels[e.query]
@@ -491,13 +481,13 @@ def test_your_own_image_is_segmented_as_in_the_evaluation(data: Benchmark, tmp_p
 
 def test_features_are_kept_and_right(data: Benchmark) -> None:
     backbone = backbones.build("efficientnet_lite0")
-    bank = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    bank = cache.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
     file = next((data.root / "features").glob("*train-2*.npy"))
     before = file.stat().st_mtime_ns
-    features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    cache.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
     assert file.stat().st_mtime_ns == before
     position = next(i for i, e in enumerate(data.entries) if e.split == "train")
-    pixels = features.resized_images(data, [position], 65)
+    pixels = cache.resized_images(data, [position], 65)
     with torch.no_grad():
         expected = torch.cat([backbone(pixels), backbone(pixels.flip(3))])
     found = bank([position, position], np.array([False, True]))
@@ -508,12 +498,12 @@ def test_features_too_many_to_keep_are_made_as_they_are_asked_for(
     data: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = backbones.build("efficientnet_lite0")
-    bank = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    bank = cache.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
     asked, mirrored = [i for i, e in enumerate(data.entries) if e.split == "train"][::2], np.arange(30) % 3 == 0
     before = {f.name for f in (data.root / "features").glob("*")}
-    monkeypatch.setattr(features, "LARGEST", bank.data.nbytes - 1)
-    fresh = features.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
-    monkeypatch.setattr(features, "_kept", None)
+    monkeypatch.setattr(cache, "LARGEST", bank.data.nbytes - 1)
+    fresh = cache.kept(data, backbone, "efficientnet_lite0", 65, "train", mirror=True)
+    monkeypatch.setattr(cache, "_kept", None)
     again = [*asked, asked[0]], np.append(mirrored, True)
     torch.testing.assert_close(fresh(*again), bank(*again), rtol=2e-3, atol=1e-3)  # batches of other images
     assert {f.name for f in (data.root / "features").glob("*")} == before
@@ -525,15 +515,15 @@ def test_features_without_room_are_refused_before_they_are_made(
     backbone = backbones.build("efficientnet_lite0")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: mock.Mock(free=1_000_000))
     with pytest.raises(DPNetError, match=r"features of val images take 0\.00\d GB, and 0\.001 GB are free.*DATA="):
-        features.kept(data, backbone, "efficientnet_lite0", 105, "val", mirror=False)
+        cache.kept(data, backbone, "efficientnet_lite0", 105, "val", mirror=False)
 
 
 def test_features_of_a_gpu_have_a_name_of_their_own(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the name is what it always was."""
     found: list[Path] = []
-    monkeypatch.setattr(features, "_kept", lambda file, *_: found.append(file))
+    monkeypatch.setattr(cache, "_kept", lambda file, *_: found.append(file))
     for device in ("cpu", "meta"):
-        features.kept(data, backbones.build("efficientnet_lite0").to(device), "lite", 65, "val", mirror=False)
+        cache.kept(data, backbones.build("efficientnet_lite0").to(device), "lite", 65, "val", mirror=False)
     sizes = [data.path(e.image).stat().st_size for e in data.entries if e.split == "val"]
     key = hashlib.sha256(f"{data.digest} {sizes} lite {torch.__version__}".encode()).hexdigest()[:8]
     cpu, other = (file.name for file in found)
@@ -548,7 +538,7 @@ def test_features_are_not_rounded_to_tf32(data: Benchmark, monkeypatch: pytest.M
 
     before, encode = settings(), backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda x: (seen.append(settings()), encode(x))[1])
-    features.kept(data, backbone, "efficientnet_lite0", 33, "val", mirror=False)
+    cache.kept(data, backbone, "efficientnet_lite0", 33, "val", mirror=False)
     assert {*seen} == {(False, *before[1:])}
     assert settings() == before
 
@@ -583,8 +573,8 @@ def test_cycles_are_what_they_say(scene: evaluate.Scene, data: Benchmark) -> Non
     success, failure = cycles.find(data, scene.backbone, 65, listed)
     assert success.episode == failure.episode
     episode = listed[success.episode]
-    label = features.resized_labels(data, [episode.supports[0]], 65)[episode.supports[0]]
-    soft = soft_masks(features.binary(label, episode.class_id)[None, None], success.forward.shape)
+    label = cache.resized_labels(data, [episode.supports[0]], 65)[episode.supports[0]]
+    soft = soft_masks(cache.binary(label, episode.class_id)[None, None], success.forward.shape)
     foreground = hard_masks(soft)[0, 0].reshape(success.forward.shape)
     for cycle in (success, failure):
         S_1, Q_1, S_2 = cycle.cells
@@ -632,14 +622,14 @@ def own_images(folder: Path, size: int) -> Benchmark:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{n}.png")
     (folder / "names.txt").write_text("a\nb\nc\nd\n")
-    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", paths.data())
+    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", io.places().data)
 
 
 def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed training and an unscored head of other data are named; yardsticks are measured anew."""
     for variable, value in (("DATA", tmp_path / "data"), ("RESULTS", tmp_path / "results"), ("SAVE_EVERY", "0")):
         monkeypatch.setenv(f"DPNET_{variable}", str(value))
-    cohort = grid.Cohort("table3", "folder", "tiny", 0, 0, only="base")
+    cohort = runner.Cohort("table3", "folder", "tiny", 0, 0, only="base")
     (one,), store = cohort.runs, cohort.store
     folder, update = store.folder(one), train._update
 
@@ -651,26 +641,26 @@ def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeyp
     def refused() -> None:
         before = {f: f.read_bytes() for f in folder.iterdir()}
         with pytest.raises(DPNetError, match=rf"{one.id}: trained or scored on other data.*bring back.*RESULTS="):
-            grid.run_cohort(cohort)
+            runner.run_cohort(cohort)
         assert before == {f: f.read_bytes() for f in folder.iterdir()}
 
     own_images(tmp_path / "A", 16)
     monkeypatch.setattr(train, "_update", dying)
     with pytest.raises(KeyboardInterrupt):
-        grid.run_cohort(cohort)
+        runner.run_cohort(cohort)
     monkeypatch.setattr(train, "_update", update)
     assert train._states(folder)
     own_images(tmp_path / "B", 24)
     refused()
     first = own_images(tmp_path / "A", 16)
-    grid.run_cohort(cohort)  # it goes on where it belongs
+    runner.run_cohort(cohort)  # it goes on where it belongs
     assert cohort.complete(first.digest[:16])
     for name in ("metrics.json", COUNTS):
         (folder / name).unlink()
     other = own_images(tmp_path / "B", 24)
     refused()
     shutil.rmtree(folder)
-    grid.run_cohort(cohort)
+    runner.run_cohort(cohort)
     assert cohort.complete(other.digest[:16])
     assert not cohort.complete(first.digest[:16])
     for thing in (one, *cohort.yardsticks):
@@ -683,21 +673,21 @@ def test_killed_before_the_examples_are_kept(tmp_path: Path, monkeypatch: pytest
     """What says that a run is finished is written last, so the second call makes what is missing."""
     for variable in ("DATA", "RESULTS"):
         monkeypatch.setenv(f"DPNET_{variable}", str(tmp_path / variable))
-    cohort = grid.Cohort("fig4", "shapes", "tiny", 0, 0)
-    run, keep = cohort.pictured, grid._keep_examples
+    cohort = runner.Cohort("fig4", "shapes", "tiny", 0, 0)
+    run, keep = cohort.pictured, runner._keep_examples
 
     def dying(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(grid, "_keep_examples", dying)
+    monkeypatch.setattr(runner, "_keep_examples", dying)
     with pytest.raises(KeyboardInterrupt):
-        grid.run_cohort(cohort)
-    monkeypatch.setattr(grid, "_keep_examples", keep)
-    grid.run_cohort(cohort)
+        runner.run_cohort(cohort)
+    monkeypatch.setattr(runner, "_keep_examples", keep)
+    runner.run_cohort(cohort)
     aux, main = (Evaluation(40, branch=branch).id for branch in ("aux", "main"))
     (before, classes), (after, _) = (results.overlaps(cohort.store, run, name) for name in (aux, main))
     shown = {episode for _, _, episode in results.chosen_looks(before, after, classes)}
-    assert grid.examples(cohort, run).keys() == shown | {classes.tolist().index(c) for c in set(classes)}
+    assert runner.examples(cohort, run).keys() == shown | {classes.tolist().index(c) for c in set(classes)}
 
 
 def test_the_papers_schedule_starts_is_measured_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -726,16 +716,16 @@ def test_the_papers_schedule_starts_is_measured_and_goes_on(tmp_path: Path, monk
         update(*arguments)
 
     monkeypatch.setattr(train, "_update", dying)
-    cohort = grid.Cohort("table3", "pascal", "paper", 0, 0, only="base")
-    assert "unknown" in grid.expected([cohort], "cpu")
+    cohort = runner.Cohort("table3", "pascal", "paper", 0, 0, only="base")
+    assert "unknown" in runner.expected([cohort], "cpu")
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            grid.run_cohort(cohort)
+            runner.run_cohort(cohort)
     assert steps == [0, 1, -1, 2, -1]
     assert [state.name for state in train._states(cohort.store.folder(cohort.runs[0]))][-1] == "state-00000003.pt"
     rate = read_json(cohort.store.root / "throughput.json")["cpu"]["seconds per step and head"]
-    assert f"about {297_650 * rate / 3600:,.0f} h on cpu to train" in grid.expected([cohort], "cpu")
-    costs = grid.costs("table1+table3+fig5", benchmarks.load("pascal", tmp_path), "paper", 1, "cpu")
+    assert f"about {297_650 * rate / 3600:,.0f} h on cpu to train" in runner.expected([cohort], "cpu")
+    costs = runner.costs("table1+table3+fig5", benchmarks.load("pascal", tmp_path), "paper", 1, "cpu")
     assert costs.heads.tolist() == [4, 12, 4]
     assert costs.iloc[1]["training on cpu"] == f"{12 * 297_650 * rate / 3600:,.0f} h"
     assert set(costs["scoring on cpu"]) == {"?"}

@@ -1,0 +1,164 @@
+"""Runs on disk. A folder with `metrics.json` is finished; anything less is begun again, or resumed."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpnet.config import Run, Yardsticks
+from dpnet.io import DPNetError, corrupt, read_json, to_json, write
+
+Thing = Run | Yardsticks
+COUNTS = "counts.npz"
+Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
+
+
+class Store:
+    """The results of one benchmark at one preset.
+
+    Arguments:
+        root: its folder, `results/<benchmark>-<preset>`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, thing: Thing) -> Path:
+        """Where a run or a set of yardsticks is kept."""
+        return self.root / "runs" / thing.id
+
+    def missing(self, thing: Thing, wanted: list[str], data: str | None = None) -> list[str]:
+        """Which evaluations of a run are still to be made.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            wanted: ids of evaluations.
+            data: the benchmark's mark; those that were made on other data count as missing. None: on any.
+
+        Returns:
+            those that are not there, in the same order.
+
+        Raises:
+            DPNetError: the folder has a corrupt file; it is named.
+        """
+        there = self.metrics(thing)["evaluations"]
+        return [n for n in wanted if n not in there or data not in (None, there[n].get("data", data))]
+
+    def metrics(self, thing: Thing) -> dict[str, Any]:
+        """What a run's `metrics.json` says; without evaluations if there is none."""
+        file = self.folder(thing) / "metrics.json"
+        if not file.exists():
+            return {"evaluations": {}}
+        found = read_json(file)
+        if not isinstance(found, dict) or found.get("id") != thing.id or "evaluations" not in found:
+            raise corrupt(file, "it is not this run's")
+        return found
+
+    def counts(self, thing: Thing, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The counts of one evaluation.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            name: an evaluation's id.
+
+        Returns:
+            int64 [E, 2, 3], and the class of each episode, int64 [E].
+
+        Raises:
+            DPNetError: they are not there, or not what `metrics.json` says.
+        """
+        entry = self.metrics(thing)["evaluations"].get(name)
+        if entry is None:
+            raise DPNetError(f"{self.folder(thing)}: no evaluation {name}: run `make reproduce-…` again")
+        file = self.folder(thing) / COUNTS
+        target, predicted = (array.astype(np.int64) for array in _read(file, entry["target"], name).values())
+        table = np.stack([target[:, 1:] - predicted, predicted], 1)
+        if _digest(target, predicted) != entry["counts"]:
+            raise corrupt(file, "its content is not what metrics.json recorded")
+        return table, target[:, 0]
+
+    def _episodes(self, fold: int, seed: int, shot: int, count: int) -> Path:
+        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
+
+    def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
+        """Keep an episode list (JSON text, from `episodes.to_json`) under `episodes/`."""
+        write(self._episodes(fold, seed, shot, count), text.encode())
+
+    def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
+        """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
+        return read_json(self._episodes(fold, seed, shot, count))
+
+    def history(self, thing: Thing) -> list[list[float]]:
+        """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
+        return read_json(self.folder(thing) / "history.json")
+
+    def clean(self, things: Sequence[Thing]) -> None:
+        """Remove what a process that was killed in the middle of writing some runs left."""
+        for thing in things:
+            for part in self.folder(thing).rglob(".*.part"):
+                part.unlink(missing_ok=True)
+
+    def begin(self, thing: Thing) -> Path:
+        """Make a run's folder, with its configuration, and return it."""
+        folder = self.folder(thing)
+        content = {"id": thing.id, "kind": type(thing).__name__, **asdict(thing)}
+        write(folder / "run.json", to_json(content))
+        return folder
+
+    def begin_training(self, run: Run) -> Path:
+        """`begin`, without the scores of an earlier training: they are not those of what now begins."""
+        self.forget(run)
+        return self.begin(run)
+
+    def forget(self, thing: Thing) -> None:
+        """Remove what was scored, and `metrics.json` first."""
+        for name in ("metrics.json", "examples.npz", COUNTS):
+            (self.folder(thing) / name).unlink(missing_ok=True)
+
+    def finish(
+        self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]
+    ) -> None:
+        """Keep the counts of some evaluations, then `metrics.json`, last and atomically.
+
+        On disk is what differs: of each list of queries class and pixels, once; of each evaluation its prediction.
+
+        Arguments:
+            thing: a run, or yardsticks.
+            counts: evaluation -> int64 [E, 2, 3].
+            classes: evaluation -> int [E].
+            about: what else to say of each of them: list digest, scores.
+        """
+        metrics = {"id": thing.id, **self.metrics(thing)}
+        file, arrays = self.folder(thing) / COUNTS, {}
+        if metrics["evaluations"]:
+            arrays = _read(file)
+        for name, values in counts.items():
+            target, predicted = np.concatenate([classes[name][:, None], values.sum(1)], 1), values[:, 1]
+            key = f"target-{_digest(target)}"
+            arrays |= {key: _small(target), name: _small(predicted)}
+            metrics["evaluations"][name] = {"counts": _digest(target, predicted), "target": key, **about[name]}
+        np.savez_compressed(buffer := BytesIO(), **{n: arrays[n] for n in sorted(arrays)})  # type: ignore[arg-type]
+        write(file, buffer.getvalue())
+        write(self.folder(thing) / "metrics.json", to_json(metrics))
+
+
+def _read(file: Path, *names: str) -> Counts:
+    """Arrays of an archive, in the order of their names; all of them if none is named."""
+    try:
+        with np.load(BytesIO(file.read_bytes())) as kept:
+            return {name: kept[name] for name in names or kept.files}
+    except Exception as error:  # whatever a broken archive makes numpy, zipfile and zlib raise
+        raise corrupt(file, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    # Half the bytes, where no image has 2^31 pixels.
+    return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(a.astype("<i8").tobytes() for a in arrays)).hexdigest()[:16]

@@ -1,0 +1,164 @@
+"""PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dpnet import io
+from dpnet.data.index import END, WHERE, Benchmark, Item, in_processes, png, scan, split_folds, write
+from dpnet.io import DPNetError, progress
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *(
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+)
+FOLDS = split_folds(len(CLASSES))
+LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
+MINI = Path(__file__).with_name("pascal_mini.txt")
+ENOUGH, ENOUGH_VAL, ENOUGH_CLASSES = 20, 5, 2  # images of a class, of them in val; such classes in a fold
+CHUNK = 50  # masks per task: half a second of work
+TREE = "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassAug,ImageSets/Segmentation}"
+ORIGIN = {
+    "JPEGImages": "the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
+    "SegmentationClassAug": "the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+    "train.txt": "it comes with VOC 2012",
+    "val.txt": "it comes with VOC 2012",
+    "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
+    "train_aug.txt": "VOC train and SBD without VOC val; it is handed out with SegmentationClassAug",
+}
+
+
+def find(data: Path) -> Path | None:
+    """VOC2012 in the user's folder, or as that folder."""
+    parts = ("JPEGImages", "SegmentationClassAug", "ImageSets")
+    places = (data / "VOCdevkit" / "VOC2012", data / "VOC2012", data)
+    return next((voc for voc in places if any((voc / part).is_dir() for part in parts)), None)
+
+
+def source(data: Path) -> Path:
+    """Find VOC2012, with photographs and masks, in the user's folder or as that folder; DPNetError if not."""
+    fetch = f"or let `python -m dpnet prepare pascal --root {data}` fetch what is absent"
+    remedy = f"give the folder that holds {TREE} with {WHERE}, {fetch}"
+    if not data.is_dir():
+        raise DPNetError(f"{data}: {'not a folder' if data.exists() else 'no such folder'}: {remedy}")
+    if not os.access(data, os.R_OK | os.X_OK):
+        raise DPNetError(f"{data}: may not be read: {remedy}")
+    if not any(data.iterdir()):
+        raise DPNetError(f"{data}: empty: {remedy}")
+    voc = find(data)
+    if voc is None:
+        raise DPNetError(f"{data}: no VOCdevkit/VOC2012/JPEGImages in it: {remedy}")
+    for part in ("JPEGImages", "SegmentationClassAug"):
+        if not (voc / part).is_dir():
+            raise DPNetError(f"{voc / part}: missing: it holds {ORIGIN[part]}: complete it, {fetch}")
+    return voc
+
+
+def ids(path: Path, images: str = "pfenet") -> list[str]:
+    """The ids of a list of images; DPNetError if it is missing or empty."""
+    if not path.is_file():
+        raise DPNetError(f"{path}: missing, images={images!r} needs it: {ORIGIN[path.name]}")
+    # "2007_000032" in VOC's own lists, "/JPEGImages/2007_000032.jpg /Segm…" in those of other projects
+    names = [Path(line.split()[0]).stem for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    if not names:
+        raise DPNetError(f"{path}: names no image: {ORIGIN[path.name]}")
+    return names
+
+
+def items(voc: Path, name: str, images: str) -> list[Item]:
+    """List (id, split, image, label) of each image; DPNetError for a missing, empty or overlapping list."""
+    if name == "pascal-mini":
+        splits = dict(line.split() for line in MINI.read_text("utf-8").splitlines())
+    else:
+        lists = voc / "ImageSets" / "Segmentation"
+        splits = {key: "train" for file in LISTS[images] for key in ids(lists / file, images)}
+        for key in ids(lists / "val.txt", images):
+            if splits.get(key) == "train":
+                raise DPNetError(f"{voc}: {key} is in val.txt and in {' or '.join(LISTS[images])}: mend the lists")
+            splits[key] = "val"
+    photos, masks = voc / "JPEGImages", voc / "SegmentationClassAug"
+    return [(key, split, photos / f"{key}.jpg", masks / f"{key}.png") for key, split in splits.items()]
+
+
+def enough(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+    """The novel classes of each fold with enough images to be tested; () for a fold with fewer than two."""
+
+    def fits(class_id: int) -> bool:
+        train, val = (len(benchmark.images_of(class_id, split)) for split in ("train", "val"))
+        return train + val >= ENOUGH and val >= ENOUGH_VAL
+
+    tested = [tuple(filter(fits, fold)) for fold in benchmark.folds]
+    return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
+
+
+def prepare(name: str, data: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
+    """Index the user's copy of VOC in `root`; if it is bad, DPNetError and nothing written."""
+    entries = scan(root, items(source(data), name, images), len(CLASSES), f"reading {name}")
+    tested = FOLDS
+    if name == "pascal-mini":
+        tested = enough(Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, digest=""))
+    return write(root, name, CLASSES, FOLDS, tested, entries, recipe)
+
+
+def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
+    """Make SegmentationClassAug, and train_aug.txt, of a VOC2012 that lacks them; what is there stays.
+
+    An image that both have keeps VOC's own mask, which has a void rim; SBD's have none. Killed, it goes on.
+
+    Arguments:
+        voc: the folder VOC2012.
+        sbd: the folder that holds SBD's cls, train.txt and val.txt.
+        workers: processes; one per core if None.
+
+    Raises:
+        DPNetError: a file is missing or bad, or nothing can be written.
+    """
+    lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
+    train, val = (ids(lists / file) for file in ("train.txt", "val.txt"))
+    augmented = dict.fromkeys(key for file in ("train.txt", "val.txt") for key in ids(sbd / file))
+    if not (lists / "train_aug.txt").exists():
+        listed = sorted({*train, *augmented} - {*val})
+        io.write(lists / "train_aug.txt", "".join(f"{key}\n" for key in listed).encode(), WHERE)
+    if masks.is_dir():
+        return
+    making = masks.with_name(f".{masks.name}.part")  # so that a folder of that name is whole, or the user's
+    theirs = {key: sbd / "cls" / f"{key}.mat" for key in augmented}
+    made_from = theirs | {key: voc / "SegmentationClass" / f"{key}.png" for key in (*train, *val)}
+    pairs = [(file, making / f"{key}.png") for key, file in sorted(made_from.items())]
+    tasks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
+    for _ in progress(in_processes(_make, tasks, workers, masks), "making masks", "mask", len(pairs)):
+        pass
+    making.rename(masks)
+
+
+def _make(pairs: list[tuple[Path, Path]]) -> list[Path]:
+    for file, target in pairs:
+        if target.exists() and target.read_bytes().endswith(END):
+            continue
+        try:
+            content = file.read_bytes() if file.suffix == ".png" else png(_from_sbd(file))
+        except FileNotFoundError:
+            raise DPNetError(f"{file}: missing: complete your copy of the data") from None
+        except Exception as error:  # whatever scipy raises for a broken file
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DPNetError(f"{file}: no mask can be read from it ({why}): replace it by an intact copy") from error
+        io.write(target, content, WHERE)
+    return [target for _, target in pairs]
+
+
+def _from_sbd(file: Path) -> np.ndarray:
+    from scipy.io import loadmat
+
+    return loadmat(file)["GTcls"][0]["Segmentation"][0]

@@ -1,0 +1,189 @@
+"""Files, locks, progress and places: what every layer needs, and nothing that knows what a run is."""
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import SoftFileLease, Timeout
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
+RELAY = "DPNET_PROGRESS"  # environment: a file that takes a kernel's progress; its parent draws the bar
+T = TypeVar("T")
+
+
+class DPNetError(Exception):
+    """A problem that the user can mend: the message names the file or value and the way out."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, and on what to compute; no result depends on them.
+
+    Arguments:
+        data: the folder of all data.
+        results: the folder of all results.
+        device: "cpu" or "cuda".
+    """
+
+    data: Path
+    results: Path
+    device: str
+
+
+def places() -> Places:
+    """What DPNET_DATA, DPNET_RESULTS and DPNET_DEVICE say; else `data` and `results` in the checkout, and the CPU."""
+    device = os.environ.get("DPNET_DEVICE") or "cpu"
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    data, results = (
+        Path(os.environ.get(f"DPNET_{name.upper()}") or ROOT / name).expanduser().absolute()
+        for name in ("data", "results")
+    )
+    return Places(data, results, device)
+
+
+def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
+    """Write a file, and its folder; an existing one with the same bytes is left alone.
+
+    Arguments:
+        file: the target.
+        content: its bytes.
+        option: what the user would set to have it elsewhere.
+
+    Raises:
+        DPNetError: it cannot be written; what was there stays.
+    """
+    try:
+        if file.exists() and file.read_bytes() == content:
+            return
+    except OSError as error:
+        raise DPNetError(f"{file}: cannot be read ({error.strerror}): choose another folder with {option}") from error
+    save(file, lambda part: part.write_bytes(content), option)
+
+
+def save(file: Path, through: Callable[[Path], object], option: str = "RESULTS=…") -> None:
+    """Write a file part by part.
+
+    Arguments:
+        file: the target.
+        through: writes to the path that it is given.
+        option: what the user would set to have it elsewhere.
+
+    Raises:
+        DPNetError: it cannot be written; what was there stays.
+    """
+    # Several processes, of several machines, may write the same folder.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            through(part)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(file, error, option) from error
+
+
+@contextmanager
+def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[None]:
+    """Be the only process that does something, among all machines that share the folder; wait while another is.
+
+    Who dies loses it: at once on the same machine, elsewhere after `LEASE` seconds without a sign of life, which
+    the one that waits counts by its own clock. Whoever was only suspended and goes on beside its successor does no
+    harm, since both write the same bytes.
+
+    Arguments:
+        file: the lock; there while it is held.
+        what: the other process is doing, for the one that waits.
+        option: what the user would set to have it elsewhere.
+
+    Raises:
+        DPNetError: the lock cannot be written.
+    """
+    lease = SoftFileLease(file, lease_duration=LEASE)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lease.acquire(timeout=0)
+        except Timeout:
+            for _ in progress(count(), f"waiting for another process: {what}", "look"):
+                with suppress(Timeout):
+                    lease.acquire(timeout=2)
+                    break
+    except OSError as error:
+        raise unwritable(file, error, option) from error
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def unwritable(file: Path, error: OSError, option: str) -> DPNetError:
+    """What is said of a file that cannot be written."""
+    return DPNetError(
+        f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
+        f"or choose another folder with {option}"
+    )
+
+
+def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` while the terminal shows what is done, what is left and for how long.
+
+    Arguments:
+        items: anything iterable.
+        what: what is being done, in a few words.
+        unit: what one item is called.
+        total: number of items, where `items` has no length.
+
+    Returns:
+        the same items, in order.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    relay = os.environ.get(RELAY)
+    if relay is None:
+        quiet = not sys.stderr.isatty()
+        yield from tqdm(items, desc=what, unit=unit, total=total, disable=quiet, leave=False, dynamic_ncols=True)
+        return
+    last = 0.0
+    for done, item in enumerate(items):
+        if time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            with open(relay, "a") as file:
+                file.write(json.dumps({"what": what, "unit": unit, "done": done, "total": total}) + "\n")
+        yield item
+
+
+def to_json(content: Any) -> bytes:
+    """Readable JSON with sorted keys: the same content gives the same bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_json(file: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        DPNetError: it is corrupt; the message names it and the way out.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise corrupt(file, str(error)) from error
+
+
+def corrupt(file: Path, why: str) -> DPNetError:
+    """What is said of a file whose content is not what was written."""
+    return DPNetError(f"{file}: corrupt ({why}): remove the folder {file.parent} and run again")
