@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dpnet import __version__
+from dpnet import __version__, io
 from dpnet.io import DPNetError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _prepare(options: argparse.Namespace) -> None:
             if classes:
                 print(f"not tested, since {why}: {', '.join(found.classes[c - 1] for c in sorted(classes))}")
     else:
-        recipe = presets.get(options.benchmark, options.preset).recipe
+        recipe = presets.resolve(options.benchmark, options.preset).recipe
         own = next((name for name in ("voc", "images", "labels", "classes", "folds") if getattr(options, name)), None)
         if own:
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
@@ -223,7 +223,7 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet import io
     from dpnet.companion import presets
 
-    recipe = presets.get(options.benchmark, options.preset).recipe
+    recipe = presets.resolve(options.benchmark, options.preset).recipe
     found = benchmarks.load(options.benchmark, io.places().data, recipe)
     print(benchmarks.check(found).to_string())
     known = benchmarks.known(found)
@@ -232,40 +232,31 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from dpnet import data as benchmarks
-    from dpnet import io
-    from dpnet.companion import experiments, runner
+    from dpnet import data
+    from dpnet.companion import experiments, presets, runner
 
+    setting, at = presets.resolve(options.benchmark, options.preset), io.places()
     experiments.several(options.target, options.benchmark)
-    recipe = experiments.recipe(options.benchmark, options.preset)
-    benchmark = benchmarks.prepare(options.benchmark, io.places().data, recipe)
-    found = runner.cohorts(options.target, benchmark, options.preset, options.seeds)
-    table, device = runner.plan(found), _device(options.device)
+    benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
+    table = runner.plan(runner.cohorts(options.target, setting, benchmark, options.seeds, at.results))
     total = table.drop(columns="cohort").sum()
     print(table.to_string(index=False))
     print(
         f"\n{options.target}: {total['runs']} runs, {total['shared']} shared by several targets; "
-        f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train.\n"
-        + runner.expected(found, device)
+        f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train "
+        f"({total['steps']:,} steps)."
     )
-    costs = runner.costs(options.target, benchmark, options.preset, options.seeds, device)
-    if len(costs) > 1 and total["to train"] + total["to score"]:
-        print(f"\nEach by itself, what they share counted for each:\n{costs.to_string(index=False)}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from dpnet.companion import experiments, report, runner, tables
+    from dpnet.companion import presets, report, runner, tables
+    from dpnet.companion.results import Reader
 
-    asked = experiments.several(options.target, options.benchmark)
-    reader = runner.reproduce(
-        options.target,
-        options.benchmark,
-        options.preset,
-        options.seeds,
-        options.jobs,
-        _device(options.device, elsewhere=bool(options.cluster)),
-        options.cluster,
-    )
+    setting = presets.resolve(options.benchmark, options.preset)
+    _device(options.device, elsewhere=bool(options.cluster))
+    asked = runner.train_all(options.target, setting, io.places(), options.seeds, options.jobs, options.cluster)
+    reader = Reader(options.benchmark, options.preset, seeds=options.seeds)
+    report.write_tables(reader, asked)
     if options.target == "all":
         report.publish(reader)
         print(report.overview(options.benchmark, options.preset, reader.store.root.parent).to_string(index=False))
@@ -274,8 +265,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dpnet import data as benchmarks
-    from dpnet import episodes, io, parallel
+    from dpnet import data, episodes
     from dpnet.companion import experiments, presets, runner, tables
 
     asked = experiments.several(options.target, options.benchmark)
@@ -286,27 +276,19 @@ def _run(options: argparse.Namespace) -> None:
             raise DPNetError(
                 f"--diversity {options.diversity:g}: {options.target} {known}: it is of target diversity"
             )
-    sizes = presets.get(options.benchmark, options.preset)
+    _device(options.device)
+    setting, at = presets.resolve(options.benchmark, options.preset), io.places()
     cohort = runner.Cohort(
-        options.target,
-        options.benchmark,
-        options.preset,
-        options.fold,
-        options.seed,
-        sizes.recipe.diversity if options.diversity is None else options.diversity,
-        options.variant,
+        options.target, setting, options.fold, options.seed, at.results, options.diversity, options.variant
     )
     untrained = cohort.untrained()
-    benchmark = benchmarks.prepare(options.benchmark, io.places().data, sizes.recipe)
+    benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
     episodes.need_fold(benchmark, options.fold)
     if options.verb == "evaluate" and untrained:
         raise DPNetError(f"{untrained[0].id} and {len(untrained) - 1} more are not trained: `dpnet train` first")
-    device = _device(options.device)
-    with parallel.team(device) as team:
-        runner.run_cohort(cohort, device, team)
-        if team.rank == 0:
-            runner.describe(benchmark, cohort.store)
-            print(tables.scores(cohort.store, cohort.scored).to_string(index=False))
+    runner.run_cohort(cohort, at)
+    runner.describe(benchmark, cohort.store)
+    print(tables.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
 def _predict(options: argparse.Namespace) -> None:

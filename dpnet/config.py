@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dpnet.io import DPNetError
 
@@ -166,8 +166,10 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Yardsticks:
+class Baselines:
     """What needs no training, on the same episodes: the measure that a trained model is held against."""
+
+    kind: ClassVar = "Yardsticks"  # part of the id: stored results carry it
 
     benchmark: str
     recipe: Recipe
@@ -197,21 +199,26 @@ class Yardsticks:
         return [name for name in self.names if self.shot == 1 or not name.startswith("matches")]
 
 
-def fingerprint(thing: Any) -> str:
+def fingerprint(record: Any) -> str:
     """Eight hex digits of a dataclass's content; fields at their default do not count.
 
     So a later version may add a reading without giving every stored run another name.
 
     Arguments:
-        thing: a dataclass instance, of plain values and other dataclasses.
+        record: a dataclass instance, of plain values and other dataclasses.
 
     Returns:
         the digits.
     """
-    text = json.dumps({"kind": type(thing).__name__, **_changed(thing)}, sort_keys=True)
+    text = json.dumps({"kind": kind_of(record), **_changed(record)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _changed(thing: Any) -> dict[str, Any]:
-    values = {f.name: getattr(thing, f.name) for f in fields(thing) if getattr(thing, f.name) != f.default}
+def kind_of(record: Any) -> str:
+    """What ids and `run.json` call a record's class."""
+    return str(getattr(record, "kind", type(record).__name__))
+
+
+def _changed(record: Any) -> dict[str, Any]:
+    values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
     return {name: _changed(value) if is_dataclass(value) else value for name, value in values.items()}

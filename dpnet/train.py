@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -20,9 +20,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpnet import augment, backbones
+from dpnet import augment
 from dpnet.backbones import Backbone
-from dpnet.companion.store import Store
 from dpnet.config import VOID, Run, Training, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
@@ -30,7 +29,6 @@ from dpnet.episodes import training_batch, training_pools
 from dpnet.io import DPNetError, progress, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
-from dpnet.parallel import ALONE, Team
 
 SAVE_EVERY = 120.0  # seconds between states from which a killed training resumes
 CURVE = 100  # points of a loss curve
@@ -61,66 +59,53 @@ class Member:
 
 
 def train(
-    runs: Sequence[Run],
-    benchmark: Benchmark,
-    store: Store,
-    device: str,
-    backbone: Backbone | None = None,
-    team: Team = ALONE,
-    pace: Callable[[int], None] = lambda _: None,
-) -> dict[str, Head]:
+    folders: Mapping[Run, Path], benchmark: Benchmark, backbone: Backbone, device: str = "cpu"
+) -> dict[Run, Head]:
     """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
 
     Arguments:
-        runs: they differ in their variant only.
+        folders: run -> where its states, `checkpoint.safetensors` and `history.json` are kept; the runs differ in
+            their variant only.
         benchmark: the prepared data.
-        store: takes `checkpoint.safetensors` and `history.json` of each run.
+        backbone: the runs', on that device.
         device: "cpu" or "cuda".
-        backbone: the runs', on that device, if it is there already.
-        team: the processes that share each batch; the first of them writes.
-        pace: told, at each save and at the end, how many steps of a head were made here so far.
 
     Returns:
-        run id -> trained head, in evaluation mode.
+        the trained heads, in evaluation mode.
 
     Raises:
         DPNetError: runs that are no cohort, or a loss that is not finite.
     """
-    first = runs[0]
-    if any(replace(run, variant=first.variant) != first for run in runs):
+    first, *others = folders
+    if any(replace(run, variant=first.variant) != first for run in others):
         raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
     training = first.training
-    backbone = backbone or backbones.build(training.backbone).to(device)
-    members = [begin(run, backbone.channels, store, device, team) for run in runs]
+    members = [begin(run, backbone.channels, folder, device) for run, folder in folders.items()]
     pools = training_pools(benchmark, first.fold, training.novel, training.least)
-    batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members), team)
+    batches = stream(benchmark, backbone, first, pools, device, min(m.step for m in members))
     names = ", ".join(m.run.variant.slug for m in members)
     every = float(os.environ.get("DPNET_SAVE_EVERY", SAVE_EVERY))
-    saved, made = time.monotonic(), 0
+    saved = time.monotonic()
     for step, batch in progress(
         batches, f"training fold {first.fold}: {names}", "step", training.steps - min(m.step for m in members)
     ):
-        due = [m for m in members if m.step == step]
-        advance(due, backbone, batch, step, team)
-        made += len(due)
-        if team.rank == 0 and time.monotonic() - saved > every:
+        advance([m for m in members if m.step == step], backbone, batch, step)
+        if time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
-                _save_state(member, store.folder(member.run), benchmark.digest[:16])
-            pace(made)
-    pace(made)
-    for member in members if team.rank == 0 else ():
-        folder = store.folder(member.run)
+                _save_state(member, folders[member.run], benchmark.digest[:16])
+    for member in members:
+        folder = folders[member.run]
         write(folder / "history.json", (json.dumps(member.curve) + "\n").encode())
         # Whole or not at all: it says that training is done.
         checkpoint = save_tensors(member.head.state_dict(), {"data": benchmark.digest[:16]})
         write(folder / "checkpoint.safetensors", checkpoint)
         for state in _states(folder):
             state.unlink(missing_ok=True)
-    return {m.run.id: m.head.eval() for m in members}
+    return {m.run: m.head.eval() for m in members}
 
 
-def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int, team: Team = ALONE) -> None:
+def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int) -> None:
     """One optimiser step of some variants, on what they share."""
     counts = {
         kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind)
@@ -128,7 +113,7 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
     }
     F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
     for member in members:
-        _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step, team)
+        _update(member, F_s, F_q, batch, counts[member.run.variant.pseudo], step)
 
 
 def build_head(run: Run, channels: int) -> Head:
@@ -147,14 +132,13 @@ def build_head(run: Run, channels: int) -> Head:
         return Head(channels, run.variant, t.width, t.dilations, t.dropout, generator)
 
 
-def losses(output: Output, target: Tensor, variant: Variant, team: Team = ALONE) -> tuple[Tensor, Tensor, Tensor]:
+def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
     """L_seg, L_aux (Eq. 9) and L_dis (Eq. 10).
 
     Arguments:
         output: of a head, for B episodes on a grid h x w.
         target: int64 [B, S, S] with 0, 1, 255.
         variant: says what void is, and over which cells L_dis runs.
-        team: the processes that share the batch: each has its part of the losses, which add up to the batch's.
 
     Returns:
         three scalars; L_dis is 0 without a discriminator, and for episodes without a cell.
@@ -166,7 +150,7 @@ def losses(output: Output, target: Tensor, variant: Variant, team: Team = ALONE)
         difference = resize((logits[:, 1:] - logits[:, :1]).float(), target.shape[1:])[:, 0]
         loss = F.binary_cross_entropy_with_logits(difference, known.clamp(max=1).float(), reduction="none")
         inside = (known != VOID).float()
-        return (loss * inside).sum() / team.total(inside.sum()).clamp(min=1)
+        return (loss * inside).sum() / inside.sum().clamp(min=1)
 
     L_seg, L_aux = segmentation(output.logits), segmentation(output.aux_logits)
     if output.scores is None:
@@ -175,7 +159,7 @@ def losses(output: Output, target: Tensor, variant: Variant, team: Team = ALONE)
     chosen = (output.candidates if variant.dis_over == "C" else output.selected) & (y != VOID)
     loss = F.binary_cross_entropy_with_logits(output.scores.float(), y.clamp(max=1).float(), reduction="none")
     per_pair = (loss * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(min=1)
-    return L_seg, L_aux, per_pair.mean() / team.size
+    return L_seg, L_aux, per_pair.mean()
 
 
 def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
@@ -193,12 +177,12 @@ def autocast(training: Training, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16" and fast)
 
 
-def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE) -> Member:
+def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
     """A variant at its start, or where a killed training was last saved."""
     training = run.training
     head = build_head(run, channels).to(device).train()
     generator = torch.Generator(device)
-    head.draw_dropout_from(generator, team.rank, team.size)
+    head.draw_dropout_from(generator)
     optimizer: torch.optim.Optimizer
     if training.optimizer == "adamw":
         optimizer = torch.optim.AdamW(
@@ -213,7 +197,7 @@ def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE
             fused=True,
         )
     member = Member(run, head, optimizer, generator)
-    for file in reversed(_states(store.begin_training(run))):
+    for file in reversed(_states(folder)):
         try:
             state = torch.load(file, map_location=device, weights_only=True)
             head.load_state_dict(state["head"])
@@ -221,8 +205,8 @@ def begin(run: Run, channels: int, store: Store, device: str, team: Team = ALONE
             member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
             break
         except TORN:
-            file.unlink(missing_ok=True)  # torn: the one before, or the start, leads to the same end, on every rank
-            return begin(run, channels, store, device, team)
+            file.unlink(missing_ok=True)  # torn: the one before, or the start, leads to the same end
+            return begin(run, channels, folder, device)
     return member
 
 
@@ -258,9 +242,7 @@ def _save_state(member: Member, folder: Path, data: str) -> None:
         old.unlink(missing_ok=True)
 
 
-def _update(
-    member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tensor, step: int, team: Team = ALONE
-) -> None:
+def _update(member: Member, F_s: Tensor, F_q: Tensor, batch: Batch, counts: Tensor, step: int) -> None:
     """One optimiser step of one variant."""
     run, training = member.run, member.run.training
     member.generator.manual_seed(run.seed * 1_000_003 + step)  # of the step alone, so a resumed run is the same
@@ -268,9 +250,9 @@ def _update(
         group["lr"] = training.learning_rate * (1 - step / training.steps) ** training.decay
     with autocast(training, str(F_q.device)):
         output = member.head(F_s, batch.masks, F_q, counts, run.variant.beta)
-    L_seg, L_aux, L_dis = losses(output, batch.target, run.variant, team)
+    L_seg, L_aux, L_dis = losses(output, batch.target, run.variant)
     L_all = L_seg + run.variant.lambda_1 * L_aux + run.variant.lambda_2 * L_dis  # Eq. 11
-    values = team.total(torch.stack([L_seg, L_aux, L_dis])).tolist()
+    values = torch.stack([L_seg, L_aux, L_dis]).tolist()
     if not all(map(math.isfinite, values)):
         raise DPNetError(
             f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
@@ -278,7 +260,6 @@ def _update(
         )
     member.optimizer.zero_grad(set_to_none=True)
     L_all.backward()
-    team.add_gradients(member.head.parameters())
     member.optimizer.step()
     member.step = step + 1
     member.sums = [s + v for s, v in zip(member.sums, [1.0, *values], strict=True)]
@@ -295,7 +276,6 @@ def stream(
     pools: dict[int, list[int]],
     device: str,
     start: int,
-    team: Team = ALONE,
 ) -> Iterator[tuple[int, Batch]]:
     """The stream of steps: a function of the run's data, schedule, fold and seed, not of its variant."""
     training = run.training
@@ -310,10 +290,7 @@ def stream(
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, training.batch)
         rng = np.random.default_rng([run.seed, run.fold, step, 1])
         which = [e.query for e in episodes] + [e.supports[0] for e in episodes]
-        share = team.share(len(episodes))
-        mine = np.arange(len(which)).reshape(2, -1)[:, share].ravel()  # of the queries, and of the supports
         drawn = augment.motions(rng, len(which)) if geometric else augment.flips(rng, len(which))
-        drawn, which, episodes = drawn[mine], [which[i] for i in mine], episodes[share]
         if geometric:
             rows = [row_of[i] for i in which]
             pixels = torch.from_numpy(images[rows]).to(device)

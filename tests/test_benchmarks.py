@@ -631,7 +631,7 @@ def test_known_counts_stand_beside_those_here(data):
 
 def test_what_is_known_of_coco_is_what_its_preset_trains_on():
     table = pd.read_csv(benchmarks.KNOWN, comment="#").query("benchmark == 'coco'").set_index("list")
-    assert table.known["train: images"] * 20 // 8 == presets.get("coco", "paper").training.steps  # 20 epochs of 8
+    assert table.known["train: images"] * 20 // 8 == presets.resolve("coco", "paper").training.steps  # 20 epochs of 8
     assert table.known["val: images"] == 40137
 
 

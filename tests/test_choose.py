@@ -70,4 +70,4 @@ def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: st
     means = found.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
     candidates = presets.CANDIDATES[name, preset]
     assert set(means.index) == set(candidates)
-    assert presets.get(name, preset).training == candidates[means.idxmax()]
+    assert presets.resolve(name, preset).training == candidates[means.idxmax()]

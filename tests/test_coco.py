@@ -258,7 +258,7 @@ def test_real_labels_do_not_depend_on_the_number_of_workers(sample, tmp_path, mo
 def test_episodes_from_the_real_sample(sample):
     check(sample)
     for fold in range(4):
-        pools = episodes.training_pools(sample, fold, presets.get("coco", "quick").training.novel)
+        pools = episodes.training_pools(sample, fold, presets.resolve("coco", "quick").training.novel)
         assert len(pools) >= 3
         assert not set(pools) & set(sample.folds[fold])
         for episode in episodes.training_batch(sample, pools, fold, 0, 0, 8):
@@ -380,12 +380,12 @@ def test_the_verbs_say_what_is_there_and_nothing_of_pycocotools(data, capfd, mon
 
 
 def test_the_papers_setting():
-    paper = presets.get("coco", "paper")
+    paper = presets.resolve("coco", "paper")
     training = paper.training
     assert (training.backbone, training.size, training.batch, training.learning_rate) == ("resnet50", 641, 8, 0.005)
     assert (training.decay, training.novel, training.dilations) == (0.0, "background", (6, 12, 18))
     assert (training.steps, paper.episodes) == (205202, 1000)  # 20 epochs of 82,081 / 8
-    assert presets.get("coco", "quick").training == presets.get("pascal", "quick").training
+    assert presets.resolve("coco", "quick").training == presets.resolve("pascal", "quick").training
 
 
 # --- bad input

@@ -27,7 +27,7 @@ from dpnet.train import autocast, build_head
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
 # fp32: in bf16 a pixel whose two logits are equal may fall either way, as thresholds are decoded together or apart.
-TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, width=8, precision="fp32")
+TRAINING = dataclasses.replace(presets.resolve("shapes", "tiny").training, width=8, precision="fp32")
 ROOT = Path(__file__).parents[1]
 
 
@@ -218,7 +218,7 @@ def test_the_kept_predictions_are_those_that_were_scored() -> None:
     of = explorer.cohort("shapes", "quick")
     kept = explorer.load(of)
     assert explorer.place(of).stat().st_size < 600_000
-    count = presets.get("shapes", "quick").episodes
+    count = presets.resolve("shapes", "quick").episodes
     for t, beta in enumerate(kept.betas):
         counts, _ = of.store.counts(of.pictured, Evaluation(count, beta=beta).id)
         mine = episode_counts(torch.from_numpy(kept.masks[:, t]), torch.from_numpy(kept.target))

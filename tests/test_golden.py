@@ -44,8 +44,10 @@ def ids() -> dict[str, str]:
                 record.id
                 for diversity in diversities
                 for fold, seed in ((0, 0), (3, 2))
-                for cohort in [runner.Cohort("all", benchmark, preset, fold, seed, diversity)]
-                for record in (*cohort.runs, *cohort.yardsticks)
+                for cohort in [
+                    runner.Cohort("all", presets.resolve(benchmark, preset), fold, seed, Path(), diversity)
+                ]
+                for record in (*cohort.runs, *cohort.baselines)
             ]
             known[f"{benchmark}-{preset}"] = digest(every)
     return known
@@ -53,7 +55,7 @@ def ids() -> dict[str, str]:
 
 def evaluations() -> str:
     """The ids of all evaluations, by run."""
-    cohort = runner.Cohort("all", "shapes", "quick", 1, 0)
+    cohort = runner.Cohort("all", presets.resolve("shapes", "quick"), 1, 0, Path())
     return digest({run.id: names for run, names in cohort.scored.items()})
 
 
@@ -78,14 +80,13 @@ def lists(data: Benchmark) -> list[str]:
 def parameters() -> dict[str, str]:
     """Names and values of a head's initial parameters, for each kind of head."""
     known = {}
-    t = presets.get("shapes", "tiny").training
+    setting = presets.resolve("shapes", "tiny")
     for variant in (
         Variant(),
         Variant(pim=False, msf=False, pseudo="none"),
         Variant(reduction="1x1-separate", msf_convs="separate"),
     ):
-        run = experiments.run(variant, "shapes", "tiny", 0, 3)
-        state = build_head(dataclasses.replace(run, training=t), 32).state_dict()
+        state = build_head(setting.run(variant, 0, 3), 32).state_dict()
         known[variant.slug] = digest(*(part for name, value in state.items() for part in (name, value)))
     return known
 

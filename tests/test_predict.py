@@ -22,7 +22,7 @@ from dpnet.config import Run, Variant
 from dpnet.data import images
 from dpnet.io import DPNetError
 
-SIZES = presets.get("shapes", "tiny")
+SIZES = presets.resolve("shapes", "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -75,10 +75,10 @@ def test_slugs_are_readable() -> None:
 def test_every_preset_is_there() -> None:
     for benchmark in presets.BENCHMARKS:
         for preset in presets.PRESETS:
-            sizes = presets.get(benchmark, preset)
+            sizes = presets.resolve(benchmark, preset)
             assert sizes.training.size % 8 == 1  # a grid whose cells lie on pixels 0, 8, ...
             assert sizes.episodes >= 40
-    paper = presets.get("pascal", "paper").training
+    paper = presets.resolve("pascal", "paper").training
     assert (paper.size, paper.learning_rate, paper.decay, paper.batch) == (321, 0.0025, 0.0, 4)
     assert (paper.backbone, paper.width, paper.dilations) == ("resnet50", 256, (6, 12, 18))
 
@@ -607,7 +607,7 @@ def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path, monkey
     }  # fmt: skip
     assert "unknown" in runner.expected([cohort], "cpu")
     write(cohort.store.root / "throughput.json", json.dumps({"cpu": {"seconds per step and head": 3600.0}}).encode())
-    steps = presets.get("shapes", "tiny").training.steps
+    steps = presets.resolve("shapes", "tiny").training.steps
     assert f"about {3 * steps} h on cpu to train" in runner.expected([cohort], "cpu")
     runner.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
     write(cohort.store.root / "throughput.json", json.dumps(

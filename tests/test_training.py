@@ -21,7 +21,7 @@ from dpnet import backbones, episodes, evaluate, io, parallel, train
 from dpnet import data as benchmarks
 from dpnet.companion import cycles, presets, results, runner
 from dpnet.companion.store import COUNTS, Store
-from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
+from dpnet.config import Evaluation, Recipe, Run, Variant, Baselines
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
@@ -29,7 +29,7 @@ from dpnet.io import DPNetError, read_json
 from dpnet.model import DPNet, Head, Output, hard_masks, shared_counts, soft_masks
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
-TRAINING = dataclasses.replace(presets.get("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
+TRAINING = dataclasses.replace(presets.resolve("shapes", "tiny").training, steps=6, width=8, dropout=0.2)
 BASE, FULL = Variant(pim=False, msf=False, pseudo="none"), Variant()
 
 
@@ -445,7 +445,7 @@ def test_the_pass_equals_the_fields_loop(
 
 
 def test_yardsticks_lie_where_they_must(scene: evaluate.Scene, data: Benchmark) -> None:
-    wanted = Yardsticks("shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 24)
+    wanted = Baselines("shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 24)
     counts, lists = evaluate.measure_yardsticks(scene, wanted)
     assert set(counts) == set(wanted.names) == set(wanted.measured)
     more = dataclasses.replace(wanted, shot=5)
@@ -590,9 +590,7 @@ def test_cycles_are_what_they_say(scene: evaluate.Scene, data: Benchmark) -> Non
 
 def test_matches_are_counted_on_the_grid(scene: evaluate.Scene) -> None:
     """The yardsticks behind Fig. 3 against a plain loop; the cycle keeps a part of what the cosine reaches."""
-    wanted = Yardsticks(
-        "shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 8, names=("matches-cosine", "matches-cycle")
-    )
+    wanted = Baselines("shapes", RECIPE, 0, 0, "efficientnet_lite0", 65, 8, names=("matches-cosine", "matches-cycle"))
     counts, lists = evaluate.measure_yardsticks(scene, wanted)
     for row, e in zip(counts["matches-cycle"], lists["matches-cycle"], strict=True):
         F_s, F_q = scene.backbone.comparison(scene.raw([e.supports[0], e.query])).numpy()

@@ -85,7 +85,7 @@ def choose(name: str, preset: str, device: str) -> pd.DataFrame:
     Raises:
         DPNetError: no candidates, or nothing to validate on.
     """
-    sizes = presets.get(name, preset)
+    sizes = presets.resolve(name, preset)
     candidates = presets.CANDIDATES.get((name, preset))
     if candidates is None:
         known = ", ".join(f"{b} at {p}" for b, p in presets.CANDIDATES)
@@ -106,7 +106,7 @@ def choose(name: str, preset: str, device: str) -> pd.DataFrame:
 
 
 def _scores(
-    held_out: Benchmark, fold: int, candidates: Mapping[str, Training], sizes: presets.Preset, device: str
+    held_out: Benchmark, fold: int, candidates: Mapping[str, Training], sizes: presets.Setting, device: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Candidate -> a row per metric."""
     store, way = Store(held_out.root), Evaluation(sizes.episodes)
@@ -116,10 +116,10 @@ def _scores(
         scene = evaluate.scene_of(run, held_out, device)
         if store.missing(run, [way.id]):
             if not (store.folder(run) / "checkpoint.safetensors").exists():
-                train([run], held_out, store, device, scene.backbone)
-            heads = {run.id: load_head(run, store, scene.backbone.channels, device)}
-            counts, lists = evaluate.evaluate(heads, scene, training, {run.id: [way]})
-            evaluate.finish(store, held_out, run, counts[run.id], lists)
+                train({run: store.begin_training(run)}, held_out, scene.backbone, device)
+            heads = {run: load_head(run, store, scene.backbone.channels, device)}
+            counts, lists = evaluate.evaluate(heads, scene, {run: [way]})
+            store.finish(run, {way.id: counts[run, way]}, {way.id: lists[way]}, held_out)
         counts_of, classes = store.counts(run, way.id)
         found[candidate] = [{"metric": metric, "miou": mean_iou(counts_of, classes, metric)} for metric in METRICS]
     return found

@@ -1,17 +1,19 @@
 """The paper's tables and figures as declarations: what is trained, how it is scored, which rows it gives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from dpnet.companion import presets
-from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
+import numpy as np
+
+from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError
 from dpnet.metrics import Metric
 
 SCALES = (0.7, 1.0, 1.3)  # of the query in multi-scale inference (Table 6)
 BETAS = tuple(i / 10 for i in range(9))  # of Fig. 5
 DIVERSITIES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of `shapes`
+PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 LAMBDAS = (0.0, 0.5, 1.0, 1.2)  # of Table 5, both
 Branch = Literal["main", "aux"]
 _FULL = Variant()
@@ -88,7 +90,7 @@ class Experiment:
         effects: what it is meant to show.
         table: number of the paper's table that holds its numbers; None: the paper prints none.
         metric: the metric that the paper's numbers have.
-        held: the rows that are held against the yardsticks, and scored with wrong supports.
+        controlled: positions of the rows that are held against baselines, and scored with wrong supports.
         note: what a reader should know before the numbers.
     """
 
@@ -98,7 +100,7 @@ class Experiment:
     effects: tuple[Effect, ...] = field(default=())
     table: int | None = None
     metric: Metric = "canet"
-    held: tuple[int, ...] = (-1,)
+    controlled: tuple[int, ...] = (-1,)
     note: str = ""
 
     @property
@@ -112,9 +114,14 @@ class Experiment:
         return self.name.replace("table", "Table ").replace("fig", "Fig. ").replace("diversity", "Beyond the paper")
 
     @property
+    def controlled_rows(self) -> list[Row]:
+        """The rows that are held against baselines, and scored with wrong supports."""
+        return [self.rows[i] for i in self.controlled]
+
+    @property
     def best(self) -> Row:
-        """The row that the yardsticks are meant for."""
-        return self.rows[self.held[-1]]
+        """The row that the baselines are meant for."""
+        return self.controlled_rows[-1]
 
 
 _METRICS: tuple[tuple[str, Metric], ...] = (("CANet", "canet"), ("PFENet", "pfenet"))
@@ -137,7 +144,7 @@ _TABLE_1 = Experiment(
         difference("5 shots over 1, PFENet metric", 3, 2),
     ),
     table=1,
-    held=(0, 1, 2, 3),
+    controlled=(0, 1, 2, 3),
     note="The paper's two DPNet rows are read as one model under two metrics. Inference is multi-scale.",
 )
 _TABLE_2 = Experiment(
@@ -147,7 +154,7 @@ _TABLE_2 = Experiment(
     (difference("5 shots over 1", 1, 0),),
     table=2,
     metric="pfenet",
-    held=(0, 1),
+    controlled=(0, 1),
     note="The paper's table is COCO-20i. On any other benchmark this repeats Table 1's numbers in this table's form: "
     "mean over folds, multi-scale inference, one and five shots, PFENet metric.",
 )
@@ -205,7 +212,7 @@ _TABLE_5 = Experiment(
         difference("both over L_dis alone", 10, 8, "“… best results when both losses are jointly applied”"),
     ),
     table=5,
-    held=(10,),
+    controlled=(10,),
     note="At λ2 = 0 nothing trains the discriminator: it filters as its random start does. So what L_dis brings over "
     "none is not only help: it ends the harm of a random filter too.",
 )
@@ -228,14 +235,14 @@ _TABLE_6 = Experiment(
         difference("5 shots over 1", 2, 0),
     ),
     table=6,
-    held=(1, 3),
+    controlled=(1, 3),
     note="The query at 0.7, 1.0 and 1.3 of its size, the predictions averaged; supports are encoded once.",
 )
 _FIG_3 = Experiment(
     "fig3",
     "The cycle comparison, seen",
     (),
-    held=(),
+    controlled=(),
     note="From one support cell forwards to the most similar query cell, and back. No parameter is trained here.",
 )
 _FIG_4 = Experiment(
@@ -266,7 +273,7 @@ _FIG_5 = Experiment(
         difference("β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", _FIG_5_STATED),
         difference("β = 0.2 over 0.8 (strict)", 2, 8),
     ),
-    held=(2,),
+    controlled=(2,),
     note="One pass up to the discriminator serves all nine. Training used 0.5. The paper draws its curve without "
     "printing values; its sentence does not say what 0.3 is measured against: 0, or training's 0.5.",
 )
@@ -310,7 +317,7 @@ def _diversity() -> Experiment:
                 unit="points per unit of diversity",
             ),
         ),
-        held=tuple(range(2, len(rows), 3)),
+        controlled=tuple(range(2, len(rows), 3)),
         note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
         "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
         "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
@@ -366,23 +373,12 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
     return [get(name) for name in names]
 
 
-def recipe(benchmark: str, preset: str, diversity: float | None = None) -> Recipe:
-    """A benchmark's recipe at a preset's sizes; `diversity` replaces its own."""
-    usual = presets.get(benchmark, preset).recipe
-    return usual if diversity is None else replace(usual, diversity=diversity)
-
-
-def run(variant: Variant, benchmark: str, preset: str, fold: int, seed: int, diversity: float | None = None) -> Run:
-    """The training of a variant at a preset's sizes."""
-    sizes = presets.get(benchmark, preset)
-    return Run(benchmark, recipe(benchmark, preset, diversity), sizes.training, fold, seed, variant)
-
-
-def yardsticks(
-    benchmark: str, preset: str, fold: int, seed: int, shot: int = 1, diversity: float | None = None
-) -> Yardsticks:
-    """The measure that stands below a table."""
-    sizes = presets.get(benchmark, preset)
-    t = sizes.training
-    made = recipe(benchmark, preset, diversity)
-    return Yardsticks(benchmark, made, fold, seed, t.backbone, t.size, sizes.episodes, shot)
+def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:
+    """Fig. 4's rule: IoU per episode without and with, and its class -> (rule, class id, episode)."""
+    chosen = []
+    for rule, at in (("largest gain", -1), ("median", None), ("largest loss", 0)):
+        for c in np.unique(classes):
+            of_class = np.flatnonzero(classes == c)
+            order = of_class[np.argsort((after - before)[of_class], kind="stable")]
+            chosen.append((rule, int(c), int(order[(len(order) - 1) // 2 if at is None else at])))
+    return chosen

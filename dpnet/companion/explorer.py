@@ -22,7 +22,7 @@ from PIL import Image
 
 from dpnet import data as benchmarks
 from dpnet import evaluate, io
-from dpnet.companion import runner
+from dpnet.companion import presets, runner
 from dpnet.companion.experiments import BETAS
 from dpnet.companion.results import Reader
 from dpnet.companion.runner import Cohort
@@ -223,7 +223,8 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 def cohort(benchmark: str, preset: str) -> Cohort:
     """Whose predictions are explored: those of the full model on the first tested fold, seed 0."""
-    return Cohort("table3", benchmark, preset, Reader(benchmark, preset).folds[0], 0)
+    setting, results = presets.resolve(benchmark, preset), io.places().results
+    return Cohort("table3", setting, Reader(benchmark, preset).folds[0], 0, results)
 
 
 def place(of: Cohort) -> Path:
@@ -237,13 +238,13 @@ def possible(of: Cohort) -> bool:
 
 
 def _checkpoint(of: Cohort) -> Path:
-    return of.store.folder(of.pictured) / "checkpoint.safetensors"
+    return of.store.folder(of.example_run) / "checkpoint.safetensors"
 
 
 def _scores(of: Cohort) -> str:
     """Digest of the counts of the run's training, "" where it was not scored."""
-    name = Evaluation(Reader(of.benchmark, of.preset).sizes.episodes).id
-    return str(of.store.metrics(of.pictured)["evaluations"].get(name, {}).get("counts", ""))
+    name = Evaluation(of.usual.episodes).id
+    return str(of.store.metrics(of.example_run)["evaluations"].get(name, {}).get("counts", ""))
 
 
 def load(of: Cohort) -> Kept:
@@ -258,7 +259,7 @@ def load(of: Cohort) -> Kept:
     Raises:
         DPNetError: none are there, or those of another run or training, or the file is corrupt.
     """
-    file, run = place(of), of.pictured.id
+    file, run = place(of), of.example_run.id
     again = f"run `{_command(of)}`"
     if not file.exists():
         raise DPNetError(f"{file}: no kept predictions: {again}")
@@ -284,24 +285,24 @@ def keep(of: Cohort) -> Kept:
     Raises:
         DPNetError: neither they nor a checkpoint are there.
     """
-    run = of.pictured
+    run = of.example_run
     try:
         return load(of)
     except DPNetError:
         if not _checkpoint(of).exists() or not _scores(of):
             raise
-    prepared = benchmarks.prepare(of.benchmark, io.places().data, of.recipe)
+    prepared = benchmarks.prepare(of.usual.benchmark, io.places().data, of.setting.recipe)
     scene = evaluate.scene_of(run, prepared, io.places().device)
     head = runner.load_head(run, of.store, scene.backbone.channels, scene.device)
-    listed = scene.episodes(1, Reader(of.benchmark, of.preset).sizes.episodes)
+    listed = scene.episodes(1, of.usual.episodes)
     found = predicted(head, scene, run.training, listed, first_of_each(listed))
     write(place(of), packed({"run": np.array(run.id), "scores": np.array(_scores(of)), **found}))
     return load(of)
 
 
 def _command(of: Cohort) -> str:
-    named = [f"BENCHMARK={of.benchmark}"] * (of.benchmark != "shapes") + [f"PRESET={of.preset}"] * (
-        of.preset != "quick"
+    named = [f"BENCHMARK={of.usual.benchmark}"] * (of.usual.benchmark != "shapes") + [f"PRESET={of.usual.preset}"] * (
+        of.usual.preset != "quick"
     )
     return " ".join(["make reproduce-table3", *named]) + "` and then `" + " ".join(["make explore", *named])
 
@@ -324,7 +325,7 @@ def serve(of: Cohort, browser: bool = True) -> None:
         raise DPNetError(f"the explorer needs {error.name}: pip install -e '.[notebooks]'") from None
     os.environ["DPNET_RESULTS"] = str(io.places().results)  # the kernel lives in another folder
     with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside:
-        parameters = {"benchmark": of.benchmark, "preset": of.preset}
+        parameters = {"benchmark": of.usual.benchmark, "preset": of.usual.preset}
         copy = Path(aside) / "explore.ipynb"
         execute_notebook(io.ROOT / "notebooks" / copy.name, copy, parameters, prepare_only=True, progress_bar=False)
         # Nor is anybody asked whether news may be fetched; whose settings say something else keeps them.

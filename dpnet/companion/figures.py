@@ -13,7 +13,7 @@ from matplotlib.patches import ConnectionPatch
 
 from dpnet import data as benchmarks
 from dpnet import episodes, evaluate, io
-from dpnet.companion import experiments, presets, results, runner
+from dpnet.companion import experiments, results, runner
 from dpnet.companion.cycles import Cycle
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, YARDSTICKS, Reader
@@ -300,7 +300,7 @@ def predictions(cohort: "runner.Cohort") -> Figure:
         the figure.
     """
     benchmark, listed = _listed(cohort)
-    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.pictured)
+    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.example_run)
 
 
 def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:
@@ -315,7 +315,7 @@ def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:
         the figure.
     """
     benchmark, listed = _listed(cohort)
-    reader = Reader(cohort.benchmark, cohort.preset, seeds=cohort.seed + 1)
+    reader = Reader(cohort.usual.benchmark, cohort.usual.preset, seeds=cohort.seed + 1)
     chosen = results.looks(reader, experiment, cohort.fold).query(f"rule == '{rule}'")
     run = next(r for r in cohort.runs if r.variant == experiment.best.variant)
     return _strips(cohort, benchmark, listed, list(chosen.episode), run)
@@ -367,9 +367,8 @@ def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle
 
 
 def _listed(cohort: "runner.Cohort") -> tuple[Benchmark, list[Episode]]:
-    sizes = presets.get(cohort.benchmark, cohort.preset)
-    benchmark = benchmarks.load(cohort.benchmark, io.places().data, cohort.recipe)
-    return benchmark, episodes.test_episodes(benchmark, cohort.fold, 1, cohort.seed, sizes.episodes)
+    benchmark = benchmarks.load(cohort.usual.benchmark, io.places().data, cohort.setting.recipe)
+    return benchmark, episodes.test_episodes(benchmark, cohort.fold, 1, cohort.seed, cohort.usual.episodes)
 
 
 def _strips(

@@ -7,9 +7,8 @@ paper  the paper's setting: ResNet-50, 321² (PASCAL) or 641² (COCO), its learn
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from dpnet.config import Recipe, Training
+from dpnet.config import Baselines, Recipe, Run, Training, Variant
 from dpnet.io import DPNetError
 
 BENCHMARKS = ("shapes", "pascal", "pascal-mini", "coco", "folder")
@@ -17,12 +16,32 @@ PRESETS = ("tiny", "quick", "mini", "paper")
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Everything with a size: what is rendered, what is trained, how many episodes are scored."""
+class Setting:
+    """A benchmark at a preset's sizes: what is rendered, what is trained, how many episodes are scored."""
 
+    benchmark: str
+    preset: str
     recipe: Recipe
     training: Training
     episodes: int
+
+    @property
+    def name(self) -> str:
+        """Of its results folder."""
+        return f"{self.benchmark}-{self.preset}"
+
+    def at(self, diversity: float | None) -> "Setting":
+        """The same with another diversity of `shapes`; None: its own."""
+        return self if diversity is None else replace(self, recipe=replace(self.recipe, diversity=diversity))
+
+    def run(self, variant: Variant, fold: int, seed: int) -> Run:
+        """The training of a variant."""
+        return Run(self.benchmark, self.recipe, self.training, fold, seed, variant)
+
+    def baselines(self, fold: int, seed: int, shot: int = 1) -> Baselines:
+        """What needs no training, on the same episodes."""
+        t = self.training
+        return Baselines(self.benchmark, self.recipe, fold, seed, t.backbone, t.size, self.episodes, shot)
 
 
 _QUICK = Training(
@@ -55,39 +74,32 @@ _MINI = replace(
     weight_decay=5e-4,
     augment="geometric",
 )
-_PAPER = replace(_MINI, backbone="resnet50", batch=4, learning_rate=0.0025, decay=0.0, novel="background")
+# 200 epochs over the 5,953 training images of PASCAL in batches of 4; a fold's own list is a little shorter.
+_PAPER = replace(
+    _MINI, backbone="resnet50", batch=4, learning_rate=0.0025, decay=0.0, novel="background", steps=200 * 5953 // 4
+)
+# 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.
+_PAPER_COCO = replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8)
 
-_SHAPES = Recipe(size=161, diversity=0.4, train=1000, val=400, seed=0)
-_PASCAL = Recipe()  # photographs: only its list of images matters
-
-# 200 epochs over the 5,953 training images in batches of 4; a fold's own list is a little shorter.
-_PASCAL_STEPS = 200 * 5953 // 4
-# 20 epochs over the 82,081 training images that have objects, in batches of 8.
-_COCO = replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8)
-
-_TABLE: dict[tuple[str, str], Preset] = {
-    ("shapes", "tiny"): Preset(replace(_SHAPES, size=65, train=120, val=80), _TINY, episodes=40),
-    ("shapes", "quick"): Preset(_SHAPES, _QUICK, episodes=400),
-    ("shapes", "mini"): Preset(replace(_SHAPES, size=321, train=2000), _MINI, episodes=1000),
-    ("shapes", "paper"): Preset(
-        replace(_SHAPES, size=321, train=6000, val=1500), replace(_PAPER, steps=_PASCAL_STEPS), episodes=1000
-    ),
+_SHAPES = {
+    "tiny": (Recipe(size=65, train=120, val=80), _TINY, 40),
+    "quick": (Recipe(), _QUICK, 400),
+    "mini": (Recipe(size=321, train=2000), _MINI, 1000),
+    "paper": (Recipe(size=321, train=6000, val=1500), _PAPER, 1000),
+}
+# Photographs: images with novel classes are kept, as background; of the recipe only the list of images matters.
+_PHOTOGRAPHS = {
+    "tiny": (Recipe(), replace(_TINY, novel="background"), 40),
+    "quick": (Recipe(), replace(_QUICK, novel="background", size=241, dilations=(3, 6, 9)), 1000),
+    "mini": (Recipe(), replace(_MINI, novel="background"), 1000),
+    "paper": (Recipe(), _PAPER, 1000),
 }
 # Of 20 classes `pascal-mini` has 13 with at least 20 images: the rest is neither trained on nor tested.
-for _name, _least in (("pascal", 2), ("pascal-mini", 10), ("coco", 2), ("folder", 2)):
-    _kept: dict[str, Any] = {"novel": "background", "least": _least}
-    _photographs = replace(_QUICK, size=241, dilations=(3, 6, 9))
-    _whole = _COCO if _name == "coco" else replace(_PAPER, steps=_PASCAL_STEPS)
-    _TABLE |= {
-        (_name, "tiny"): Preset(_PASCAL, replace(_TINY, **_kept), episodes=40),
-        (_name, "quick"): Preset(_PASCAL, replace(_photographs, **_kept), episodes=1000),
-        (_name, "mini"): Preset(_PASCAL, replace(_MINI, **_kept), episodes=1000),
-        (_name, "paper"): Preset(_PASCAL, replace(_whole, **_kept), episodes=1000),
-    }
+_LEAST = {"pascal-mini": 10}
 
-# Among these `python -m dpnet choose` compares, on training images of classes that no fold tests. They cost about
-# the same to train, so that "longer" is paid for with smaller images.
-_PLAIN = _TABLE["pascal-mini", "quick"].training
+# Among these `scripts/choose.py` compares, on training images of classes that no fold tests. They cost about the
+# same to train, so that "longer" is paid for with smaller images.
+_PLAIN = replace(_PHOTOGRAPHS["quick"][1], least=_LEAST["pascal-mini"])
 CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
     ("pascal-mini", "quick"): {
         "plain": _PLAIN,
@@ -98,20 +110,11 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
         "small-longer": replace(_PLAIN, size=161, dilations=(2, 4, 6), steps=1800),
     }
 }
-# The highest mean, in results/pascal-mini-quick/recipe.csv.
-_CHOSEN = CANDIDATES["pascal-mini", "quick"]["slower"]
-_TABLE["pascal-mini", "quick"] = replace(_TABLE["pascal-mini", "quick"], training=_CHOSEN)
+CHOSEN = {("pascal-mini", "quick"): "slower"}  # the highest mean, in results/pascal-mini-quick/recipe.csv
 
 
-def get(benchmark: str, preset: str) -> Preset:
+def resolve(benchmark: str, preset: str) -> Setting:
     """The sizes of a preset on a benchmark.
-
-    Arguments:
-        benchmark: one of `BENCHMARKS`.
-        preset: one of `PRESETS`.
-
-    Returns:
-        the preset.
 
     Raises:
         DPNetError: either name is unknown.
@@ -120,4 +123,11 @@ def get(benchmark: str, preset: str) -> Preset:
         raise DPNetError(f"unknown benchmark {benchmark!r}: choose from {', '.join(BENCHMARKS)}")
     if preset not in PRESETS:
         raise DPNetError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    return _TABLE[benchmark, preset]
+    recipe, training, episodes = (_SHAPES if benchmark == "shapes" else _PHOTOGRAPHS)[preset]
+    if (benchmark, preset) == ("coco", "paper"):
+        training = _PAPER_COCO
+    if benchmark in _LEAST:
+        training = replace(training, least=_LEAST[benchmark])
+    if (benchmark, preset) in CHOSEN:
+        training = CANDIDATES[benchmark, preset][CHOSEN[benchmark, preset]]
+    return Setting(benchmark, preset, recipe, training, episodes)

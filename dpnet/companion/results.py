@@ -11,13 +11,12 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import experiments, paper, presets
-from dpnet.companion.experiments import Experiment, Row
+from dpnet.companion.experiments import PAPER_METRIC, Experiment, Row
 from dpnet.companion.store import Store
-from dpnet.config import Evaluation, Run, Variant, Yardsticks
+from dpnet.config import Baselines, Evaluation, Run, Variant
 from dpnet.io import DPNetError, read_json
 from dpnet.metrics import METRICS, Metric, bootstrap, draws, intersection_union, interval, mean_iou, queries
 
-PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 MEAN = "mean"
 YARDSTICKS = {
     "prototype": "training-free prototype",
@@ -70,7 +69,7 @@ class Reader:
     def __init__(
         self, benchmark: str, preset: str, results: str | Path | None = None, seeds: int | range | None = None
     ) -> None:
-        self.sizes = presets.get(benchmark, preset)
+        self.setting = presets.resolve(benchmark, preset)
         self.benchmark, self.preset = benchmark, preset
         self.store = Store(Path(results or io.places().results) / f"{benchmark}-{preset}")
         self._seeds = range(seeds) if isinstance(seeds, int) else seeds
@@ -81,7 +80,7 @@ class Reader:
         """Those that are read; at least one, so that what is not run is said of a seed."""
         if self._seeds is not None:
             return self._seeds
-        way, seed = Evaluation(self.sizes.episodes).id, 0
+        way, seed = Evaluation(self.setting.episodes).id, 0
         full = Scored(Variant(), way)
         while not any(self.store.missing(self.thing(full, f, seed), [way]) for f in self.folds):
             seed += 1
@@ -116,16 +115,16 @@ class Reader:
         """Whether absolute values may be held against the paper's: its data, at its own schedule."""
         return self.preset == "paper" and self.benchmark == ("coco" if experiment.table == 2 else "pascal")
 
-    def thing(self, scored: Scored, fold: int, seed: int) -> Run | Yardsticks:
+    def thing(self, scored: Scored, fold: int, seed: int) -> Run | Baselines:
         """Whose counts they are."""
-        where = (self.benchmark, self.preset, fold, seed)
+        setting = self.setting.at(scored.diversity)
         if scored.variant is None:
-            return experiments.yardsticks(*where, scored.shot, scored.diversity)
-        return experiments.run(scored.variant, *where, scored.diversity)
+            return setting.baselines(fold, seed, scored.shot)
+        return setting.run(scored.variant, fold, seed)
 
     def of_row(self, row: Row, support: Literal["right", "wrong"] = "right") -> Scored:
         """What a table's row is, with right or wrong supports."""
-        return Scored(row.variant, row.evaluation(self.sizes.episodes, support).id, row.shot, row.diversity)
+        return Scored(row.variant, row.evaluation(self.setting.episodes, support).id, row.shot, row.diversity)
 
     def yardstick(self, name: str, row: Row) -> Scored:
         """A yardstick on the same episodes as a row."""
@@ -178,7 +177,7 @@ class Reader:
         """Of the whole network, backbone and auxiliary head included, in millions; counted, not typed."""
         from dpnet.model import DPNet
 
-        t = self.sizes.training
+        t = self.setting.training
         model = DPNet(t.backbone, None, width=t.width, dilations=t.dilations)
         return round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
 
@@ -228,7 +227,7 @@ def table(
 def rows(reader: Reader, experiment: Experiment) -> pd.DataFrame:
     """The tidy table of an experiment (see `table`); Tables 1 and 2 also say backbone and parameters."""
     printed = _printed(experiment)
-    model = {"backbone": reader.sizes.training.backbone, "params_m": reader.parameters}
+    model = {"backbone": reader.setting.training.backbone, "params_m": reader.parameters}
     found = []
     for row in experiment.rows:
         scored = reader.of_row(row)
@@ -314,7 +313,7 @@ def effects(reader: Reader, experiment: Experiment) -> pd.DataFrame:
             theirs,
             bool(effect.claim),
         )
-    for row in _held(experiment):
+    for row in experiment.controlled_rows:
         name = f"{row.label} over {YARDSTICKS['prototype']}"
         parts = [(1.0, reader.of_row(row)), (-1.0, reader.yardstick("prototype", row))]
         add(name, _metrics(row), parts, {})
@@ -332,7 +331,7 @@ def yardsticks(reader: Reader, experiment: Experiment) -> pd.DataFrame:
         tidy: yardstick, fold, metric, miou, low, high.
     """
     lines: dict[str, tuple[Scored, tuple[Metric, ...]]] = {}
-    held = _held(experiment)
+    held = experiment.controlled_rows
     contexts = dict.fromkeys((row.shot, row.diversity) for row in held)
     for context in contexts:
         rows = [row for row in held if (row.shot, row.diversity) == context]
@@ -356,13 +355,9 @@ def yardsticks(reader: Reader, experiment: Experiment) -> pd.DataFrame:
 
 def suffix(experiment: Experiment, row: Row) -> str:
     """What tells a row's yardsticks from those of other shots or diversities in the same table."""
-    if len({(r.shot, r.diversity) for r in _held(experiment)}) == 1:
+    if len({(r.shot, r.diversity) for r in experiment.controlled_rows}) == 1:
         return ""
     return f", {row.shot} shot" if row.diversity is None else f", diversity {row.diversity:g}"
-
-
-def _held(experiment: Experiment) -> list[Row]:
-    return [experiment.rows[i] for i in experiment.held]
 
 
 def _metrics(row: Row) -> tuple[Metric, ...]:
@@ -420,7 +415,7 @@ def matches(reader: Reader) -> pd.DataFrame:
 
 def _matched(reader: Reader, name: str, fold: int) -> np.ndarray | None:
     """Cells per episode, precision and recall: the value, then its resamples, float64 [1 + R, 3]."""
-    things = [experiments.yardsticks(reader.benchmark, reader.preset, fold, seed) for seed in reader.seeds]
+    things = [reader.setting.baselines(fold, seed) for seed in reader.seeds]
     if any(reader.store.missing(thing, [name, "prototype"]) for thing in things):
         return None
     found = []
@@ -488,7 +483,7 @@ def pairs(reader: Reader, experiment: Experiment) -> pd.DataFrame:
             continue
         parts = []
         for seed in reader.seeds:
-            listed = reader.store.episodes(fold, seed, right.shot, reader.sizes.episodes)
+            listed = reader.store.episodes(fold, seed, right.shot, reader.setting.episodes)
             wrong_class = np.array([entry[3] for entry in listed])
             asked = wrong_class > 0  # a query that lacks no class of its fold has no wrong support
             (a, classes), (b, _) = (
@@ -553,9 +548,9 @@ def looks(reader: Reader, experiment: Experiment, fold: int) -> pd.DataFrame:
     (before, classes), (after, _) = (
         overlaps(reader.store, reader.thing(scored, fold, 0), scored.evaluation) for scored in pair
     )
-    listed = reader.store.episodes(fold, 0, 1, reader.sizes.episodes)
+    listed = reader.store.episodes(fold, 0, 1, reader.setting.episodes)
     found = []
-    for rule, class_id, episode in chosen_looks(before, after, classes):
+    for rule, class_id, episode in experiments.qualitative_examples(before, after, classes):
         _, query, supports, *_ = listed[episode]
         name = reader.about["classes"][class_id - 1]
         a, b = before[episode], after[episode]
@@ -563,22 +558,11 @@ def looks(reader: Reader, experiment: Experiment, fold: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns).round(1)
 
 
-def overlaps(store: Store, thing: Run | Yardsticks, evaluation: str) -> tuple[np.ndarray, np.ndarray]:
+def overlaps(store: Store, thing: Run | Baselines, evaluation: str) -> tuple[np.ndarray, np.ndarray]:
     """IoU of each episode (%, CANet metric), float [E], and its class, int [E]."""
     counts, classes = store.counts(thing, evaluation)
     hit, union = intersection_union(counts, PAPER_METRIC)
     return 100 * hit / np.maximum(union, 1), classes
-
-
-def chosen_looks(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:
-    """The rule of `looks`: IoU per episode without and with, and its class -> (rule, class id, episode)."""
-    found = []
-    for rule, at in (("largest gain", -1), ("median", None), ("largest loss", 0)):
-        for c in np.unique(classes):
-            of_class = np.flatnonzero(classes == c)
-            order = of_class[np.argsort((after - before)[of_class], kind="stable")]
-            found.append((rule, int(c), int(order[(len(order) - 1) // 2 if at is None else at])))
-    return found
 
 
 def tables(reader: Reader, experiment: Experiment) -> dict[str, pd.DataFrame]:

@@ -1,70 +1,72 @@
-"""From a target to finished runs: the plan, one notebook per cohort, and Dask where several run at once."""
+"""From a target to finished runs: which trainings it needs, one notebook per cohort, several at once."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dpnet import data as benchmarks
-from dpnet import episodes, evaluate, io
-from dpnet.companion import cluster, experiments, notebooks, presets, results
-from dpnet.companion.experiments import Experiment
+from dpnet import data, episodes, evaluate
+from dpnet.companion import baselines, cluster, experiments, notebooks
+from dpnet.companion.experiments import PAPER_METRIC, Experiment, Row
+from dpnet.companion.presets import Setting
 from dpnet.companion.store import Counts, Store
-from dpnet.config import Evaluation, Recipe, Run, Variant, Yardsticks
+from dpnet.config import Baselines, Evaluation, Run, Variant
 from dpnet.data.index import Benchmark
-from dpnet.io import DPNetError, file_lock, progress, read_json, to_json, write
+from dpnet.episodes import Episode
+from dpnet.io import DPNetError, Places, file_lock, places, progress, to_json, write
 from dpnet.metrics import intersection_union
 from dpnet.model import Head
-from dpnet.parallel import ALONE, Team
 from dpnet.train import build_head, load_checkpoint, train, trained_on
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
-PER_STEP, PER_SCORE = "seconds per step and head", "seconds per score and run"  # what throughput.json records
-PICTURED = ("fig3", "fig4")  # notebooks that show images
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Variants that train together: what some targets need of one benchmark, preset, fold and seed.
+    """Variants that train together: what some targets need at one setting, on one fold, from one seed.
 
     Arguments:
         targets: an experiment's name, several joined by "+", or "all".
-        benchmark, preset, fold, seed: what the variants share.
-        diversity: of `shapes`; only rows that ask for it belong here.
+        usual: benchmark and sizes.
+        fold, seed: what the variants share.
+        results: the folder of all results.
+        diversity: of `shapes`; only rows that ask for it belong here. None: the usual one.
         only: one variant, by its slug; None: all of them.
     """
 
     targets: str
-    benchmark: str
-    preset: str
+    usual: Setting
     fold: int
     seed: int
-    diversity: float = Recipe.diversity
+    results: Path
+    diversity: float | None = None
     only: str | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What its runs are trained on."""
+        return self.usual.at(self.diversity)
 
     @property
     def name(self) -> str:
         """Readable, unique among a benchmark's results."""
-        return f"{self.targets}-fold{self.fold}-seed{self.seed}{self.recipe.mark}"
+        return f"{self.targets}-{self.mark}"
 
     @property
-    def recipe(self) -> Recipe:
-        """What its images are."""
-        return experiments.recipe(self.benchmark, self.preset, self.diversity)
+    def mark(self) -> str:
+        """What cohorts of the same runs have in common, whatever their targets."""
+        return f"fold{self.fold}-seed{self.seed}{self.setting.recipe.mark}"
 
     @property
     def store(self) -> Store:
         """Where its runs are kept."""
-        return Store(io.places().results / f"{self.benchmark}-{self.preset}")
+        return Store(self.results / self.setting.name)
 
     @property
     def notebook(self) -> Path:
@@ -78,20 +80,20 @@ class Cohort:
         Raises:
             DPNetError: the targets have no such variant.
         """
-        found: dict[Variant, list[Evaluation]] = {}
-        count = presets.get(self.benchmark, self.preset).episodes
-        for experiment, number, row in self._rows():
-            mine = found.setdefault(row.variant, [])
-            mine.append(row.evaluation(count))
-            if number in self._held(experiment):
-                mine.append(row.evaluation(count, "wrong"))
-        if self.only is not None:
-            slugs = [v.slug for v in found]
-            if self.only not in slugs:
-                raise DPNetError(f"unknown variant {self.only!r}: {self.targets} has {', '.join(slugs)}")
-            found = {v: e for v, e in found.items() if v.slug == self.only}
-        where = (self.benchmark, self.preset, self.fold, self.seed, self.diversity)
-        return {experiments.run(v, *where): list(dict.fromkeys(e)) for v, e in found.items()}
+        by_variant: dict[Variant, dict[Evaluation, None]] = {}
+        for row, controlled in self._rows():
+            asked = by_variant.setdefault(row.variant, {})
+            asked[row.evaluation(self.setting.episodes)] = None
+            if controlled:
+                asked[row.evaluation(self.setting.episodes, "wrong")] = None
+        slugs = [v.slug for v in by_variant]
+        if self.only is not None and self.only not in slugs:
+            raise DPNetError(f"unknown variant {self.only!r}: {self.targets} has {', '.join(slugs)}")
+        return {
+            self.setting.run(v, self.fold, self.seed): list(asked)
+            for v, asked in by_variant.items()
+            if self.only in (None, v.slug)
+        }
 
     @property
     def scored(self) -> dict[Run, list[str]]:
@@ -104,36 +106,31 @@ class Cohort:
         return list(self.wanted)
 
     @property
-    def pictured(self) -> Run:
-        """The run whose predictions are kept and shown: the full model, or the last one."""
+    def example_run(self) -> Run:
+        """The run whose predictions are kept and drawn: the full model, or the last one."""
         return next((r for r in self.runs if r.variant == Variant()), self.runs[-1])
 
     @property
-    def yardsticks(self) -> list[Yardsticks]:
-        """What needs no training, for each number of shots that a yardstick is needed for."""
-        shots = {
-            row.shot for experiment, number, row in self._rows() if number in self._held(experiment)
-        } | {1}  # fmt: skip
-        where = (self.benchmark, self.preset, self.fold, self.seed)
-        return [experiments.yardsticks(*where, shot, self.diversity) for shot in sorted(shots)]
+    def baselines(self) -> list[Baselines]:
+        """What needs no training, for each number of shots that a controlled row has."""
+        shots = {row.shot for row, controlled in self._rows() if controlled} | {1}
+        return [self.setting.baselines(self.fold, self.seed, shot) for shot in sorted(shots)]
 
-    def _rows(self) -> list[tuple[Experiment, int, experiments.Row]]:
+    def _rows(self) -> list[tuple[Row, bool]]:
+        """The rows of its diversity, and whether each is held against wrong supports and baselines."""
         return [
-            (experiment, number, row)
-            for experiment in experiments.several(self.targets, self.benchmark)
-            for number, row in enumerate(experiment.rows)
-            if experiments.recipe(self.benchmark, self.preset, row.diversity) == self.recipe
+            (row, row in experiment.controlled_rows)
+            for experiment in experiments.several(self.targets, self.setting.benchmark)
+            for row in experiment.rows
+            if self.usual.at(row.diversity) == self.setting
         ]
-
-    def _held(self, experiment: Experiment) -> list[int]:
-        return [number % len(experiment.rows) for number in experiment.held]
 
     def configuration(self) -> pd.DataFrame:
         """What its runs have in common, for people: columns setting, value."""
-        training = presets.get(self.benchmark, self.preset).training
-        values = {"benchmark": self.benchmark, "fold": self.fold, "seed": self.seed, **vars(training)}
-        if self.benchmark in RENDERED:
-            values |= {f"recipe: {k}": v for k, v in vars(self.recipe).items() if k != "images"}
+        setting = self.setting
+        values = {"benchmark": setting.benchmark, "fold": self.fold, "seed": self.seed, **vars(setting.training)}
+        if setting.benchmark in RENDERED:
+            values |= {f"recipe: {k}": v for k, v in vars(setting.recipe).items() if k != "images"}
         return pd.DataFrame({"setting": values.keys(), "value": [str(v) for v in values.values()]})
 
     def untrained(self) -> list[Run]:
@@ -150,112 +147,80 @@ class Cohort:
         untrained = self.untrained()
         return [r for r in self.runs if r in untrained or self.missing(r)]
 
-    def shown(self) -> bool:
-        """Whether an executed training notebook is there, its own or another target's."""
-        return any(self.notebook.parent.glob(f"*-fold{self.fold}-seed{self.seed}{self.recipe.mark}.ipynb"))
-
-    def complete(self, data: str | None = None) -> bool:
-        """Whether everything is there, the yardsticks too, and those of that data if it is named by its mark."""
-        return not self.pending() and not any(self.store.missing(y, y.measured, data) for y in self.yardsticks)
+    def complete(self, data_mark: str | None = None) -> bool:
+        """Whether runs, baselines (of that data, if its mark is given) and an executed notebook are there."""
+        if self.pending() or any(self.store.missing(b, b.measured, data_mark) for b in self.baselines):
+            return False
+        return not notebooks.installed() or any(self.notebook.parent.glob(f"*-{self.mark}.ipynb"))
 
 
-def cohorts(targets: str, benchmark: Benchmark, preset: str, seeds: int) -> list[Cohort]:
-    """What some targets consist of: a cohort per recipe, fold and seed.
-
-    Arguments:
-        targets: an experiment's name, or "all".
-        benchmark: as the preset has it.
-        preset: sizes.
-        seeds: trainings per variant and fold, from seed 0.
-
-    Returns:
-        the cohorts; those of other diversities last.
-    """
-    usual = experiments.recipe(benchmark.name, preset).diversity
-    asked = {
-        row.diversity
-        for experiment in experiments.several(targets, benchmark.name)
-        for row in experiment.rows or (None,)
-        if row is not None and row.diversity is not None
-    }
+def cohorts(targets: str, setting: Setting, benchmark: Benchmark, seeds: int, results: Path) -> list[Cohort]:
+    """What some targets consist of: a cohort per diversity, fold and seed (from 0); other diversities last."""
+    rows = [row for experiment in experiments.several(targets, setting.benchmark) for row in experiment.rows]
+    others = {row.diversity for row in rows if row.diversity is not None} - {setting.recipe.diversity}
     return [
-        Cohort(targets, benchmark.name, preset, fold, seed, diversity)
-        for diversity in [usual, *sorted(asked - {usual})]
+        Cohort(targets, setting, fold, seed, results, diversity)
+        for diversity in (None, *sorted(others))
         for seed in range(seeds)
         for fold in episodes.folds(benchmark)
     ]
 
 
-def run_cohort(cohort: Cohort, device: str = "cpu", team: Team = ALONE) -> None:
+def run_cohort(cohort: Cohort, at: Places) -> None:
     """Train and score what a cohort lacks; what it has is left alone, and the end is the same.
-
-    Arguments:
-        cohort: what.
-        device: "cpu" or "cuda".
-        team: the processes that train together; the first of them scores.
 
     Raises:
         DPNetError: bad data, a loss that is not finite, or a corrupt file.
     """
     # What shares runs with it, and what trains the same runs for another target, is of its fold, seed and recipe.
-    mark = f"fold{cohort.fold}-seed{cohort.seed}{cohort.recipe.mark}"
-    first = team.rank == 0
-    with file_lock(cohort.store.root / "held" / mark, f"fold {cohort.fold}") if first else nullcontext():
-        team.meet()
-        _run_cohort(cohort, device, team)
-
-
-def _run_cohort(cohort: Cohort, device: str, team: Team) -> None:
-    store, pending = cohort.store, cohort.pending()
-    if team.rank == 0:
-        store.clean([*pending, *cohort.yardsticks])
-    sizes = presets.get(cohort.benchmark, cohort.preset)
-    benchmark = benchmarks.prepare(cohort.benchmark, io.places().data, cohort.recipe)
-    first, *_ = cohort.yardsticks
-    scene = evaluate.scene_of(first, benchmark, device)
-    shots = sorted({e.shot for asked in cohort.wanted.values() for e in asked} | {y.shot for y in cohort.yardsticks})
-    # Before training: bad data is found out now, not in hours.
-    lists = {shot: scene.episodes(shot, sizes.episodes) for shot in shots}
-    _check_data(cohort, benchmark)
-    heads: dict[str, Head] = {}
-    untrained = cohort.untrained()
-    if untrained:
-        pace = partial(remember, cohort, device, PER_STEP, time.monotonic())
-        heads |= train(untrained, benchmark, store, device, scene.backbone, team, pace)
-    if team.rank:
-        return
-    if pending:
+    with file_lock(cohort.store.root / "held" / cohort.mark, f"fold {cohort.fold}"):
+        store, pending = cohort.store, cohort.pending()
+        store.clean([*pending, *cohort.baselines])
+        benchmark = data.prepare(cohort.setting.benchmark, at.data, cohort.setting.recipe)
+        scene = evaluate.scene_of(cohort.baselines[0], benchmark, at.device)
+        shots = {e.shot for asked in cohort.wanted.values() for e in asked} | {b.shot for b in cohort.baselines}
+        # Before training: bad data is found out now, not in hours.
+        lists = {shot: scene.episodes(shot, cohort.setting.episodes) for shot in sorted(shots)}
+        check_data(cohort, benchmark)
+        untrained = {run: store.begin_training(run) for run in cohort.untrained()}
+        heads = train(untrained, benchmark, scene.backbone, at.device) if untrained else {}
         for run in pending:
-            if run.id not in heads:
-                heads[run.id] = load_head(run, store, scene.backbone.channels, device)
-        # Whoever was trained anew lost its scores, and is scored in every way that is asked for here.
-        wanted = {run.id: cohort.missing(run) for run in pending}
-        begun = time.monotonic()
-        counts, scored = evaluate.evaluate(heads, scene, sizes.training, wanted)
-        remember(cohort, device, PER_SCORE, begun, sum(map(len, wanted.values())))
-        for run in pending:
-            _keep_examples(cohort, run, heads[run.id], scene, lists[1], counts[run.id])
-            evaluate.finish(store, benchmark, run, counts[run.id], scored)  # last: it says that nothing is left
-    for wanted_sticks in cohort.yardsticks:
-        if store.missing(wanted_sticks, wanted_sticks.measured, benchmark.digest[:16]):
-            measured = evaluate.measure_yardsticks(scene, wanted_sticks)
-            store.forget(wanted_sticks)  # those of other data
-            store.begin(wanted_sticks)
-            evaluate.finish(store, benchmark, wanted_sticks, *measured)
-    if cohort.recipe == sizes.recipe:
-        for shot, listed in lists.items():
-            store.write_episodes(cohort.fold, cohort.seed, shot, sizes.episodes, episodes.to_json(benchmark, listed))
+            if run not in heads:
+                heads[run] = load_head(run, store, scene.backbone.channels, at.device)
+        _score(cohort, {run: heads[run] for run in pending}, scene, lists[1])
+        for record in cohort.baselines:
+            if store.missing(record, record.measured, benchmark.digest[:16]):
+                measured = baselines.measure(scene, record)
+                store.forget(record)  # those of other data
+                store.begin(record)
+                store.finish(record, *measured, benchmark)
+        if cohort.setting == cohort.usual:
+            for shot, episode_list in lists.items():
+                text = episodes.to_json(benchmark, episode_list)
+                store.write_episodes(cohort.fold, cohort.seed, shot, len(episode_list), text)
 
 
-def _check_data(cohort: Cohort, benchmark: Benchmark) -> None:
+def _score(cohort: Cohort, heads: dict[Run, Head], scene: evaluate.Scene, one_shot: Sequence[Episode]) -> None:
+    """Score heads in every way that is missing; a run's examples come before the file that says it is finished."""
+    # Whoever was trained anew lost its scores, and is scored in every way that is asked for here.
+    wanted = {run: cohort.missing(run) for run in heads}
+    counts, lists = evaluate.evaluate(heads, scene, wanted)
+    for run, head in heads.items():
+        of_run = {e.id: counts[run, e] for e in wanted[run]}
+        if cohort.setting.benchmark in RENDERED and run == cohort.example_run:
+            _keep_examples(cohort, run, head, scene, one_shot, of_run)
+        cohort.store.finish(run, of_run, {e.id: lists[e] for e in wanted[run]}, scene.benchmark)
+
+
+def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
     """Runs that were trained here on other data, in part or not yet scored, are neither kept for its own nor lost."""
     untrained = cohort.untrained()
     for run in cohort.runs:
-        found = trained_on(cohort.store.folder(run))
+        marks = trained_on(cohort.store.folder(run))
         if run not in untrained:
-            scored = cohort.store.metrics(run)["evaluations"].values()
-            found |= {about["data"] for about in scored if "data" in about}
-        if found - {benchmark.digest[:16]}:
+            evaluations = cohort.store.metrics(run)["evaluations"].values()
+            marks |= {about["data"] for about in evaluations if "data" in about}
+        if marks - {benchmark.digest[:16]}:
             raise DPNetError(
                 f"{cohort.store.folder(run)}: trained or scored on other data than {benchmark.root} now holds: bring "
                 "back what was changed there, or choose another folder with RESULTS=…"
@@ -263,16 +228,7 @@ def _check_data(cohort: Cohort, benchmark: Benchmark) -> None:
 
 
 def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
-    """A trained head from its checkpoint.
-
-    Arguments:
-        run: which.
-        store: where.
-        channels: of the backbone's features.
-        device: where it is to live.
-
-    Returns:
-        the head, in evaluation mode.
+    """A trained head from its checkpoint, in evaluation mode.
 
     Raises:
         DPNetError: no checkpoint, or a corrupt one.
@@ -287,39 +243,28 @@ def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
 
     They are those of the list's first episode of each class, and those that Fig. 4 shows.
     """
-    with np.load(cohort.store.folder(run) / "examples.npz") as kept:
+    with np.load(cohort.store.folder(run) / "examples.npz") as stored:
         side = run.recipe.size
-        masks = np.unpackbits(kept["masks"], axis=-1, count=side * side).reshape(-1, 2, side, side)
-        return dict(zip(kept["episodes"].tolist(), masks, strict=True))
+        masks = np.unpackbits(stored["masks"], axis=-1, count=side * side).reshape(-1, 2, side, side)
+        return dict(zip(stored["episodes"].tolist(), masks, strict=True))
 
 
 def _keep_examples(
-    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, listed: Sequence[episodes.Episode], counts: Counts
+    cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, one_shot: Sequence[Episode], counts: Counts
 ) -> None:
-    if cohort.benchmark not in RENDERED or run != cohort.pictured:
-        return
-    chosen = set(evaluate.first_of_each_class(listed))
-    pair = [Evaluation(len(listed), branch=branch).id for branch in ("aux", "main")]
+    chosen = set(evaluate.first_of_each_class(one_shot))
+    pair = [Evaluation(len(one_shot), branch=branch).id for branch in ("aux", "main")]
     if run.variant == Variant() and counts.keys() >= set(cohort.store.missing(run, pair)):
-        tables = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
-        found = [intersection_union(table, results.PAPER_METRIC) for table in tables]
-        before, after = (100 * hit / np.maximum(union, 1) for hit, union in found)
-        looks = results.chosen_looks(before, after, evaluate.class_ids(listed))
-        chosen |= {episode for _, _, episode in looks}
+        both = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
+        overlap = [intersection_union(table, PAPER_METRIC) for table in both]
+        before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlap)
+        classes = np.array([e.class_id for e in one_shot])
+        chosen |= {episode for _, _, episode in experiments.qualitative_examples(before, after, classes)}
     numbers = sorted(chosen)
-    masks = evaluate.predictions(head, scene, run.training, [listed[n] for n in numbers], Evaluation.beta)
+    masks = evaluate.predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
     np.savez_compressed(buffer := BytesIO(), episodes=np.array(numbers), masks=packed)
     write(cohort.store.folder(run) / "examples.npz", buffer.getvalue())
-
-
-def remember(cohort: Cohort, device: str, what: str, begun: float, amount: int) -> None:
-    """Note how long a unit of work took here, so that `plan` can say what is to be expected; git ignores it."""
-    if amount:
-        file = cohort.store.root / "throughput.json"
-        known = read_json(file) if file.exists() else {}
-        known.setdefault(device, {})[what] = round((time.monotonic() - begun) / amount, 5)
-        write(file, to_json(known))
 
 
 def describe(benchmark: Benchmark, store: Store) -> None:
@@ -336,159 +281,75 @@ def describe(benchmark: Benchmark, store: Store) -> None:
     write(store.root / "benchmark.json", to_json(about))
 
 
-def plan(found: Sequence[Cohort]) -> pd.DataFrame:
-    """What a target needs: a line per cohort, with how many of its runs are shared, there, to train.
-
-    Arguments:
-        found: a target's cohorts.
-
-    Returns:
-        columns cohort, runs, shared (by several targets), finished, to score, to train.
-    """
+def plan(planned: Sequence[Cohort]) -> pd.DataFrame:
+    """What a target needs, a line per cohort: its runs, those that targets share, what is finished and what is not."""
     lines = []
-    for cohort in found:
-        where = (cohort.benchmark, cohort.preset, cohort.fold, cohort.seed)
+    for cohort in planned:
         users = Counter(
             run
-            for experiment in experiments.several("all", cohort.benchmark)
-            for run in {experiments.run(row.variant, *where, row.diversity) for row in experiment.rows}
+            for experiment in experiments.several("all", cohort.usual.benchmark)
+            for run in {
+                cohort.usual.at(row.diversity).run(row.variant, cohort.fold, cohort.seed) for row in experiment.rows
+            }
         )
-        train, pending = len(cohort.untrained()), len(cohort.pending())
+        to_train, pending = len(cohort.untrained()), len(cohort.pending())
         lines.append(
             {
                 "cohort": cohort.name,
                 "runs": len(cohort.runs),
                 "shared": sum(users[run] > 1 for run in cohort.runs),
                 "finished": len(cohort.runs) - pending,
-                "to score": pending - train,
-                "to train": train,
+                "to score": pending - to_train,
+                "to train": to_train,
+                "steps": to_train * cohort.usual.training.steps,
             }
         )
     return pd.DataFrame(lines)
 
 
-def costs(targets: str, benchmark: Benchmark, preset: str, seeds: int, device: str) -> pd.DataFrame:
-    """What each target would still take by itself, from what was recorded here before.
+def train_all(
+    targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 1, scheduler: str = ""
+) -> Sequence[Experiment]:
+    """Make all runs that some targets consist of, each cohort in a notebook of its own.
 
     Arguments:
-        targets, benchmark, preset, seeds: as `cohorts` takes them.
-        device: "cpu" or "cuda".
-
-    Returns:
-        target, heads to train, scores to make, training and scoring time ("?" where nothing was recorded).
-        What targets share is counted for each of them.
-    """
-    lines = []
-    for experiment in experiments.several(targets, benchmark.name):
-        mine = cohorts(experiment.name, benchmark, preset, seeds)
-        steps, scores = _left(mine)
-        training, scoring = _durations(mine[0].store, device, steps, scores)
-        lines.append(
-            {
-                "target": experiment.name,
-                "heads": sum(len(c.untrained()) for c in mine),
-                "scores": scores,
-                f"training on {device}": "?" if training is None else _time(training),
-                f"scoring on {device}": "?" if scoring is None else _time(scoring),
-            }
-        )
-    return pd.DataFrame(lines)
-
-
-def expected(found: Sequence[Cohort], device: str) -> str:
-    """How long a target's pending work will take, from what was recorded here before, in words."""
-    steps, scores = _left(found)
-    if not steps + scores:
-        return "Nothing is left to do."
-    training, scoring = _durations(found[0].store, device, steps, scores)
-    if training is None:
-        return (
-            f"Expected time: unknown, since nothing like it has been run here on {device} yet; then it is recorded "
-            "(two minutes of training are enough)."
-        )
-    if scoring is None:
-        return f"Expected time: about {_time(training)} on {device} to train, from recorded throughput; then scoring."
-    return f"Expected time: about {_time(training + scoring)} on {device}, from recorded throughput."
-
-
-def _left(found: Sequence[Cohort]) -> tuple[int, int]:
-    """Steps of a head, and scores of a run, that are still to be made."""
-    steps = sum(len(c.untrained()) for c in found) * presets.get(found[0].benchmark, found[0].preset).training.steps
-    scores = sum(len(c.wanted[run]) if run in c.untrained() else len(c.missing(run)) for c in found for run in c.runs)
-    return steps, scores
-
-
-def _durations(store: Store, device: str, steps: int, scores: int) -> tuple[float | None, float | None]:
-    """Seconds for steps and for scores; None where no rate was recorded."""
-    file = store.root / "throughput.json"
-    known: dict[str, float] = read_json(file).get(device, {}) if file.exists() else {}
-    training, scoring = (
-        amount * known[what] if what in known else None if amount else 0.0
-        for amount, what in ((steps, PER_STEP), (scores, PER_SCORE))
-    )
-    return training, scoring
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:,.0f} h" if seconds > 36_000 else f"{max(1, round(seconds / 60))} min" if seconds else "0"
-    )
-
-
-def reproduce(
-    targets: str, name: str, preset: str, seeds: int = 1, jobs: int = 1, device: str = "cpu", where: str = ""
-) -> results.Reader:
-    """Make everything that a target consists of: runs, tables as CSV, executed notebooks.
-
-    Arguments:
-        targets: an experiment's name, or "all".
-        name: of the benchmark.
-        preset: sizes.
+        targets: an experiment's name, several joined by "+", or "all".
+        setting: benchmark and sizes.
+        at: where.
         seeds: trainings per variant and fold, from seed 0.
         jobs: cohorts at a time; more than one needs the extra `cluster`.
-        device: "cpu" or "cuda"; elsewhere also "auto", what each machine has.
-        where: "" for this machine, "slurm", or the address of a Dask scheduler.
+        scheduler: "" for this machine, "slurm", or the address of a Dask scheduler.
 
     Returns:
-        a reader of the results.
+        the experiments.
 
     Raises:
         DPNetError: bad data or results; what was finished stays finished.
     """
-    store = Store(io.places().results / f"{name}-{preset}")
-    asked = experiments.several(targets, name)
-    recipe = presets.get(name, preset).recipe
-    benchmark = benchmarks.prepare(name, io.places().data, recipe)
-    every = cohorts(targets, benchmark, preset, seeds)
-    for cohort in every:
-        if cohort.recipe == recipe:
-            _check_data(cohort, benchmark)
-    describe(benchmark, store)
-    data = benchmark.digest[:16]
-    pending = [
-        c
-        for c in every
-        if not c.complete(data if c.recipe == recipe else None) or (notebooks.installed() and not c.shown())
-    ]
-    number = sum(len(c.untrained()) for c in pending)
+    asked = experiments.several(targets, setting.benchmark)
+    benchmark = data.prepare(setting.benchmark, at.data, setting.recipe)
+    every = cohorts(targets, setting, benchmark, seeds, at.results)
+    usual = [cohort for cohort in every if cohort.setting == setting]
+    for cohort in usual:
+        check_data(cohort, benchmark)
+    describe(benchmark, every[0].store)
+    pending = [c for c in every if not c.complete(benchmark.digest[:16] if c in usual else None)]
+    total, number = sum(len(c.runs) for c in every), sum(len(c.untrained()) for c in pending)
     if pending:
-        print(f"{targets}: {number} of {sum(len(c.runs) for c in every)} runs to train, "
-              f"in {len(pending)} cohort(s)", flush=True)  # fmt: skip
+        print(f"{targets}: {number} of {total} runs to train, in {len(pending)} cohort(s)", flush=True)
     else:
-        print(f"{targets}: all {sum(len(c.runs) for c in every)} runs are there; nothing to train")
-    _run_all(pending, f"{targets} on {name}", jobs, device, where)
-    reader = results.Reader(name, preset, seeds=seeds)
-    publish(reader, asked)
-    return reader
+        print(f"{targets}: all {total} runs are there; nothing to train")
+    _run_all(pending, f"{targets} on {setting.benchmark}", jobs, at.device, scheduler)
+    return asked
 
 
-def _run_all(pending: list[Cohort], what: str, jobs: int, device: str, where: str) -> None:
+def _run_all(pending: list[Cohort], what: str, jobs: int, device: str, scheduler: str) -> None:
     """Execute cohorts, one after the other or on workers; those that fail do not keep others from being done."""
     named = {cohort.name: cohort for cohort in pending}
     work = partial(attempt, device=device)
     ends: Iterable[tuple[str, str | None]]
-    if pending and (where or jobs > 1):  # for one cohort, too: with as many threads as it has beside others
-        ends = cluster.spread(work, named, jobs, device, where)
+    if pending and (scheduler or jobs > 1):  # for one cohort, too: with as many threads as it has beside others
+        ends = cluster.spread(work, named, jobs, device, scheduler)
     else:
         ends = ((name, work(cohort)) for name, cohort in named.items())
     failed = {name: wrong for name, wrong in progress(ends, what, "cohort", len(named)) if wrong}
@@ -508,40 +369,18 @@ def attempt(cohort: Cohort, device: str) -> str | None:
     return None
 
 
-def publish(reader: results.Reader, asked: Sequence[Experiment]) -> None:
-    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained or scored.
-
-    Arguments:
-        reader: the results.
-        asked: the targets.
-
-    Raises:
-        DPNetError: a notebook fails.
-    """
-    wanted: dict[str, dict[str, Any]] = {}
-    for experiment in asked:
-        for suffix, table in results.tables(reader, experiment).items():
-            text = table.to_csv(index=False, lineterminator="\n")
-            write(reader.store.root / f"{experiment.name}{suffix}.csv", text.encode())
-        parameters = {"benchmark": reader.benchmark, "preset": reader.preset, "seeds": len(reader.seeds)}
-        if experiment.name in PICTURED:
-            parameters |= {"fold": reader.folds[0], "pictures": reader.benchmark in RENDERED}
-        wanted[experiment.name] = parameters
-    notebooks.execute_stale(reader.store.root, wanted)
-
-
 def execute(cohort: Cohort, device: str) -> None:
     """Run a cohort in a kernel of its own, through its notebook; in this process where papermill is not there."""
     if not notebooks.installed():
-        run_cohort(cohort, device if device != "auto" else io.places().device)
+        run_cohort(cohort, places())
         return
     parameters = {
         "targets": cohort.targets,
-        "benchmark": cohort.benchmark,
-        "preset": cohort.preset,
+        "benchmark": cohort.usual.benchmark,
+        "preset": cohort.usual.preset,
         "fold": cohort.fold,
         "seed": cohort.seed,
-        "diversity": cohort.diversity,
-        "pictures": cohort.benchmark in RENDERED,
+        "diversity": cohort.setting.recipe.diversity,
+        "pictures": cohort.usual.benchmark in RENDERED,
     }
     notebooks.execute("train", cohort.notebook, parameters)

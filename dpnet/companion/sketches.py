@@ -32,7 +32,7 @@ from dpnet.modules import resize
 from dpnet.train import at_cells, losses
 
 SHORT = replace(  # seconds instead of minutes: half the width, no dropout, three times the learning rate
-    presets.get("shapes", "quick").training, width=32, dropout=0.0, learning_rate=3e-3
+    presets.resolve("shapes", "quick").training, width=32, dropout=0.0, learning_rate=3e-3
 )
 OUTLINE = (1.0, 0.85, 0.0)
 GREY, BLUE, ORANGE = (0.25, 0.25, 0.25), COLOURS[0], COLOURS[1]

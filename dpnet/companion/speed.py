@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(self, preset: str, device: str, repeats: int) -> None:
         self.device, self.repeats, self.preset = device, repeats, preset
-        self.sizes = presets.get("shapes", preset)
+        self.sizes = presets.resolve("shapes", preset)
         self.training, self.episodes = self.sizes.training, self.sizes.episodes
         self.data: Benchmark = benchmarks.prepare("shapes", io.places().data, self.sizes.recipe)
         self.backbone: Backbone = backbones.build(self.training.backbone).to(device)

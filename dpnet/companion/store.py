@@ -1,7 +1,7 @@
 """Runs on disk. A folder with `metrics.json` is finished; anything less is begun again, or resumed."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dpnet.config import Run, Yardsticks
+from dpnet import episodes
+from dpnet.config import Baselines, Run, kind_of
+from dpnet.data.index import Benchmark
+from dpnet.episodes import Episode
 from dpnet.io import DPNetError, corrupt, read_json, to_json, write
+from dpnet.metrics import METRICS, mean_iou
 
-Thing = Run | Yardsticks
+Record = Run | Baselines
 COUNTS = "counts.npz"
 Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
 
@@ -27,15 +31,15 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, thing: Thing) -> Path:
+    def folder(self, record: Record) -> Path:
         """Where a run or a set of yardsticks is kept."""
-        return self.root / "runs" / thing.id
+        return self.root / "runs" / record.id
 
-    def missing(self, thing: Thing, wanted: list[str], data: str | None = None) -> list[str]:
+    def missing(self, record: Record, wanted: list[str], data: str | None = None) -> list[str]:
         """Which evaluations of a run are still to be made.
 
         Arguments:
-            thing: a run, or yardsticks.
+            record: a run, or yardsticks.
             wanted: ids of evaluations.
             data: the benchmark's mark; those that were made on other data count as missing. None: on any.
 
@@ -45,24 +49,24 @@ class Store:
         Raises:
             DPNetError: the folder has a corrupt file; it is named.
         """
-        there = self.metrics(thing)["evaluations"]
+        there = self.metrics(record)["evaluations"]
         return [n for n in wanted if n not in there or data not in (None, there[n].get("data", data))]
 
-    def metrics(self, thing: Thing) -> dict[str, Any]:
+    def metrics(self, record: Record) -> dict[str, Any]:
         """What a run's `metrics.json` says; without evaluations if there is none."""
-        file = self.folder(thing) / "metrics.json"
+        file = self.folder(record) / "metrics.json"
         if not file.exists():
             return {"evaluations": {}}
         found = read_json(file)
-        if not isinstance(found, dict) or found.get("id") != thing.id or "evaluations" not in found:
+        if not isinstance(found, dict) or found.get("id") != record.id or "evaluations" not in found:
             raise corrupt(file, "it is not this run's")
         return found
 
-    def counts(self, thing: Thing, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def counts(self, record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The counts of one evaluation.
 
         Arguments:
-            thing: a run, or yardsticks.
+            record: a run, or yardsticks.
             name: an evaluation's id.
 
         Returns:
@@ -71,10 +75,10 @@ class Store:
         Raises:
             DPNetError: they are not there, or not what `metrics.json` says.
         """
-        entry = self.metrics(thing)["evaluations"].get(name)
+        entry = self.metrics(record)["evaluations"].get(name)
         if entry is None:
-            raise DPNetError(f"{self.folder(thing)}: no evaluation {name}: run `make reproduce-…` again")
-        file = self.folder(thing) / COUNTS
+            raise DPNetError(f"{self.folder(record)}: no evaluation {name}: run `make reproduce-…` again")
+        file = self.folder(record) / COUNTS
         target, predicted = (array.astype(np.int64) for array in _read(file, entry["target"], name).values())
         table = np.stack([target[:, 1:] - predicted, predicted], 1)
         if _digest(target, predicted) != entry["counts"]:
@@ -92,20 +96,20 @@ class Store:
         """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
         return read_json(self._episodes(fold, seed, shot, count))
 
-    def history(self, thing: Thing) -> list[list[float]]:
+    def history(self, record: Record) -> list[list[float]]:
         """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
-        return read_json(self.folder(thing) / "history.json")
+        return read_json(self.folder(record) / "history.json")
 
-    def clean(self, things: Sequence[Thing]) -> None:
+    def clean(self, records: Sequence[Record]) -> None:
         """Remove what a process that was killed in the middle of writing some runs left."""
-        for thing in things:
-            for part in self.folder(thing).rglob(".*.part"):
+        for record in records:
+            for part in self.folder(record).rglob(".*.part"):
                 part.unlink(missing_ok=True)
 
-    def begin(self, thing: Thing) -> Path:
+    def begin(self, record: Record) -> Path:
         """Make a run's folder, with its configuration, and return it."""
-        folder = self.folder(thing)
-        content = {"id": thing.id, "kind": type(thing).__name__, **asdict(thing)}
+        folder = self.folder(record)
+        content = {"id": record.id, "kind": kind_of(record), **asdict(record)}
         write(folder / "run.json", to_json(content))
         return folder
 
@@ -114,36 +118,46 @@ class Store:
         self.forget(run)
         return self.begin(run)
 
-    def forget(self, thing: Thing) -> None:
+    def forget(self, record: Record) -> None:
         """Remove what was scored, and `metrics.json` first."""
         for name in ("metrics.json", "examples.npz", COUNTS):
-            (self.folder(thing) / name).unlink(missing_ok=True)
+            (self.folder(record) / name).unlink(missing_ok=True)
 
     def finish(
-        self, thing: Thing, counts: Counts, classes: dict[str, np.ndarray], about: dict[str, dict[str, Any]]
+        self, record: Record, counts: Counts, lists: Mapping[str, Sequence[Episode]], benchmark: Benchmark
     ) -> None:
         """Keep the counts of some evaluations, then `metrics.json`, last and atomically.
 
         On disk is what differs: of each list of queries class and pixels, once; of each evaluation its prediction.
 
         Arguments:
-            thing: a run, or yardsticks.
+            record: a run, or baselines.
             counts: evaluation -> int64 [E, 2, 3].
-            classes: evaluation -> int [E].
-            about: what else to say of each of them: list digest, scores.
+            lists: evaluation -> its E episodes.
+            benchmark: whose.
         """
-        metrics = {"id": thing.id, **self.metrics(thing)}
-        file, arrays = self.folder(thing) / COUNTS, {}
+        metrics = {"id": record.id, **self.metrics(record)}
+        file, arrays = self.folder(record) / COUNTS, {}
         if metrics["evaluations"]:
             arrays = _read(file)
         for name, values in counts.items():
-            target, predicted = np.concatenate([classes[name][:, None], values.sum(1)], 1), values[:, 1]
+            classes = np.array([e.class_id for e in lists[name]], np.int64)
+            target, predicted = np.concatenate([classes[:, None], values.sum(1)], 1), values[:, 1]
             key = f"target-{_digest(target)}"
             arrays |= {key: _small(target), name: _small(predicted)}
-            metrics["evaluations"][name] = {"counts": _digest(target, predicted), "target": key, **about[name]}
+            metrics["evaluations"][name] = {
+                "counts": _digest(target, predicted),
+                "target": key,
+                "episodes": episodes.digest(episodes.to_json(benchmark, lists[name])),
+                "data": benchmark.digest[:16],
+            }
+            for metric in METRICS:
+                metrics["evaluations"][name][metric] = (
+                    round(mean_iou(values, classes, metric), 4) if len(values) else None
+                )
         np.savez_compressed(buffer := BytesIO(), **{n: arrays[n] for n in sorted(arrays)})  # type: ignore[arg-type]
         write(file, buffer.getvalue())
-        write(self.folder(thing) / "metrics.json", to_json(metrics))
+        write(self.folder(record) / "metrics.json", to_json(metrics))
 
 
 def _read(file: Path, *names: str) -> Counts:

@@ -118,7 +118,7 @@ def as_text(reader: Reader, experiment: Experiment) -> str:
                 ["effect"],
                 None,
             ).to_string(index=False),
-            f"Yardsticks, {METRIC_NAMES[experiment.metric]}",
+            f"Baselines, {METRIC_NAMES[experiment.metric]}",
             wide(results.yardsticks(reader, experiment), ["yardstick"], experiment.metric, intervals=()).to_string(
                 index=False
             ),
@@ -244,9 +244,9 @@ def missing(reader: Reader, experiment: Experiment) -> list[str]:
 
 def protocol(reader: Reader, experiment: Experiment) -> str:
     """The setting that stands beside every number."""
-    t, about = reader.sizes.training, reader.about
+    t, about = reader.setting.training, reader.about
     rendered = reader.benchmark == "shapes"
-    usual = reader.sizes.recipe.diversity
+    usual = reader.setting.recipe.diversity
     diversities = _listed(usual if row.diversity is None else row.diversity for row in experiment.rows)
     recipe = f", diversity {diversities or f'{usual:g}'}" if rendered else ""
     shown = " (each shows the classes of one fold only)" if rendered else ""
@@ -263,7 +263,7 @@ def protocol(reader: Reader, experiment: Experiment) -> str:
         f"images{shown}, folds {_tested(about)}; training images with novel classes {novel}. "
         f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
         f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
-        f"augmentation: {t.augment}, {t.precision}; last checkpoint. {reader.sizes.episodes} episodes per fold and "
+        f"augmentation: {t.augment}, {t.precision}; last checkpoint. {reader.setting.episodes} episodes per fold and "
         f"seed, {shots} shot{fewer}, class first; seeds: {len(reader.seeds)}; beta {Variant().beta:g} in "
         f"training, {betas} in testing; scale {scales}; scored at each query's own size. Intervals: 95 %, "
         "bootstrap over query images within classes"
