@@ -2,16 +2,20 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpnet import __version__, io
-from dpnet.io import DPNetError
+from dpnet.io import DPNetError, Places, write
 
 if TYPE_CHECKING:
     from dpnet.data import Benchmark
+
+Verb = Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +32,20 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    prepare = verbs.add_parser("prepare", help="render, or fetch what is absent of, and index, a benchmark")
+    def add(name: str, verb: Verb, what: str, *parents: Parser) -> Parser:
+        one = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", parents=parents)
+        one.set_defaults(call=verb)
+        return one
+
+    _add_data_verbs(add)
+    _add_target_verbs(add)
+    _add_model_verbs(add)
+    _add_result_verbs(add)
+    return top
+
+
+def _add_data_verbs(add: Callable[..., Parser]) -> None:
+    prepare = add("prepare", _prepare, "render, or fetch what is absent of, and index, a benchmark")
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
@@ -37,132 +54,111 @@ def parser() -> Parser:
         prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
     prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
     prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
-    check = verbs.add_parser("check", help="decode everything again, count, and compare with known counts")
+    check = add("check", _check, "decode everything again, count, and compare with known counts")
     check.add_argument("benchmark", help="a prepared benchmark")
     check.add_argument("--root", type=Path, help="the data folder [data]")
     check.add_argument("--preset", default="quick", help="whose sizes were rendered [quick]")
 
-    predict = verbs.add_parser("predict", help="segment your own image with a trained run")
+
+def _add_target_verbs(add: Callable[..., Parser]) -> None:
+    setting = (_setting(), _folders(), _device())
+    several, one_fold = Parser(add_help=False), Parser(add_help=False)
+    targets = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
+    several.add_argument("target", help=targets)
+    several.add_argument("--seeds", type=positive, default=1, help="trainings per variant and fold [1]")
+    several.add_argument("--jobs", type=positive, default=1, help="cohorts at a time [1]")
+    several.add_argument("--cluster", default="", help="slurm, or a Dask scheduler's address [this machine]")
+    one_fold.add_argument("target", nargs="?", default="table3", help=f"{targets} [table3]")
+    one_fold.add_argument("--fold", type=natural, default=0, help="whose classes are novel [0]")
+    one_fold.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
+    one_fold.add_argument("--diversity", type=float, help="of shapes, for target diversity [the preset's]")
+    one_fold.add_argument("--seed", type=natural, default=0, help="of parameters, episodes and dropout [0]")
+    add("plan", _plan, "show what a target needs, and run nothing", several, *setting)
+    add("reproduce", _reproduce, "make a target: train, score, write CSVs and notebooks", several, *setting)
+    add("train", _run, "train and score a target's variants on one fold, without notebooks", one_fold, *setting)
+    add("evaluate", _run, "print the scores of a target's runs on one fold", one_fold, *setting)
+
+
+def _add_model_verbs(add: Callable[..., Parser]) -> None:
+    trained = Parser(add_help=False)
+    trained.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
+    trained.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
+    predict = add("predict", _predict, "segment your own image with a trained run", trained)
     predict.add_argument(
         "--support", type=Path, action="append", required=True, help="an image; repeat for more shots"
     )
     predict.add_argument(
-        "--mask", type=Path, action="append", required=True,
+        "--mask",
+        type=Path,
+        action="append",
+        required=True,
         help="its mask, PNG (ids, or white on black) or JSON with polygons; one for each support",
-    )  # fmt: skip
+    )
     predict.add_argument("--query", type=Path, required=True, help="the image to segment")
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
-    predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with what was found in colour")
+    predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with its foreground in colour")
     predict.add_argument("--probability", type=Path, help="PNG of 16 bits to write: 0 to 65535 for 0 to 1")
-
-    export = verbs.add_parser("export", help="write a trained run as a program that torch alone runs")
+    export = add("export", _export, "write a trained run as a program that needs only torch", trained)
     export.add_argument("--out", type=Path, required=True, help=".pt2 file to write, for torch.export.load")
-    export.add_argument("--shots", type=positive, default=1, help="supports that it takes [1]")
-    for one in (predict, export):
-        one.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
-        one.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
+    export.add_argument("--shots", type=positive, default=1, help="number of supports that it takes [1]")
 
-    report = verbs.add_parser(
-        "report", help="tables, reports and README from the results that are there; trains nothing"
+
+def _add_result_verbs(add: Callable[..., Parser]) -> None:
+    report = add(
+        "report", _report, "write tables, reports and README from the results; train nothing", _folders("results")
     )
     report.add_argument("--benchmark", help="one only [all that have results]")
     report.add_argument("--preset", default="quick", help="its preset [quick]")
-    report.add_argument("--results", type=Path, help="the folder of all results [results]")
-    site = verbs.add_parser("site", help="static pages of all results, in results/site")
-    site.add_argument("--results", type=Path, help="the folder of all results [results]")
-
-    choose = verbs.add_parser("choose", help="compare recipes on training images of classes that no table tests")
-    choose.add_argument("--benchmark", default="pascal-mini", help="whose [pascal-mini]")
-    choose.add_argument("--preset", default="quick", help="its preset [quick]")
-    choose.add_argument("--data", type=Path, help="the data folder [data]")
-    choose.add_argument("--results", type=Path, help="the folder of all results [results]")
-    choose.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
-
-    explorer = verbs.add_parser("explore", help="JupyterLab on predictions: move the threshold, click on cells")
-    explorer.add_argument(
-        "--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]"
+    add("site", _site, "write static pages of all results, in results/site", _folders("results"))
+    explore = add(
+        "explore", _explore, "open JupyterLab on stored predictions, to move the threshold", _setting(), _folders()
     )
-    explorer.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
-    explorer.add_argument("--data", type=Path, help="the data folder [data]")
-    explorer.add_argument("--results", type=Path, help="the folder of all results [results]")
-    explorer.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
-
-    speed = verbs.add_parser("speed", help="measure this package against the field's habits, on this machine")
+    explore.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+    choose = "compare recipes on training images of classes that no table tests"
+    add("choose", _script, choose, _setting("pascal-mini"), _folders(), _device())
+    speed = add("speed", _script, "measure this package against usual code, on this machine", _folders(), _device())
     speed.add_argument("--preset", default="quick", help="sizes, of shapes [quick]")
-    speed.add_argument("--data", type=Path, help="the data folder [data]")
-    speed.add_argument("--results", type=Path, help="the folder of all results [results]")
-    speed.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
 
-    whole = {
-        "plan": "say what a target needs, and run nothing",
-        "reproduce": "everything that a target consists of: runs, CSV, executed notebooks",
-        "train": "train a target's variants on one fold, without notebooks",
-        "evaluate": "print the scores of a target's runs on one fold",
-    }
-    for verb, what in whole.items():
-        one = verbs.add_parser(verb, help=what)
-        one.add_argument(
-            "target",
-            nargs="?" if verb in ("train", "evaluate") else None,
-            default="table3",
-            help="table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all",
-        )
-        one.add_argument("--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]")
-        one.add_argument("--preset", default="quick", help="tiny, quick, mini or paper [quick]")
-        one.add_argument("--data", type=Path, help="the data folder [data]")
-        one.add_argument("--results", type=Path, help="the folder of all results [results]")
-        one.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
-        if verb in ("plan", "reproduce"):
-            one.add_argument("--seeds", type=positive, default=1, help="trainings per variant and fold [1]")
-            one.add_argument("--jobs", type=positive, default=1, help="cohorts at a time [1]")
-            one.add_argument("--cluster", default="", help="slurm, or a Dask scheduler's address [this machine]")
-        else:
-            one.add_argument("--fold", type=natural, default=0, help="whose classes are novel [0]")
-            one.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
-            one.add_argument("--diversity", type=float, help="of shapes, for target diversity [the preset's]")
-            one.add_argument("--seed", type=natural, default=0, help="of parameters, episodes and dropout [0]")
-    return top
+
+def _setting(benchmark: str = "shapes") -> Parser:
+    shared, names = Parser(add_help=False), "shapes, pascal, pascal-mini, coco or folder"
+    shared.add_argument("--benchmark", default=benchmark, help=f"{names} [{benchmark}]")
+    shared.add_argument("--preset", default="quick", help="sizes: tiny, quick, mini or paper [quick]")
+    return shared
+
+
+def _folders(*names: str) -> Parser:
+    shared = Parser(add_help=False)
+    for name in names or ("data", "results"):
+        shared.add_argument(f"--{name}", type=Path, help=f"the folder of all {name} [{name}]")
+    return shared
+
+
+def _device() -> Parser:
+    shared = Parser(add_help=False)
+    shared.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+    return shared
 
 
 def positive(text: str) -> int:
-    """A number of things."""
+    """A number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """A number that counts from 0."""
+    """A number from 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb.
-
-    Arguments:
-        arguments: None: the process's.
-
-    Returns:
-        the exit code; 1 after an error of the user's, said in one line.
-    """
+    """Run a verb, and return the exit code; 1 after an error that the user can mend, printed in one line."""
     options = parser().parse_args(arguments)
-    for name, variable in (("root", "DPNET_DATA"), ("data", "DPNET_DATA"), ("results", "DPNET_RESULTS")):
-        if getattr(options, name, None) is not None:
-            # Whole, since notebooks' kernels work in the checkout, wherever the command was typed.
-            os.environ[variable] = str(getattr(options, name).expanduser().absolute())
-    verbs: dict[str, Callable[[argparse.Namespace], None]] = {
-        "prepare": _prepare,
-        "check": _check,
-        "plan": _plan,
-        "reproduce": _reproduce,
-        "report": _report,
-    }
-    verbs |= {"site": _site, "speed": _speed, "choose": _choose, "explore": _explore}
-    verbs |= {"train": _run, "evaluate": _run, "predict": _predict, "export": _export}
     try:
-        verbs[options.verb](options)
+        code = options.call(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has what it wanted, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -177,12 +173,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dpnet: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
+
+
+def _places(options: argparse.Namespace) -> Places:
+    """Where a verb works; for machines that are elsewhere, the device is left for them to find."""
+    given: dict[str, Any] = vars(options)
+    device: Any = given.get("device")
+    elsewhere = given.get("cluster") and device in io.DEVICES
+    at = io.places(given.get("root") or given.get("data"), given.get("results"), "cpu" if elsewhere else device)
+    return replace(at, device=device) if elsewhere else at
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from dpnet import data as benchmarks
-    from dpnet import io
     from dpnet.companion import presets
 
     if options.benchmark == "folder":
@@ -193,7 +197,7 @@ def _prepare(options: argparse.Namespace) -> None:
             images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
         if None in (images, labels, classes):
             raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(images, labels, classes, io.places().data, options.folds, lists)
+        found = benchmarks.prepare_folder(images, labels, classes, _places(options).data, options.folds, lists)
         tests = sum(entry.split == "val" for entry in found.entries)
         print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
         cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
@@ -210,7 +214,7 @@ def _prepare(options: argparse.Namespace) -> None:
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
             way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
             raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
-        found = benchmarks.prepare(options.benchmark, io.places().data, recipe, fetch=not options.offline)
+        found = benchmarks.prepare(options.benchmark, _places(options).data, recipe, fetch=not options.offline)
     print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
 
 
@@ -220,11 +224,10 @@ def _folds(benchmark: "Benchmark") -> str:
 
 def _check(options: argparse.Namespace) -> None:
     from dpnet import data as benchmarks
-    from dpnet import io
     from dpnet.companion import presets
 
     recipe = presets.resolve(options.benchmark, options.preset).recipe
-    found = benchmarks.load(options.benchmark, io.places().data, recipe)
+    found = benchmarks.load(options.benchmark, _places(options).data, recipe)
     print(benchmarks.check(found).to_string())
     known = benchmarks.known(found)
     if len(known):
@@ -233,12 +236,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from dpnet import data
-    from dpnet.companion import experiments, presets, runner
+    from dpnet.companion import cohort, experiments, presets
 
-    setting, at = presets.resolve(options.benchmark, options.preset), io.places()
+    setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     experiments.several(options.target, options.benchmark)
     benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
-    table = runner.plan(runner.cohorts(options.target, setting, benchmark, options.seeds, at.results))
+    table = cohort.plan(cohort.cohorts(options.target, setting, benchmark, options.seeds, at.results))
     total = table.drop(columns="cohort").sum()
     print(table.to_string(index=False))
     print(
@@ -249,17 +252,18 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from dpnet.companion import presets, report, runner, tables
+    from dpnet.companion import notebooks, presets, report, runner, tables
     from dpnet.companion.results import Reader
 
-    setting = presets.resolve(options.benchmark, options.preset)
-    _device(options.device, elsewhere=bool(options.cluster))
-    asked = runner.train_all(options.target, setting, io.places(), options.seeds, options.jobs, options.cluster)
-    reader = Reader(options.benchmark, options.preset, seeds=options.seeds)
-    report.write_tables(reader, asked)
+    setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
+    asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
+    reader = Reader(options.benchmark, options.preset, at.results, options.seeds)
+    with notebooks.kernel_environment(at):
+        report.write_tables(reader, asked)
+        if options.target == "all":
+            report.publish(reader)
     if options.target == "all":
-        report.publish(reader)
-        print(report.overview(options.benchmark, options.preset, reader.store.root.parent).to_string(index=False))
+        print(report.overview(options.benchmark, options.preset, at.results).to_string(index=False))
     else:
         print(*(tables.as_text(reader, experiment) for experiment in asked), sep="\n\n")
 
@@ -276,8 +280,7 @@ def _run(options: argparse.Namespace) -> None:
             raise DPNetError(
                 f"--diversity {options.diversity:g}: {options.target} {known}: it is of target diversity"
             )
-    _device(options.device)
-    setting, at = presets.resolve(options.benchmark, options.preset), io.places()
+    setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     cohort = runner.Cohort(
         options.target, setting, options.fold, options.seed, at.results, options.diversity, options.variant
     )
@@ -294,7 +297,7 @@ def _run(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from dpnet import io, predict
+    from dpnet import predict
     from dpnet.data import images
 
     given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
@@ -312,12 +315,12 @@ def _predict(options: argparse.Namespace) -> None:
     )
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, *images.MARK])
-    io.write(options.out, images.png(picture), "--out")
+    write(options.out, images.png(picture), "--out")
     if options.overlay:
-        io.write(options.overlay, images.png(images.overlay(options.query, mask)), "--overlay")
+        write(options.overlay, images.png(images.overlay(options.query, mask)), "--overlay")
     if options.probability:
         levels = Image.fromarray((probability * 65535).round().astype("uint16"))
-        io.write(options.probability, images.png(levels), "--probability")
+        write(options.probability, images.png(levels), "--probability")
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
 
 
@@ -333,52 +336,36 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from dpnet.companion import report
+    from dpnet.companion import notebooks, report
 
-    report.publish_all(options.benchmark, options.preset)
+    with notebooks.kernel_environment(_places(options)):
+        report.publish_all(options.benchmark, options.preset)
 
 
-def _site(_: argparse.Namespace) -> None:
-    from dpnet import io
+def _site(options: argparse.Namespace) -> None:
     from dpnet.companion import site
 
-    pages = site.build(io.places().results, io.places().results / "site")
-    print(f"{len(pages)} pages: open {io.places().results / 'site' / 'index.html'}")
-
-
-def _choose(options: argparse.Namespace) -> None:
-    from dpnet.companion import choose
-
-    table = choose.choose(options.benchmark, options.preset, _device(options.device))
-    wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
-    print(wide.round(1).to_string())
+    results = _places(options).results
+    pages = site.build(results, results / "site")
+    print(f"{len(pages)} pages: open {results / 'site' / 'index.html'}")
 
 
 def _explore(options: argparse.Namespace) -> None:
-    from dpnet.companion import explorer
+    from dpnet.companion import explorer, notebooks
 
-    explorer.serve(explorer.cohort(options.benchmark, options.preset), not options.no_browser)
-
-
-def _speed(options: argparse.Namespace) -> None:
-    from dpnet.companion import speed
-
-    speed.run(options.preset, _device(options.device))
+    with notebooks.kernel_environment(_places(options)):
+        explorer.serve(explorer.cohort(options.benchmark, options.preset), not options.no_browser)
 
 
-def _device(name: str, elsewhere: bool = False) -> str:
-    """Check a device, and let notebooks' kernels use it; on machines that are elsewhere, "auto" is what they have."""
-    from dpnet import io
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise DPNetError(f"unknown device {name!r}: choose from auto, cpu, cuda")
-    os.environ["DPNET_DEVICE"] = name
-    if elsewhere:
-        return name
-    os.environ["DPNET_DEVICE"] = name = io.places().device
-    if name == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise DPNetError("no CUDA device is to be had here: DEVICE=cpu")
-    return name
+def _script(options: argparse.Namespace) -> int:
+    """Start `scripts/VERB.py`, which is in the checkout and not in the package."""
+    script, at = io.ROOT / "scripts" / f"{options.verb}.py", _places(options)
+    if not script.exists():
+        raise DPNetError(
+            f"{script}: not there: `{options.verb}` needs a checkout of the project, not the package alone"
+        )
+    command = [sys.executable, str(script), "--preset", options.preset]
+    command += [word for name, value in vars(at).items() for word in (f"--{name}", str(value))]
+    if "benchmark" in options:
+        command += ["--benchmark", options.benchmark]
+    return subprocess.run(command, check=False).returncode

@@ -6,7 +6,6 @@ What is seen is a pure function of (file, episode, threshold, cell); `views.py` 
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from PIL import Image
 
 from dpnet import data as benchmarks
 from dpnet import evaluate, io
-from dpnet.companion import presets, runner
+from dpnet.companion import notebooks, presets, runner
 from dpnet.companion.experiments import BETAS
 from dpnet.companion.results import Reader
 from dpnet.companion.runner import Cohort
@@ -323,7 +322,6 @@ def serve(of: Cohort, browser: bool = True) -> None:
         from papermill import execute_notebook
     except ImportError as error:
         raise DPNetError(f"the explorer needs {error.name}: pip install -e '.[notebooks]'") from None
-    os.environ["DPNET_RESULTS"] = str(io.places().results)  # the kernel lives in another folder
     with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside:
         parameters = {"benchmark": of.usual.benchmark, "preset": of.usual.preset}
         copy = Path(aside) / "explore.ipynb"
@@ -332,8 +330,7 @@ def serve(of: Cohort, browser: bool = True) -> None:
         quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
         (Path(aside) / ".config" / "labconfig").mkdir(parents=True)
         (Path(aside) / ".config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(quiet))
-        layers = [f"{aside}/.config", os.environ.get("JUPYTER_CONFIG_PATH", "")]
-        os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, layers))
+        notebooks.set_environment(io.places().results, Path(aside) / ".config")
         settings = {
             "ServerApp.root_dir": aside,
             "ServerApp.ip": "127.0.0.1",

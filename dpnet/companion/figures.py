@@ -15,6 +15,7 @@ from dpnet import data as benchmarks
 from dpnet import episodes, evaluate, io
 from dpnet.companion import experiments, results, runner
 from dpnet.companion.cycles import Cycle
+from dpnet.companion.examples import load_examples
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, YARDSTICKS, Reader
 from dpnet.config import Run
@@ -374,7 +375,7 @@ def _listed(cohort: "runner.Cohort") -> tuple[Benchmark, list[Episode]]:
 def _strips(
     cohort: "runner.Cohort", benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: Run
 ) -> Figure:
-    masks = runner.examples(cohort, run)
+    masks = load_examples(cohort, run)
     titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")
     figure, axes = plt.subplots(
         4, len(chosen), figsize=(1.7 * len(chosen) + 0.3, 7.2), layout="constrained", squeeze=False
