@@ -61,7 +61,7 @@ def _add_data_verbs(add: Callable[..., Parser]) -> None:
 
 
 def _add_target_verbs(add: Callable[..., Parser]) -> None:
-    setting = (_setting(), _folders(), _device())
+    setting = _shared("benchmark", "preset", "data", "results", "device")
     several, one_fold = Parser(add_help=False), Parser(add_help=False)
     targets = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
     several.add_argument("target", help=targets)
@@ -73,10 +73,10 @@ def _add_target_verbs(add: Callable[..., Parser]) -> None:
     one_fold.add_argument("--variant", help="one variant only, e.g. pim+msf+ccm [all of the target's]")
     one_fold.add_argument("--diversity", type=float, help="of shapes, for target diversity [the preset's]")
     one_fold.add_argument("--seed", type=natural, default=0, help="of parameters, episodes and dropout [0]")
-    add("plan", _plan, "show what a target needs, and run nothing", several, *setting)
-    add("reproduce", _reproduce, "make a target: train, score, write CSVs and notebooks", several, *setting)
-    add("train", _run, "train and score a target's variants on one fold, without notebooks", one_fold, *setting)
-    add("evaluate", _run, "print the scores of a target's runs on one fold", one_fold, *setting)
+    add("plan", _plan, "show what a target needs, and run nothing", several, setting)
+    add("reproduce", _reproduce, "make a target: train, score, write CSVs and notebooks", several, setting)
+    add("train", _run, "train and score a target's variants on one fold, without notebooks", one_fold, setting)
+    add("evaluate", _run, "print the scores of a target's runs on one fold", one_fold, setting)
 
 
 def _add_model_verbs(add: Callable[..., Parser]) -> None:
@@ -84,16 +84,9 @@ def _add_model_verbs(add: Callable[..., Parser]) -> None:
     trained.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
     trained.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
     predict = add("predict", _predict, "segment your own image with a trained run", trained)
-    predict.add_argument(
-        "--support", type=Path, action="append", required=True, help="an image; repeat for more shots"
-    )
-    predict.add_argument(
-        "--mask",
-        type=Path,
-        action="append",
-        required=True,
-        help="its mask, PNG (ids, or white on black) or JSON with polygons; one for each support",
-    )
+    masks = "its mask, PNG (ids, or white on black) or JSON with polygons; one for each support"
+    for name, what in (("support", "an image; repeat for more shots"), ("mask", masks)):
+        predict.add_argument(f"--{name}", type=Path, action="append", required=True, help=what)
     predict.add_argument("--query", type=Path, required=True, help="the image to segment")
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
     predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with its foreground in colour")
@@ -104,39 +97,32 @@ def _add_model_verbs(add: Callable[..., Parser]) -> None:
 
 
 def _add_result_verbs(add: Callable[..., Parser]) -> None:
-    report = add(
-        "report", _report, "write tables, reports and README from the results; train nothing", _folders("results")
-    )
+    results = _shared("results")
+    report = add("report", _report, "write tables, reports and README from the results; train nothing", results)
     report.add_argument("--benchmark", help="one only [all that have results]")
     report.add_argument("--preset", default="quick", help="its preset [quick]")
-    add("site", _site, "write static pages of all results, in results/site", _folders("results"))
-    explore = add(
-        "explore", _explore, "open JupyterLab on stored predictions, to move the threshold", _setting(), _folders()
-    )
+    add("site", _site, "write static pages of all results, in results/site", results)
+    setting = _shared("benchmark", "preset", "data", "results")
+    explore = add("explore", _explore, "open JupyterLab on stored predictions, to move the threshold", setting)
     explore.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
-    choose = "compare recipes on training images of classes that no table tests"
-    add("choose", _script, choose, _setting("pascal-mini"), _folders(), _device())
-    speed = add("speed", _script, "measure this package against usual code, on this machine", _folders(), _device())
-    speed.add_argument("--preset", default="quick", help="sizes, of shapes [quick]")
+    sizes = _shared("preset", "data", "results", "device")
+    add("speed", _script, "measure this package against usual code on shapes, on this machine", sizes)
+    choose = add("choose", _script, "compare recipes on training images of classes that no table tests", sizes)
+    choose.add_argument("--benchmark", default="pascal-mini", help="whose [pascal-mini]")
 
 
-def _setting(benchmark: str = "shapes") -> Parser:
-    shared, names = Parser(add_help=False), "shapes, pascal, pascal-mini, coco or folder"
-    shared.add_argument("--benchmark", default=benchmark, help=f"{names} [{benchmark}]")
-    shared.add_argument("--preset", default="quick", help="sizes: tiny, quick, mini or paper [quick]")
-    return shared
-
-
-def _folders(*names: str) -> Parser:
+def _shared(*names: str) -> Parser:
+    """A parent with options that several verbs have."""
+    known: dict[str, dict[str, Any]] = {
+        "benchmark": {"default": "shapes", "help": "shapes, pascal, pascal-mini, coco or folder [shapes]"},
+        "preset": {"default": "quick", "help": "sizes: tiny, quick, mini or paper [quick]"},
+        "data": {"type": Path, "help": "the folder of all data [data]"},
+        "results": {"type": Path, "help": "the folder of all results [results]"},
+        "device": {"default": "auto", "help": "cpu, cuda or auto [auto]"},
+    }
     shared = Parser(add_help=False)
-    for name in names or ("data", "results"):
-        shared.add_argument(f"--{name}", type=Path, help=f"the folder of all {name} [{name}]")
-    return shared
-
-
-def _device() -> Parser:
-    shared = Parser(add_help=False)
-    shared.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+    for name in names:
+        shared.add_argument(f"--{name}", **known[name])
     return shared
 
 
@@ -197,16 +183,16 @@ def _prepare(options: argparse.Namespace) -> None:
             images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
         if None in (images, labels, classes):
             raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(images, labels, classes, _places(options).data, options.folds, lists)
-        tests = sum(entry.split == "val" for entry in found.entries)
-        print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
-        cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
+        benchmark = benchmarks.prepare_folder(images, labels, classes, _places(options).data, options.folds, lists)
+        tests = sum(entry.split == "val" for entry in benchmark.entries)
+        print(f"{len(benchmark.entries) - tests} images to train on, {tests} to test; folds: {_folds(benchmark)}")
+        cut, tested = ({c for fold in folds for c in fold} for folds in (benchmark.folds, benchmark.tested))
         for why, classes in (
             ("fewer than two of their images could be set aside for that", cut - tested),
-            ("--folds leaves them out: they are for training", {*range(1, len(found.classes) + 1)} - cut),
+            ("--folds leaves them out: they are for training", {*range(1, len(benchmark.classes) + 1)} - cut),
         ):
             if classes:
-                print(f"not tested, since {why}: {', '.join(found.classes[c - 1] for c in sorted(classes))}")
+                print(f"not tested, since {why}: {', '.join(benchmark.classes[c - 1] for c in sorted(classes))}")
     else:
         recipe = presets.resolve(options.benchmark, options.preset).recipe
         own = next((name for name in ("voc", "images", "labels", "classes", "folds") if getattr(options, name)), None)
@@ -214,8 +200,8 @@ def _prepare(options: argparse.Namespace) -> None:
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
             way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
             raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
-        found = benchmarks.prepare(options.benchmark, _places(options).data, recipe, fetch=not options.offline)
-    print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
+        benchmark = benchmarks.prepare(options.benchmark, _places(options).data, recipe, fetch=not options.offline)
+    print(f"{benchmark.name}: {len(benchmark.entries)} images of {len(benchmark.classes)} classes are ready")
 
 
 def _folds(benchmark: "Benchmark") -> str:
@@ -227,9 +213,9 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet.companion import presets
 
     recipe = presets.resolve(options.benchmark, options.preset).recipe
-    found = benchmarks.load(options.benchmark, _places(options).data, recipe)
-    print(benchmarks.check(found).to_string())
-    known = benchmarks.known(found)
+    benchmark = benchmarks.load(options.benchmark, _places(options).data, recipe)
+    print(benchmarks.check(benchmark).to_string())
+    known = benchmarks.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
 
@@ -272,14 +258,7 @@ def _run(options: argparse.Namespace) -> None:
     from dpnet import data, episodes
     from dpnet.companion import experiments, presets, runner, tables
 
-    asked = experiments.several(options.target, options.benchmark)
-    if options.diversity is not None:
-        values = sorted({row.diversity for one in asked for row in one.rows if row.diversity is not None})
-        if options.diversity not in values:
-            known = f"has {', '.join(f'{value:g}' for value in values)}" if values else "has none to set"
-            raise DPNetError(
-                f"--diversity {options.diversity:g}: {options.target} {known}: it is of target diversity"
-            )
+    experiments.check_diversity(options.target, options.benchmark, options.diversity)
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     cohort = runner.Cohort(
         options.target, setting, options.fold, options.seed, at.results, options.diversity, options.variant
