@@ -102,9 +102,9 @@ _TABLE_1 = Experiment(
             f"DPNet, {name} metric, {k} shot",
             shot=k,
             scales=SCALES,
-            metric=metric,
+            metric=m,
         )
-        for name, metric in _METRICS
+        for name, m in _METRICS
         for k in (1, 5)
     ),
     (difference("5 shots over 1, CANet metric", 1, 0), difference("5 shots over 1, PFENet metric", 3, 2)),
