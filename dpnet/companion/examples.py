@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpnet.companion.experiments import PAPER_METRIC, qualitative_examples
-from dpnet.companion.store import Counts
+from dpnet.companion.store import Counts, Store
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene, first_of_each_class, predictions
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
 
 
-def load_examples(cohort: "Cohort", run: Run) -> dict[int, np.ndarray]:
+def load_examples(store: Store, run: Run) -> dict[int, np.ndarray]:
     """Stored predictions of a run: episode -> uint8 [2, H, W], auxiliary and main branch."""
-    with np.load(_file(cohort, run)) as stored:
+    with np.load(_file(store, run)) as stored:
         side = run.recipe.size
         masks = np.unpackbits(stored["masks"], axis=-1, count=side * side).reshape(-1, 2, side, side)
         return dict(zip(stored["episodes"].tolist(), masks, strict=True))
@@ -47,8 +47,8 @@ def save_examples(
     masks = predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
     np.savez_compressed(buffer := BytesIO(), episodes=np.array(numbers), masks=packed)
-    write(_file(cohort, run), buffer.getvalue())
+    write(_file(cohort.store, run), buffer.getvalue())
 
 
-def _file(cohort: "Cohort", run: Run) -> Path:
-    return cohort.store.folder(run) / "examples.npz"
+def _file(store: Store, run: Run) -> Path:
+    return store.folder(run) / "examples.npz"

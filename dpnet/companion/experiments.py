@@ -97,14 +97,8 @@ _TABLE_1 = Experiment(
     "table1",
     "One shot and five (the paper: PASCAL-5i)",
     tuple(
-        Row(
-            {"method": f"DPNet({name})", "shot": k},
-            f"DPNet, {name} metric, {k} shot",
-            shot=k,
-            scales=SCALES,
-            metric=m,
-        )
-        for name, m in _METRICS
+        Row({"method": f"DPNet({n})", "shot": k}, f"DPNet, {n} metric, {k} shot", shot=k, scales=SCALES, metric=m)
+        for n, m in _METRICS
         for k in (1, 5)
     ),
     (difference("5 shots over 1, CANet metric", 1, 0), difference("5 shots over 1, PFENet metric", 3, 2)),

@@ -18,6 +18,7 @@ from dpnet.companion.cycles import Cycle
 from dpnet.companion.examples import load_examples
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, YARDSTICKS, Reader
+from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
@@ -259,14 +260,13 @@ def gains(reader: Reader, experiment: Experiment) -> Figure:
     return figure
 
 
-def loss_curves(cohort: "runner.Cohort") -> Figure:
-    """L_seg, L_aux and L_dis of a cohort's runs against the step."""
-    runs = cohort.runs
+def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
+    """L_seg, L_aux and L_dis of some runs against the step."""
     many = len(runs) > 8
     colours = sns.color_palette("cividis", len(runs)) if many else COLOURS
     figure, panels = plt.subplots(1, 3, figsize=(11, 5 if many else 3.6), layout="constrained")
     for number, run in enumerate(runs):
-        curve = np.array(cohort.store.history(run))
+        curve = np.array(store.history(run))
         for column, axis in enumerate(panels, 1):
             axis.plot(
                 curve[:, 0],
@@ -289,19 +289,21 @@ def loss_curves(cohort: "runner.Cohort") -> Figure:
     return figure
 
 
-def predictions(cohort: "runner.Cohort") -> Figure:
+def predictions(store: Store, run: Run, count: int) -> Figure:
     """Support, ground truth, and what the full model says without and with the pseudo-prototype.
 
     One column per class of the fold: the list's first episode of that class, whatever it looks like.
 
     Arguments:
-        cohort: finished, on a rendered benchmark.
+        store: where the run is.
+        run: finished, on a rendered benchmark.
+        count: episodes of the fold's list.
 
     Returns:
         the figure.
     """
-    benchmark, listed = _listed(cohort)
-    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.example_run)
+    benchmark, listed = _listed(run, count)
+    return _strips(store, benchmark, listed, evaluate.first_of_each_class(listed), run)
 
 
 def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:
@@ -315,11 +317,11 @@ def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:
     Returns:
         the figure.
     """
-    benchmark, listed = _listed(cohort)
+    run = next(r for r in cohort.runs if r.variant == experiment.best.variant)
+    benchmark, listed = _listed(run, cohort.usual.episodes)
     reader = Reader(cohort.usual.benchmark, cohort.usual.preset, seeds=cohort.seed + 1)
     chosen = results.looks(reader, experiment, cohort.fold).query(f"rule == '{rule}'")
-    run = next(r for r in cohort.runs if r.variant == experiment.best.variant)
-    return _strips(cohort, benchmark, listed, list(chosen.episode), run)
+    return _strips(cohort.store, benchmark, listed, list(chosen.episode), run)
 
 
 def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]) -> Figure:
@@ -367,15 +369,13 @@ def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle
     return figure
 
 
-def _listed(cohort: "runner.Cohort") -> tuple[Benchmark, list[Episode]]:
-    benchmark = benchmarks.load(cohort.usual.benchmark, io.places().data, cohort.setting.recipe)
-    return benchmark, episodes.test_episodes(benchmark, cohort.fold, 1, cohort.seed, cohort.usual.episodes)
+def _listed(run: Run, count: int) -> tuple[Benchmark, list[Episode]]:
+    benchmark = benchmarks.load(run.benchmark, io.places().data, run.recipe)
+    return benchmark, episodes.test_episodes(benchmark, run.fold, 1, run.seed, count)
 
 
-def _strips(
-    cohort: "runner.Cohort", benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: Run
-) -> Figure:
-    masks = load_examples(cohort, run)
+def _strips(store: Store, benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: Run) -> Figure:
+    masks = load_examples(store, run)
     titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")
     figure, axes = plt.subplots(
         4, len(chosen), figsize=(1.7 * len(chosen) + 0.3, 7.2), layout="constrained", squeeze=False

@@ -89,7 +89,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
     """Execute a template.
 
     Arguments:
-        name: of the template in `notebooks/`, without its suffix.
+        name: of the notebook, without its suffix; see `template`.
         output: the executed notebook; written only on success, without timestamps and random ids. A failed one
             stays beside it as `.failed.ipynb`.
         parameters: for its parameters cell.
@@ -123,7 +123,7 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
 
     try:
         papermill.execute_notebook(
-            TEMPLATES / f"{name}.ipynb",
+            template(name),
             aside,
             dict(parameters),
             kernel_name="python3",
@@ -174,14 +174,20 @@ def _beside_others() -> None:
     end_with_parent()
 
 
+def template(name: str) -> Path:
+    """The template of an executed notebook: its own, or the one that all tables share."""
+    own = TEMPLATES / f"{name}.ipynb"
+    return own if own.exists() else TEMPLATES / "table.ipynb"
+
+
 def source(name: str, output: Path) -> str:
     """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale.
 
     A training notebook was made from its template; the others also from the CSVs beside them (the report from all,
     the explorer from what is stored for it), and from the code that reads and draws results.
     """
-    template = json.loads((TEMPLATES / f"{name}.ipynb").read_text())
-    digest = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
+    cells = json.loads(template(name).read_text())["cells"]
+    digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
         beside += sorted(output.parent.glob(f"{name}.npz"))
