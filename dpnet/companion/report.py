@@ -449,7 +449,7 @@ def write_readme() -> None:
     README.write_text(filled(README.read_text()))
     print("README.md: numbers are those of results/")
     try:
-        figure = figures.predictions(SHOWN)
+        figure = figures.predictions(SHOWN.store, SHOWN.example_run, SHOWN.usual.episodes)
     except (DPNetError, FileNotFoundError):
         return  # a checkout whose benchmark was never rendered keeps the picture that it has
     figure.savefig(SHOWN.store.root / "episodes.png", dpi=80, metadata={"Software": None})
