@@ -25,25 +25,26 @@ import pandas as pd
 import psutil
 import pytest
 
-from dpnet import io
+from dpnet import cli, io
 from dpnet.companion import cluster
+from dpnet.io import Places
 
-ROOT = Path(__file__).parents[1]
 World = tuple[Path, dict[str, bytes]]
 LEFT_BEHIND = 10.0  # seconds within which every process of a killed driver is gone
+FINISHED = ("checkpoint.safetensors", "metrics.json", "counts.npz", "train/")
+LOG: list[dict[str, object]] = []  # of each fault: what was lost, and after how long work went on
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.name != "throughput.json")
-    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
+def words(folder: Path, verb: str, *more: str) -> list[str]:
+    return [verb, "table3", "--preset=tiny", f"--data={folder.parent / 'data'}", f"--results={folder}", *more]
 
 
 def start(folder: Path, *more: str, verb: str = "train", limit: int | None = None) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DPNET_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "dpnet", verb, "table3", "--preset", "tiny",
-         "--data", str(folder.parent / "data"), "--results", str(folder), *more],
-        env={**environment, "DPNET_SAVE_EVERY": "0.5"}, cwd=ROOT, text=True,
+        [sys.executable, "-m", "dpnet", *words(folder, verb, *more)],
+        env={**environment, "DPNET_SAVE_EVERY": "0.5"}, cwd=io.ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
@@ -51,22 +52,26 @@ def start(folder: Path, *more: str, verb: str = "train", limit: int | None = Non
 
 def finished(folder: Path, *more: str, verb: str = "train") -> str:
     process = start(folder, *more, verb=verb)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return said
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    return printed
+
+
+def snapshot(folder: Path, *kinds: str) -> dict[str, bytes]:
+    files = {str(f.relative_to(folder)): f for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {name: f.read_bytes() for name, f in files.items() if not kinds or any(k in name for k in kinds)}
 
 
 def processes(folder: Path, name: str = "") -> list[psutil.Process]:
     """Every process that works on these results."""
-    found = []
+    result = []
     for process in psutil.process_iter():
-        try:
-            mine = process.environ().get("DPNET_RESULTS") == str(folder) or str(folder) in process.cmdline()
-            if mine and name in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            line = " ".join(process.cmdline())
+            works = process.environ().get("DPNET_RESULTS") == str(folder) or f"--results={folder}" in line
+            if works and name in line and process.status() != psutil.STATUS_ZOMBIE:
+                result.append(process)
+    return result
 
 
 def wait_until_gone(folder: Path) -> None:
@@ -92,36 +97,26 @@ def undisturbed(world: World) -> tuple[dict[str, bytes], float]:
     return snapshot(world[0] / "undisturbed"), time.monotonic() - begun
 
 
-LOG: list[dict[str, object]] = []
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _table() -> Iterator[None]:
     yield
     if len(LOG) < 20:
         return
-    found = pd.DataFrame(LOG).groupby("fault", sort=False)
-    table = found.agg(
-        times=("lost", "size"), lost=("lost", "sum"), median=("recovery", "median"), longest=("recovery", "max")
-    )
-    table = table.round(1).rename(columns={
-        "times": "times injected", "lost": "finished files lost", "median": "work goes on after (s, median)",
-        "longest": "longest (s)",
-    })  # fmt: skip
-    file = ROOT / "results" / "faults" / f"cpu-{os.cpu_count()}-cores.csv"
+    columns = {
+        "times injected": ("lost", "size"),
+        "finished files lost": ("lost", "sum"),
+        "work goes on after (s, median)": ("recovery", "median"),
+        "longest (s)": ("recovery", "max"),
+    }
+    table = pd.DataFrame(LOG).groupby("fault", sort=False).agg(**columns).round(1)
+    file = io.ROOT / "results" / "faults" / f"cpu-{os.cpu_count()}-cores.csv"
     io.write(file, table.reset_index().to_csv(index=False, lineterminator="\n").encode())
     print(f"\n\n{table.to_string()}")
 
 
-def whole_files(folder: Path) -> dict[str, bytes]:
-    """What is finished: trained heads, scores, executed notebooks."""
-    kinds = ("checkpoint.safetensors", "metrics.json", "counts.npz", "train/")
-    return {name: content for name, content in snapshot(folder).items() if any(kind in name for kind in kinds)}
-
-
 def note(fault: str, results: Path, before: dict[str, bytes], begun: float) -> None:
     """What a fault came to; nothing that was finished may be lost."""
-    after, recovery = whole_files(results), time.monotonic() - begun
+    after, recovery = snapshot(results, *FINISHED), time.monotonic() - begun
     lost = sum(after.get(name) != content for name, content in before.items())
     LOG.append({"fault": fault, "lost": lost, "recovery": recovery})
     assert not lost
@@ -138,8 +133,7 @@ def until_it_goes_on(results: Path, driver: subprocess.Popen[str], since: float)
 
 def counted(results: Path) -> None:
     """The plan says what the files say."""
-    said = finished(results, verb="plan").splitlines()
-    (line,) = [text for text in said if " runs, " in text]
+    (line,) = [text for text in finished(results, verb="plan").splitlines() if " runs, " in text]
     runs, done, to_score, to_train = (
         int(re.search(rf"(\d+) {what}", line)[1]) for what in ("runs", "finished", "to score", "to train")
     )
@@ -147,6 +141,9 @@ def counted(results: Path) -> None:
     scored = [file for file in heads if (file.parent / "metrics.json").exists()]
     assert (runs, to_train) == (12, 12 - len(heads))
     assert (done, to_score) == (len(scored), len(heads) - len(scored))
+
+
+# ---- kills
 
 
 # Seven drivers, seven workers and six kernels: twenty moments in all.
@@ -161,18 +158,18 @@ def test_killed_at_random_moments(
     results = world[0] / f"killed-{jobs}"
     expected, whole = undisturbed
     if jobs > 1:  # each with fewer threads, so that sums are in another order
-        finished(world[0] / "beside", "--jobs", str(jobs), verb="reproduce")
+        finished(world[0] / "beside", f"--jobs={jobs}", verb="reproduce")
         expected = snapshot(world[0] / "beside")
     rng = random.Random(jobs)
     patterns = {"kernel": "ipykernel_launcher", "worker": "spawn_main"}
-    driver = start(results, "--jobs", str(jobs), verb="reproduce")
+    driver = start(results, f"--jobs={jobs}", verb="reproduce")
     left = list(victims)
     while left:
         time.sleep(rng.uniform(0, whole / 16))
         if driver.poll() is not None:  # it was through: from the start again, so that there is something to kill
             ended(driver, results, expected, jobs)
             shutil.rmtree(results)
-            driver = start(results, "--jobs", str(jobs), verb="reproduce")
+            driver = start(results, f"--jobs={jobs}", verb="reproduce")
             until_it_goes_on(results, driver, time.time())
             continue
         targets = [driver]
@@ -180,7 +177,7 @@ def test_killed_at_random_moments(
             targets = [p for p in processes(results, patterns[left[0]]) if p.pid != driver.pid]
             if not targets:
                 continue
-        before, begun, now = whole_files(results), time.monotonic(), time.time()
+        before, begun, now = snapshot(results, *FINISHED), time.monotonic(), time.time()
         rng.choice(targets).send_signal(signal.SIGKILL)
         victim = left.pop(0)
         if victim == "driver":
@@ -188,32 +185,95 @@ def test_killed_at_random_moments(
             wait_until_gone(results)
             counted(results)
             begun, now = time.monotonic(), time.time()
-            driver = start(results, "--jobs", str(jobs), verb="reproduce")
+            driver = start(results, f"--jobs={jobs}", verb="reproduce")
         until_it_goes_on(results, driver, now)
         note(f"kill -9 of a {victim}, JOBS={jobs}", results, before, begun)
     ended(driver, results, expected, jobs)
-    assert "nothing to train" in finished(results, "--jobs", str(jobs), verb="reproduce")
+    assert "nothing to train" in finished(results, f"--jobs={jobs}", verb="reproduce")
     wait_until_gone(results)
 
 
 def ended(driver: subprocess.Popen[str], results: Path, expected: dict[str, bytes], jobs: int) -> None:
-    """Wait for the end; where more was killed than is tried again, that is said and the same command goes on."""
-    said, _ = driver.communicate()
+    """Wait for the end; where more was killed than is tried again, one line says so and the same command goes on."""
+    printed, _ = driver.communicate()
     if driver.returncode:
-        assert driver.returncode == 1, said
-        assert "Traceback" not in said, said
-        assert "dpnet: error: " in said
-        finished(results, "--jobs", str(jobs), verb="reproduce")
+        assert driver.returncode == 1, printed
+        assert "Traceback" not in printed, printed
+        assert "dpnet: error: " in printed
+        finished(results, f"--jobs={jobs}", verb="reproduce")
     assert snapshot(results) == expected
     counted(results)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C, which the terminal sends to all that run in front."""
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, printed
+    assert "dpnet: stopped; the same command goes on from here" in printed.splitlines()
+    assert "Traceback" not in printed, printed
+
+
+@pytest.mark.long
+def test_interrupted_then_two_at_once(world: World, undisturbed: tuple[dict[str, bytes], float]) -> None:
+    """Ctrl-C leaves what is finished; two that go on from there at once train no run twice."""
+    expected, whole = undisturbed
+    results = world[0] / "two"
+    first = start(results, verb="reproduce")
+    time.sleep(whole / 2)
+    interrupt(first)
+    wait_until_gone(results)
+    counted(results)
+    before, begun = snapshot(results, *FINISHED), time.monotonic()
+    both = [start(results, verb="reproduce") for _ in range(2)]
+    trained = set()
+    while any(process.poll() is None for process in both):
+        with suppress(FileNotFoundError):
+            trained |= {(str(f), f.stat().st_ino, f.stat().st_mtime) for f in results.rglob("checkpoint.safetensors")}
+        time.sleep(0.05)
+    printed = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert snapshot(results) == expected
+    assert len(trained) == 12  # each file was written once
+    note("Ctrl-C, then two calls at once", results, before, begun)
+    wait_until_gone(results)
+
+
+@pytest.mark.long
+def test_ctrl_c_with_workers(world: World) -> None:
+    results = world[0] / "interrupted"
+    process = start(results, "--jobs=2", verb="reproduce")
+    until_it_goes_on(results, process, 0)
+    for listening in (c for p in [psutil.Process(process.pid), *processes(results)] for c in p.net_connections()):
+        assert listening.status != psutil.CONN_LISTEN or listening.laddr.ip == "127.0.0.1"
+    interrupt(process)
+    wait_until_gone(results)
+    counted(results)
+
+
+def test_a_killed_driver(world: World) -> None:
+    results = world[0] / "killed"
+    driver = start(results)
+    while not list(results.rglob("state-*.pt")):
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    wait_until_gone(results)
+    counted(results)
+    mended("kill -9 of a driver before its first head", results, world)
 
 
 # ---- the queue
 
 
-def nap(thing: tuple[int, float, Path]) -> str | None:
+def spread(work: object, named: dict[str, object], jobs: int, at: Path, where: str = "") -> dict[str, str | None]:
+    return dict(cluster.spread(work, named, jobs, Places(at / "data", at / "results", "cpu"), where))
+
+
+def nap(job: tuple[int, float, Path]) -> str | None:
     """A job that notes that it was done; each tenth kills its worker the first time."""
-    number, seconds, folder = thing
+    number, seconds, folder = job
     if (folder / f"done-{number}").exists():  # as a run that is on disk
         return None
     tried = folder / f"tried-{number}"
@@ -228,16 +288,14 @@ def nap(thing: tuple[int, float, Path]) -> str | None:
 
 @pytest.mark.long
 def test_a_hundred_and_fifty_jobs_with_fifteen_killed_workers(tmp_path: Path) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     seconds, jobs = 0.6, 150
     begun = time.monotonic()
-    list(cluster.spread(nap, {f"warm-{i}": (1, 0.0, tmp_path) for i in range(2)}, 2, "cpu"))
+    spread(nap, {f"warm-{i}": (1, 0.0, tmp_path) for i in range(2)}, 2, tmp_path)
     start_up = time.monotonic() - begun
     begun = time.monotonic()
-    ends = dict(cluster.spread(nap, {f"nap-{i}": (i, seconds, tmp_path) for i in range(jobs)}, 2, "cpu"))
+    ends = spread(nap, {f"nap-{i}": (i, seconds, tmp_path) for i in range(jobs)}, 2, tmp_path)
     taken = time.monotonic() - begun
-    assert ends == dict.fromkeys(ends)
-    assert len(ends) == jobs
+    assert ends == {f"nap-{i}": None for i in range(jobs)}
     assert len(list(tmp_path.glob("done-*"))) == jobs
     assert len(list(tmp_path.glob("tried-*"))) == 15
     ideal = jobs * seconds / 2
@@ -246,12 +304,24 @@ def test_a_hundred_and_fifty_jobs_with_fifteen_killed_workers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_cores_are_shared_out_and_the_environment_stays(jobs: int) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+def test_cores_are_shared_out_and_the_environment_stays(jobs: int, tmp_path: Path) -> None:
     before = dict(os.environ)
-    ends = dict(cluster.spread(lambda name: os.environ[name], {n: n for n in cluster.THREADS}, jobs, "cpu"))
-    assert set(ends.values()) == {str(max(1, os.cpu_count() // jobs))}
+    names = [*cluster.THREADS, "DPNET_DATA"]
+    share = str(max(1, os.cpu_count() // jobs))
+    ends = spread(lambda name: os.environ[name], {n: n for n in names}, jobs, tmp_path)
+    assert ends == dict.fromkeys(cluster.THREADS, share) | {"DPNET_DATA": str(tmp_path / "data")}
     assert dict(os.environ) == before
+
+
+def test_what_fails_for_good_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
+    def work(number: int) -> str | None:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "no such data" if number == 2 else None
+
+    ends = spread(work, {f"job-{i}": i for i in range(5)}, 2, tmp_path)
+    assert ends.pop("job-1").startswith("its worker was killed 3 times")
+    assert ends == {"job-0": None, "job-2": "no such data", "job-3": None, "job-4": None}
 
 
 @pytest.mark.parametrize(("listed", "given"), [(None, {"0", "1"}), ("2,GPU-3ab,5", {"2", "GPU-3ab"})])
@@ -268,19 +338,6 @@ def test_each_worker_has_a_gpu_of_those_that_the_user_lists(
     cluster._local(3, 3, "cuda")
     slots, _ = started.call_args.args
     assert {slot["options"]["env"]["CUDA_VISIBLE_DEVICES"] for slot in slots.values()} == given
-
-
-def test_what_fails_for_good_is_said_and_the_rest_is_done(tmp_path: Path) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-    def work(number: int) -> str | None:
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return "no such data" if number == 2 else None
-
-    ends = dict(cluster.spread(work, {f"job-{i}": i for i in range(5)}, 2, "cpu"))
-    assert {name for name, wrong in ends.items() if wrong} == {"job-1", "job-2"}
-    assert ends["job-2"] == "no such data"
 
 
 SBATCH = """#!/bin/sh
@@ -304,7 +361,7 @@ def slurm(folder: Path, deadly: int) -> dict[str, str | None]:
 
     settings = {"cores": 2, "memory": "2GB", "interface": "lo", "queue": "gpus", "walltime": "02:00:00"}
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in settings.items()}):
-        return dict(cluster.spread(work, {f"job-{i}": i for i in range(4)}, 2, "cpu", "slurm"))
+        return spread(work, {f"job-{i}": i for i in range(4)}, 2, folder, "slurm")
 
 
 @pytest.mark.parametrize("deadly", [0, pytest.param(2, marks=pytest.mark.long)])
@@ -317,69 +374,54 @@ def test_slurm_as_far_as_a_machine_without_it_allows(
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path / "results"))
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # dask-jobqueue leaves files open
         ends = apart.submit(slurm, tmp_path, deadly).result()
     assert ends == {"job-0": None, "job-1": None, "job-2": "bad 2", "job-3": None}
     script, *others = sorted(tmp_path.glob("script-*"))
     assert len(others) > 1 if deadly else len(others) == 1  # what the queue ended is submitted anew
-    said = script.read_text()
-    for line in ("#SBATCH -p gpus", "#SBATCH -t 02:00:00", "#SBATCH --cpus-per-task=2"):
-        assert line in said
-    assert "tls://" in said
-    assert "--tls-key" in said
-    assert "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}" in said  # Dask's own is 1
-    assert "--dashboard-address 127.0.0.1:0" in said
-    assert "tcp://" not in said
+    text = script.read_text()
+    for line in ("#SBATCH -p gpus", "#SBATCH -t 02:00:00", "#SBATCH --cpus-per-task=2", "tls://", "--tls-key",
+                 "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}", "--dashboard-address 127.0.0.1:0"):  # fmt: skip
+        assert line in text
+    assert "tcp://" not in text
     assert not list((tmp_path / "results").rglob("*"))  # no key is left behind
 
 
-def test_an_existing_scheduler(tmp_path: Path) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+def test_an_existing_scheduler_and_one_that_does_not_answer(tmp_path: Path) -> None:
     with (
         mock.patch.dict(os.environ),  # Dask leaves its own behind, the number of threads among it
         distributed.LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as there,
     ):
-        ends = dict(cluster.spread(nap, {"one": (1, 0.0, tmp_path)}, 1, "cpu", there.scheduler_address))
-    assert ends == {"one": None}
+        assert spread(nap, {"one": (1, 0.0, tmp_path)}, 1, tmp_path, there.scheduler_address) == {"one": None}
+    with pytest.raises(io.DPNetError, match=r"CLUSTER=tcp://127\.0\.0\.1:9: "):
+        spread(nap, {"one": (2, 0.0, tmp_path)}, 1, tmp_path, "tcp://127.0.0.1:9")
 
 
-def test_no_scheduler_there(world: World) -> None:
-    said = line(world[0] / "nowhere", "--cluster", "tcp://127.0.0.1:9", verb="reproduce")
-    assert "CLUSTER=tcp://127.0.0.1:9" in said
+# ---- the lock
 
-
-# ---- many hands
-
-
-def holder(file: Path, host: str) -> subprocess.Popen[str]:
-    """A process that holds a lock, on a machine of that name."""
-    code = (
-        "import socket, sys, time, pathlib\n"
-        "from dpnet import files\n"
-        "socket.gethostname = lambda: sys.argv[2]\n"
-        "files.LEASE = 1.5\n"
-        "with io.held(pathlib.Path(sys.argv[1]), 'a test'):\n"
-        "    print('held', flush=True); time.sleep(60)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(file), host], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    return process
+HOLDER = """
+import socket, sys, time, pathlib
+from dpnet import io
+socket.gethostname = lambda: sys.argv[2]
+io.LEASE = 1.5
+with io.file_lock(pathlib.Path(sys.argv[1]), "a test"):
+    print("locked", flush=True); time.sleep(60)
+"""
 
 
 @pytest.mark.parametrize("host", [socket.gethostname(), "elsewhere"], ids=["here", "elsewhere"])
-def test_a_lock_is_kept_by_the_living_and_taken_from_the_dead(
+def test_a_lock_stays_with_the_living_and_is_taken_from_the_dead(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(io, "LEASE", 1.5)
-    file, other = tmp_path / "held" / "lock", holder(tmp_path / "held" / "lock", host)
-    took = threading.Event()
+    file, took = tmp_path / "locks" / "lock", threading.Event()
+    command = [sys.executable, "-c", HOLDER, str(file), host]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=io.ROOT)
+    assert other.stdout
+    assert other.stdout.readline() == "locked\n"
 
     def take() -> None:
-        with io.held(file, "a test"):
+        with io.file_lock(file, "a test"):
             took.set()
 
     waiting = threading.Thread(target=take, daemon=True)
@@ -394,128 +436,61 @@ def test_a_lock_is_kept_by_the_living_and_taken_from_the_dead(
     assert not file.exists()
 
 
-@pytest.mark.long
-def test_interrupted_then_two_at_once(world: World, undisturbed: tuple[dict[str, bytes], float]) -> None:
-    """Ctrl-C leaves what is finished; two that go on from there at once train no run twice."""
-    expected, whole = undisturbed
-    results = world[0] / "two"
-    first = start(results, verb="reproduce")
-    time.sleep(whole / 2)
-    interrupt(first)
-    wait_until_gone(results)
-    counted(results)
-    before, begun = whole_files(results), time.monotonic()
-    both = [start(results, verb="reproduce") for _ in range(2)]
-    trained = set()
-    while any(process.poll() is None for process in both):
-        with suppress(FileNotFoundError):
-            trained |= {(str(f), f.stat().st_ino, f.stat().st_mtime) for f in results.rglob("checkpoint.safetensors")}
-        time.sleep(0.05)
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    found = snapshot(results)
-    assert not [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    assert len(trained) == 12  # each file was written once
-    note("Ctrl-C, then two calls at once", results, before, begun)
-    wait_until_gone(results)
-
-
-@pytest.mark.long
-def test_ctrl_c_with_workers(world: World) -> None:
-    results = world[0] / "interrupted"
-    process = start(results, "--jobs", "2", verb="reproduce")
-    until_it_goes_on(results, process, 0)
-    for listening in (c for p in [psutil.Process(process.pid), *processes(results)] for c in p.net_connections()):
-        assert listening.status != psutil.CONN_LISTEN or listening.laddr.ip == "127.0.0.1"
-    interrupt(process)
-    wait_until_gone(results)
-    counted(results)
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, which the terminal sends to all that run in front."""
-    os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, said
-    assert "dpnet: stopped; the same command goes on from here" in said.splitlines()
-    assert "Traceback" not in said, said
-
-
 # ---- bad worlds: one clear line, and a second call completes
 
 
-def line(folder: Path, *more: str, limit: int | None = None, verb: str = "train") -> str:
-    """The one line that a failing call says."""
-    process = start(folder, *more, limit=limit, verb=verb)
-    said, _ = process.communicate()
-    assert process.returncode == 1, said
-    assert "Traceback" not in said, said
-    (found,) = [text for text in said.splitlines() if text.startswith("dpnet: error:")]
-    return found
-
-
-def spoilt(world: World, name: str) -> Path:
-    """A copy of a finished fold."""
-    folder = world[0] / name
-    shutil.copytree(world[0] / "fold", folder)
-    return folder
+def error_line(capsys: pytest.CaptureFixture[str], folder: Path, verb: str = "train") -> str:
+    """The one line that a failing call prints."""
+    assert cli.main(words(folder, verb)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def mended(fault: str, results: Path, world: World) -> None:
     """A second call completes what a fault left."""
-    before, begun = whole_files(results), time.monotonic()
-    finished(results)
+    before, begun = snapshot(results, *FINISHED), time.monotonic()
+    assert cli.main(words(results, "train")) == 0
     note(fault, results, before, begun)
     assert snapshot(results) == world[1]
 
 
-def test_a_killed_driver(world: World) -> None:
-    results = world[0] / "killed"
-    driver = start(results)
-    while not list(results.rglob("state-*.pt")):
-        assert driver.poll() is None
-        time.sleep(0.02)
-    driver.kill()
-    driver.communicate()
-    wait_until_gone(results)
-    assert " 0 finished, 0 to score, 12 to train" in finished(results, verb="plan")
-    mended("kill -9 of a driver before its first head", results, world)
-
-
 def test_a_full_disk(world: World) -> None:
     results = world[0] / "full"
-    said = line(results, limit=30_000)  # bytes of any file: checkpoints are larger
-    assert "cannot be written (File too large): make room, and the same command goes on" in said
+    process = start(results, limit=30_000)  # bytes of any file: checkpoints are larger
+    printed, _ = process.communicate()
+    assert process.returncode == 1
+    assert "cannot be written (File too large): make room, and the same command goes on" in printed
+    assert "Traceback" not in printed
     mended("disk full", results, world)
 
 
 @pytest.mark.parametrize("verb", ["train", "reproduce"])
-def test_a_folder_that_cannot_be_written(verb: str, world: World) -> None:
+def test_a_folder_that_cannot_be_written(verb: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     (world[0] / "a file").touch()
-    assert "choose another folder with RESULTS=…" in line(world[0] / "a file", verb=verb)
+    assert "choose another folder with RESULTS=…" in error_line(capsys, world[0] / "a file", verb)
 
 
-def test_a_torn_checkpoint(world: World) -> None:
-    results = spoilt(world, "torn")
+def test_a_torn_checkpoint(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    results = shutil.copytree(world[0] / "fold", world[0] / "torn")
     file = next(results.rglob("checkpoint.safetensors"))
     file.write_bytes(file.read_bytes()[:500])
     (file.parent / "counts.npz").unlink()  # so that it is needed
     (file.parent / "metrics.json").unlink()
-    said = line(results)
-    assert str(file) in said
-    assert "remove the folder" in said
+    line = error_line(capsys, results)
+    assert str(file) in line
+    assert "remove the folder" in line
     shutil.rmtree(file.parent)
     mended("checkpoint torn", results, world)
 
 
-def test_a_benchmark_that_changed_under_its_runs(world: World) -> None:
-    results = spoilt(world, "changed")
+def test_a_benchmark_that_changed_under_its_runs(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    results = shutil.copytree(world[0] / "fold", world[0] / "changed")
     theirs = {file: file.read_bytes() for file in results.rglob("metrics.json")}
     for file, content in theirs.items():
         file.write_bytes(content.replace(b'"data": "', b'"data": "0'))
     before = snapshot(results)
     for verb in ("train", "reproduce"):
-        assert "scored on other data" in line(results, verb=verb)
+        assert "scored on other data" in error_line(capsys, results, verb)
         assert before.items() <= snapshot(results).items()
     for file, content in theirs.items():
         file.write_bytes(content)
@@ -523,14 +498,14 @@ def test_a_benchmark_that_changed_under_its_runs(world: World) -> None:
     mended("benchmark changed", results, world)
 
 
-def test_a_label_damaged_after_indexing(world: World) -> None:
-    folder = world[0] / "apart"
-    shutil.copytree(world[0] / "data", folder / "data", ignore=shutil.ignore_patterns("features"))
-    results = folder / "results"
-    assert "choose another folder with DATA=…" in line(results, limit=100_000)  # features are larger
-    label = sorted((folder / "data").rglob("labels/*.png"))[-1]
+def test_a_label_damaged_after_indexing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    results = world[0] / "apart" / "results"
+    shutil.copytree(world[0] / "data", world[0] / "apart" / "data", ignore=shutil.ignore_patterns("features"))
+    process = start(results, limit=100_000)  # features are larger
+    assert "choose another folder with DATA=…" in process.communicate()[0]
+    label = sorted((world[0] / "apart" / "data").rglob("labels/*.png"))[-1]
     whole = label.read_bytes()
     label.write_bytes(whole[: len(whole) // 2])
-    assert str(label) in line(results)
+    assert str(label) in error_line(capsys, results)
     label.write_bytes(whole)
     mended("label damaged", results, world)
