@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from dpnet import data as benchmarks
-from dpnet import episodes, evaluate, io
+from dpnet import episodes, io
 from dpnet.companion import experiments, results, runner
 from dpnet.companion.cycles import Cycle
 from dpnet.companion.experiments import Experiment
@@ -300,7 +300,7 @@ def predictions(cohort: "runner.Cohort") -> Figure:
         the figure.
     """
     benchmark, listed = _listed(cohort)
-    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.example_run)
+    return _strips(cohort, benchmark, listed, episodes.first_of_each_class(listed), cohort.example_run)
 
 
 def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:

@@ -19,10 +19,10 @@ from dpnet.companion.store import Counts, Store
 from dpnet.config import Baselines, Evaluation, Run, Variant
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
-from dpnet.io import DPNetError, Places, file_lock, places, progress, to_json, write
+from dpnet.io import DPNetError, Places, file_lock, load_checkpoint, places, progress, to_json, trained_on, write
 from dpnet.metrics import intersection_union
 from dpnet.model import Head
-from dpnet.train import build_head, load_checkpoint, train, trained_on
+from dpnet.train import build_head, train
 
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
 
@@ -234,7 +234,7 @@ def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
         DPNetError: no checkpoint, or a corrupt one.
     """
     head = build_head(run, channels)
-    head.load_state_dict(load_checkpoint(store.folder(run) / "checkpoint.safetensors"))
+    head.load_state_dict(load_checkpoint(store.folder(run)))
     return head.to(device).eval()
 
 
@@ -252,7 +252,7 @@ def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
 def _keep_examples(
     cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, one_shot: Sequence[Episode], counts: Counts
 ) -> None:
-    chosen = set(evaluate.first_of_each_class(one_shot))
+    chosen = set(episodes.first_of_each_class(one_shot))
     pair = [Evaluation(len(one_shot), branch=branch).id for branch in ("aux", "main")]
     if run.variant == Variant() and counts.keys() >= set(cohort.store.missing(run, pair)):
         both = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
