@@ -1,7 +1,6 @@
 """Frozen feature extractors at stride 8: the layers before the 4th block, and nothing that trains."""
 
 import warnings
-from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,12 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the result."""
+        """Of the result."""
         return self.low + self.high
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """Of its parameters."""
         return next(self.parameters()).device
 
     @property
@@ -46,14 +45,7 @@ class Backbone(nn.Module):
         return f"{self.name} {torch.__version__}" + ("" if self.device.type == "cpu" else f" {self.device.type}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images.
-
-        Arguments:
-            images: [N, 3, H, W]; uint8 in 0..255, or float in 0..1.
-
-        Returns:
-            [N, low + high, ceil(H / 8), ceil(W / 8)].
-        """
+        """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""
         x = images.float() / 255 if images.dtype == torch.uint8 else images
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in (self.mean, self.std))
         return self.encode((x - mean) / std)
@@ -63,9 +55,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def encode_exactly(self, images: Tensor) -> Tensor:
-        """`forward` in full fp32, without gradients, for features that are stored."""
+        """`forward` without gradients, and without TF32 on the way, for features that are stored."""
         self.to(memory_format=torch.channels_last)
-        with torch.inference_mode(), exact():
+        unchanged = {"enabled": None, "benchmark": None, "benchmark_limit": None, "deterministic": None}
+        with torch.inference_mode(), torch.backends.cudnn.flags(**unchanged, allow_tf32=False):
             return self(images.to(self.device))
 
     def features(self, raw: Tensor) -> Tensor:
@@ -150,16 +143,7 @@ BACKBONES: dict[str, type[ResNet50] | type[EfficientNetLite0]] = {b.name: b for 
 
 
 def build(name: str, weights: str | Path | None = "imagenet", generator: torch.Generator | None = None) -> Backbone:
-    """A frozen backbone, in evaluation mode.
-
-    Arguments:
-        name: "resnet50" or "efficientnet_lite0".
-        weights: "imagenet", a file (.pth or .safetensors), or None for random ones drawn from `generator`.
-        generator: only for random weights.
-
-    Raises:
-        DPNetError: an unknown name, or weights that cannot be had.
-    """
+    """A frozen backbone; weights are "imagenet", a file (.pth, .safetensors), or None: drawn from `generator`."""
     if name not in BACKBONES:
         raise DPNetError(f"unknown backbone {name!r}: choose from {', '.join(BACKBONES)}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before weights are set
@@ -175,14 +159,6 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.uniform_(part.weight, -bound, bound, generator=generator)
             if part.bias is not None:
                 nn.init.uniform_(part.bias, -bound, bound, generator=generator)
-
-
-def exact() -> AbstractContextManager[None]:
-    """Convolutions in fp32 that are not rounded to TF32 on the way; other settings stay as they are."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=None, benchmark=None, benchmark_limit=None, deterministic=None, allow_tf32=False
-    )
-    return flags
 
 
 def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:

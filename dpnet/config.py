@@ -192,7 +192,7 @@ class Baselines:
 
 
 def fingerprint(record: Any) -> str:
-    """Eight hex digits of a dataclass's content; fields at their default do not count, so a new field renames no run."""
+    """Eight hex digits of a dataclass's content; defaults do not count, so that a new field renames no run."""
     text = json.dumps({"kind": kind_of(record), **_changed(record)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

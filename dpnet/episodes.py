@@ -1,6 +1,5 @@
 """Episodes: who supports whom. Drawn from explicit seeds, independent of workers, devices and heads."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,16 +33,6 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     """The fold's list: class first, then query, then supports, all uniform; k shots extend k - 1 shots.
 
     A class with too few images for `shot` supports gets as many as there are (`scarce` names them).
-
-    Arguments:
-        benchmark: its "val" images are used.
-        fold: its tested classes are used.
-        shot: supports per episode.
-        seed: of the list.
-        count: episodes.
-
-    Raises:
-        DPNetError: the fold is not part of the benchmark, or a class has a single image.
     """
     need_fold(benchmark, fold)
     classes = benchmark.tested[fold]
@@ -64,14 +53,8 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
 def training_pools(benchmark: Benchmark, fold: int, novel: str, least: int = 2) -> dict[int, list[int]]:
     """Training images of each base class of a fold: class id -> positions in `Benchmark.entries`.
 
-    Arguments:
-        benchmark: its "train" images are used.
-        fold: its novel classes are never a target.
-        novel: "drop" leaves out images that show a novel class; "background" has them.
-        least: classes with fewer images than that, and than two, are left out.
-
-    Raises:
-        DPNetError: fewer than two classes are left.
+    Novel classes are never a target: `novel` is "drop" to leave out images that show one, or "background". Classes
+    with fewer images than `least`, and than two, are left out.
     """
     unseen, least = set(benchmark.folds[fold]), max(2, least)
     pools = {}
@@ -118,28 +101,14 @@ def scarce(benchmark: Benchmark, shot: int) -> dict[str, int]:
     return {benchmark.classes[c - 1]: n - 1 for c, n in counts.items() if n <= shot}
 
 
-def first_of_each_class(episodes: Sequence[Episode]) -> list[int]:
-    """The rule by which examples are picked: positions of the list's first episode of each class, by class."""
-    classes = [e.class_id for e in episodes]
-    return [classes.index(c) for c in sorted(set(classes))]
-
-
 def to_json(benchmark: Benchmark, episodes: Sequence[Episode]) -> str:
-    """Episodes by image id, one a line: class, query, supports, wrong class, wrong supports.
-
-    So a list outlives the order of an index.
-    """
+    """A list by image ids, which outlive the order of an index: class, query, supports, wrong class and supports."""
     ids = [entry.id for entry in benchmark.entries]
     rows = [
         [e.class_id, ids[e.query], [ids[i] for i in e.supports], e.wrong_class, [ids[i] for i in e.wrong_supports]]
         for e in episodes
     ]
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
-
-
-def digest(text: str) -> str:
-    """Sixteen hex digits of an episode list's JSON."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _test_pool(benchmark: Benchmark, class_id: int) -> list[int]:

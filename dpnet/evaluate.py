@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpnet import backbones, episodes
 from dpnet.backbones import Backbone
-from dpnet.config import VOID, Baselines, Evaluation, Run, Training
+from dpnet.config import VOID, Baselines, Evaluation, Run
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
@@ -23,15 +23,7 @@ BATCH = 20  # episodes
 
 
 class Scene:
-    """What the heads of a fold share while they are scored: lists, labels, frozen features.
-
-    Arguments:
-        benchmark: the prepared data.
-        backbone: encodes each image once per scale.
-        size: side of the square input in pixels.
-        fold: whose novel classes are tested.
-        seed: of the episode list.
-    """
+    """What the heads of a fold share while they are scored: lists, labels, frozen features of square inputs."""
 
     def __init__(self, benchmark: Benchmark, backbone: Backbone, size: int, fold: int, seed: int) -> None:
         self.benchmark, self.backbone, self.size, self.fold, self.seed = benchmark, backbone, size, fold, seed
@@ -171,15 +163,9 @@ def _score_batch(
 def decode_distinct(
     head: Head, matched: Matched, asked: Sequence[tuple[float, str]]
 ) -> dict[tuple[float, str], Tensor]:
-    """Several thresholds and branches from one match; what selects the same cells is decoded once.
+    """Several thresholds and branches from one match of B episodes; what selects the same cells is decoded once.
 
-    Arguments:
-        head: whose.
-        matched: from its `match`, for B episodes.
-        asked: pairs of beta and branch ("main" or "aux").
-
-    Returns:
-        pair -> foreground minus background logit, float32 [B, h, w].
+    Pairs of beta and branch ("main" or "aux") -> foreground minus background logit, float32 [B, h, w].
     """
     # 1. Number the selections that differ, in the order of thresholds, then episodes.
     betas = sorted({beta for beta, _ in asked})
@@ -203,31 +189,23 @@ def decode_distinct(
         for branch, of_branch in needed.items():
             own = torch.isin(part, of_branch)
             if own.any():
-                decoded[branch][part[own]] = _difference(head, branch, *(maps if own.all() else _rows(maps, own)))
+                decoded[branch][part[own]] = _difference(head, branch, *maps, own)
     # 3. What each pair asked for.
     return {(beta, branch): decoded[branch][at[betas.index(beta)]] for beta, branch in asked}
 
 
-def _rows(maps: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Some rows of both maps; still one tensor where they are one."""
-    with_P = maps[0][rows]
-    return with_P, with_P if maps[1] is maps[0] else maps[1][rows]
-
-
-def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor) -> Tensor:
+def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor, rows: Tensor) -> Tensor:
+    """Foreground minus background logit of some rows of what `Head.fuse` gives."""
+    if not rows.all():
+        with_P, with_P_q = (with_P[rows],) * 2 if with_P_q is with_P else (with_P[rows], with_P_q[rows])
     logits = head.decode(with_P, with_P_q) if branch == "main" else head.aux_decoder(with_P)
     return (logits[:, 1] - logits[:, 0]).float()
 
 
 def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
-    """Resize predictions to each query's own size, average over scales, and count.
+    """Counts int64 [B, 2, 3] of predictions at each query's own size, averaged over scales.
 
-    Arguments:
-        differences: foreground minus background logit, one [B, h, w] per scale.
-        targets: of the B episodes, from `Scene.targets`.
-
-    Returns:
-        int64 [B, 2, 3], where the logits are.
+    `differences` are foreground minus background logits, one [B, h, w] per scale; `targets` from `Scene.targets`.
     """
     first, *_ = differences
     counts = torch.empty(len(first), 2, 3, dtype=torch.long, device=first.device)
@@ -255,18 +233,3 @@ def in_order(parts: list[Tensor], batches: list[list[int]]) -> np.ndarray:
     for rows, part in zip(batches, parts, strict=True):
         counts[rows] = part.cpu().numpy()
     return counts
-
-
-@torch.inference_mode()
-def predictions(head: Head, scene: Scene, training: Training, chosen: Sequence[Episode], beta: float) -> list[Tensor]:
-    """Masks of some one-shot episodes: uint8 [2, H, W] each, at the query's own size: auxiliary and main branch."""
-    scene.load_labels(chosen)
-    raw_s, masks = scene.supports(chosen, "right")
-    raw_q, features = scene.raw([e.query for e in chosen]), scene.backbone.features
-    counts = shared_counts(scene.backbone, raw_s, raw_q, masks, head.variant.pseudo)
-    with autocast(training, scene.device):
-        output = head(features(raw_s), masks, features(raw_q), counts, beta)
-    both = torch.stack([output.aux_logits, output.logits], 1).float()
-    differences = (both[:, :, 1] - both[:, :, 0])[:, None]
-    sizes = [scene.target(e).shape for e in chosen]
-    return [(resize(d, size)[0] > 0).to(torch.uint8).cpu() for d, size in zip(differences, sizes, strict=True)]

@@ -18,22 +18,14 @@ RESAMPLES = 2000  # of the bootstrap
 
 
 def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
-    """Count the pixels of one prediction (0 or 1) against its target (0, 1 or 255), of any shape: int64 [2, 3].
-
-    Raises:
-        ValueError: shapes differ, or other values occur.
-    """
+    """Count the pixels of one prediction (0 or 1) against its target (0, 1 or 255), of any shape: int64 [2, 3]."""
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
     return episode_counts(prediction[None], target[None])[0]
 
 
 def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
-    """Count the pixels of E predictions at once, [E, ...] each: int64 [E, 2, 3].
-
-    Raises:
-        ValueError: values other than 0 and 1 in a prediction, or 0, 1 and 255 in a target.
-    """
+    """Count the pixels of E predictions [E, ...] against their targets [E, ...] at once: int64 [E, 2, 3]."""
     prediction, target = prediction.flatten(1), target.flatten(1)
     foreground = prediction == 1
     kinds = [target == value for value in (0, 1, VOID)]
@@ -76,15 +68,7 @@ def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: 
 
 
 def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
-    """mIoU of resampled episode lists; under the same weights the results of one list pair up.
-
-    Arguments:
-        counts, classes, metric: as in `mean_iou`.
-        weights: float64 [R, E], from `draws`.
-
-    Returns:
-        float64 [R], 0..100.
-    """
+    """`mean_iou` under each row of weights [R, E], from `draws`: float64 [R]; equal weights pair results up."""
     # Sums of integers below 2^53 are exact in float64.
     hit, union = intersection_union(counts, metric)
     per_class = []
@@ -106,14 +90,7 @@ def draws(classes: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
 
     Query images are drawn, within their class, each with all its episodes: a few images make many episodes, and
     these are no independent trials. So no class ever vanishes, and all that share a seed and a list pair up.
-
-    Arguments:
-        classes: int [E].
-        query: int [E], from `queries`.
-        seed: of the resampling.
-
-    Returns:
-        float64 [RESAMPLES, E].
+    `query` is from `queries`; the result is float64 [RESAMPLES, E].
     """
     return _draws(classes.astype(np.int64).tobytes(), query.astype(np.int64).tobytes(), seed).astype(np.float64)
 

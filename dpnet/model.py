@@ -7,20 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnet import backbones
+from dpnet import backbones, modules
 from dpnet.backbones import Backbone
 from dpnet.config import Pseudo, Variant
-from dpnet.modules import (
-    ASPPDecoder,
-    CycleComparison,
-    Dropout2d,
-    MultiScaleFusion,
-    PrototypeInteraction,
-    candidate_counts,
-    masked_average,
-    pseudo_prototype,
-    resize,
-)
 
 FOREGROUND = 1
 
@@ -45,16 +34,7 @@ class Matched(NamedTuple):
 
 
 class Head(nn.Module):
-    """Everything that is trained, on features that several heads may share.
-
-    Arguments:
-        channels: of the backbone's features.
-        variant: modules and readings.
-        width: channels of the reduced features (256 in the paper).
-        dilations: of the decoder's 3x3 branches, in cells.
-        dropout: probability of dropping a channel.
-        generator: of the initial parameters; None: the global one.
-    """
+    """Everything that is trained, on backbone features (of `channels`) that several heads may share; see `DPNet`."""
 
     def __init__(
         self,
@@ -73,34 +53,30 @@ class Head(nn.Module):
             self.reduce = nn.Conv2d(channels, width, 3, padding=1)
         else:  # PFENet's: one for the support, one for the query
             self.reduce = nn.ModuleList(nn.Conv2d(channels, width, 1, bias=False) for _ in range(2))
-        self.dropout = Dropout2d(dropout)
+        self.dropout = modules.Dropout2d(dropout)
         cycle = variant.pseudo == "cycle"
-        self.comparison = CycleComparison(width, variant.discriminator_width * width) if cycle else None
-        self.interaction = PrototypeInteraction(width, variant.alpha) if variant.pim else None
+        self.comparison = modules.CycleComparison(width, variant.discriminator_width * width) if cycle else None
+        self.interaction = modules.PrototypeInteraction(width, variant.alpha) if variant.pim else None
         fusions = 1 if variant.msf_convs == "shared" else 2
-        self.fusion = nn.ModuleList(MultiScaleFusion(width, 3 if variant.msf else 1) for _ in range(fusions))
-        self.decoder = ASPPDecoder(2 * width, width, dilations, dropout)
-        self.aux_decoder = ASPPDecoder(width, width, dilations, dropout)
+        self.fusion = nn.ModuleList(modules.MultiScaleFusion(width, 3 if variant.msf else 1) for _ in range(fusions))
+        self.decoder = modules.ASPPDecoder(2 * width, width, dilations, dropout)
+        self.aux_decoder = modules.ASPPDecoder(width, width, dilations, dropout)
         backbones.reset(self, generator)
 
     def draw_dropout_from(self, generator: torch.Generator) -> None:
         """Let all dropout of this head come from `generator`."""
         for module in self.modules():
-            if isinstance(module, Dropout2d):
+            if isinstance(module, modules.Dropout2d):
                 module.generator = generator
 
     def forward(self, F_s: Tensor, masks: Tensor, F_q: Tensor, counts: Tensor, beta: float) -> Output:
         """Segment queries.
 
         Arguments:
-            F_s: backbone features of the supports [B, K, C_b, h, w].
+            F_s, F_q: backbone features of supports [B, K, C_b, h, w] and queries [B, C_b, h, w].
             masks: of the supports, on the grid [B, K, h, w].
-            F_q: backbone features of the queries [B, C_b, h, w].
             counts: int64 [B, K, N], from `shared_counts`.
-            beta: the discriminator's threshold in [0, 1]; 0 keeps every candidate.
-
-        Returns:
-            logits of both branches, C and C' on the grid.
+            beta: the discriminator's threshold in [0, 1]; 0 selects every candidate.
         """
         return self.segment(self.match(self.prototypes(F_s, masks), F_q, counts), beta)
 
@@ -108,7 +84,7 @@ class Head(nn.Module):
         """P of each support [B, K, C]; arguments as in `forward`."""
         B, K = F_s.shape[:2]
         reduced = self.reduced(F_s.flatten(0, 1), "support")
-        return masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
+        return modules.masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
 
     def match(self, P: Tensor, F_q: Tensor, counts: Tensor) -> Matched:
         """Everything up to the threshold, which several values of beta share; arguments as in `forward`."""
@@ -151,20 +127,11 @@ class Head(nn.Module):
         B, K = P.shape[:2]
         weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
         cells = F_q.flatten(2).repeat_interleave(K, 0)
-        each = pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
+        each = modules.pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
         return each.unflatten(0, (B, K)).mean(1)
 
     def fuse(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Interaction and fusion.
-
-        Arguments:
-            F_q: reduced query features [B, C, h, w].
-            P: prototype [B, C].
-            P_q: pseudo-prototype [B, C].
-
-        Returns:
-            F_q fused with P, and with P_q, [B, C, h, w] each; the same tensor twice where P_q is P.
-        """
+        """F_q [B, C, h, w] fused with P, and with P_q [B, C], after interaction; one tensor twice where P_q is P."""
         if self.interaction is not None:
             P, P_q, F_q = self.interaction(P, P_q, F_q)
         if self.variant.pseudo == "none" and len(self.fusion) == 1:  # P_q = P: one map stands for both
@@ -189,12 +156,11 @@ class DPNet(nn.Module):
     Arguments:
         backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
         weights: the backbone's: "imagenet", a file, or None for random ones.
-        width, dilations, dropout: of the head (see `Head`).
+        width: channels of the reduced features.
+        dilations: of the decoder's 3x3 branches, in cells.
+        dropout: probability of dropping a channel.
         generator: of the random parameters; None: the global one.
         readings: fields of `Variant`: which modules, and each point that the paper leaves open.
-
-    Raises:
-        DPNetError: an unknown backbone, or weights that cannot be had.
     """
 
     def __init__(
@@ -253,16 +219,10 @@ def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
 
     Inputs of 8k + 1 pixels are read at pixels 0, 8, ..., 8k: 0 or 1. Other sizes are read between pixels. An object
     that no cell reads has its share of each cell's area instead: its prototype is never one of nothing.
-
-    Arguments:
-        masks: [B, K, H, W] with 0, 1, 255.
-        grid: (h, w).
-
-    Returns:
-        float32 [B, K, h, w] in 0..1.
+    [B, K, H, W] with 0, 1, 255 -> float32 [B, K, h, w] in 0..1.
     """
     foreground = (masks == FOREGROUND).float()
-    read = resize(foreground, grid)
+    read = modules.resize(foreground, grid)
     shares = F.adaptive_avg_pool2d(foreground, (grid[0], grid[1]))
     return torch.where(read.amax((-2, -1), keepdim=True) > 0, read, shares)
 
@@ -280,9 +240,7 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
     """Candidates of all (query, support) pairs; frozen, so heads of the same kind share them.
 
     Arguments:
-        backbone: says which channels are compared.
-        raw_s: its features of the supports [B, K, C_b, h, w].
-        raw_q: its features of the queries [B, C_b, h', w'].
+        raw_s, raw_q: features of `backbone`, of supports [B, K, C_b, h, w] and queries [B, C_b, h', w'].
         masks: of the supports, on the grid [B, K, h, w].
         pseudo: "cycle", "cosine", "global" (every cell) or "none" (no cell).
 
@@ -295,4 +253,4 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
         return torch.full((B, K, raw_q.shape[-2] * raw_q.shape[-1]), value, device=raw_q.device)
     F_s = backbone.comparison(raw_s).flatten(0, 1).float()
     F_q = backbone.comparison(raw_q).float().repeat_interleave(K, 0)
-    return candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))
+    return modules.candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))

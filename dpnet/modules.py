@@ -20,8 +20,7 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
     Only `block` rows of the affinity exist at a time: memory grows with the cells of an image, not with their square.
 
     Arguments:
-        F_s: support features [B, C, N_s].
-        F_q: query features [B, C, N_q].
+        F_s, F_q: features of support [B, C, N_s] and query [B, C, N_q].
         block: support cells at a time; None: `BLOCK`.
 
     Returns:
@@ -65,11 +64,7 @@ def candidate_counts(
 
 
 def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
-    """The confidence set C (Eq. 1-2), bool [B, N_q]: query cells that foreground reaches, and that lead back to it.
-
-    Arguments:
-        F_s, F_q, foreground, block: as in `candidate_counts`.
-    """
+    """C (Eq. 1-2), bool [B, N_q]: query cells that foreground reaches and that lead back; see `candidate_counts`."""
     return candidate_counts(F_s, F_q, foreground, "cycle", block) > 0
 
 
@@ -80,16 +75,7 @@ def masked_average(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def pseudo_prototype(F_q: Tensor, P: Tensor, weights: Tensor) -> Tensor:
-    """P_q, the mean of the selected query cells (Eq. 3); P where none is selected (K = 0).
-
-    Arguments:
-        F_q: [B, C, N_q].
-        P: [B, C].
-        weights: [B, N_q], 0 where a cell is not selected.
-
-    Returns:
-        [B, C].
-    """
+    """P_q [B, C], the mean of query cells [B, C, N_q] under weights [B, N_q] (Eq. 3); P where all are 0 (K = 0)."""
     any_selected = (weights > 0).any(1, keepdim=True)
     return torch.where(any_selected, masked_average(F_q, weights), P)
 
@@ -221,5 +207,5 @@ class ASPPDecoder(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Bilinear [B, C, h, w] -> [B, C, *size]; corners aligned: with 8k + 1 pixels, cells lie at pixels 0, 8, ..., 8k."""
+    """Bilinear, [B, C, h, w] -> [B, C, *size]; corners aligned: of 8k + 1 pixels, cells are pixels 0, 8, ..., 8k."""
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)

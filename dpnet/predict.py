@@ -20,21 +20,14 @@ BETA = 0.2  # as in the paper's tests
 
 
 class Trained(NamedTuple):
-    """A network that is ready to segment: in evaluation mode, on the CPU; `size` is the side of the square it sees."""
+    """A network that is ready to segment."""
 
-    model: DPNet
-    size: int
+    model: DPNet  # in evaluation mode, on the CPU
+    size: int  # side in pixels of the square that it sees
 
 
 def load(checkpoint: str | Path) -> Trained:
-    """The network of a trained run.
-
-    Arguments:
-        checkpoint: its folder, or the file in it.
-
-    Raises:
-        DPNetError: no such run, or a corrupt file.
-    """
+    """The network of a trained run, given its folder or the file in it; DPNetError if there is none."""
     folder = Path(checkpoint)
     folder = folder.parent if folder.is_file() else folder
     about = read_json(folder / "run.json") if (folder / "run.json").exists() else None
@@ -47,8 +40,8 @@ def load(checkpoint: str | Path) -> Trained:
         )
     try:
         t = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-        network = {"width": t.width, "dilations": t.dilations, "dropout": t.dropout}
-        model = DPNet(t.backbone, **network, **vars(Variant(**about["variant"])))
+        readings = vars(Variant(**about["variant"]))
+        model = DPNet(t.backbone, width=t.width, dilations=t.dilations, dropout=t.dropout, **readings)
         model.head.load_state_dict(load_checkpoint(folder))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -80,8 +73,7 @@ def segment(
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
 
     Raises:
-        DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
-            perhaps at the network's size.
+        DPNetError: a file that cannot be read, a mask of another size, or without foreground at the network's size.
     """
     # 1. Read.
     if not supports or len(supports) != len(masks):
@@ -140,9 +132,6 @@ def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BET
 
     Returns:
         what was exported.
-
-    Raises:
-        DPNetError: no such run, no such threshold, or the file is none of `.pt2` or cannot be written.
     """
     _need_beta(beta)
     if Path(file).suffix != ".pt2":

@@ -70,17 +70,13 @@ def train(
     """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
 
     Arguments:
-        folders: run -> where its states, `checkpoint.safetensors` and `history.json` are stored; the runs differ in
-            their variant only.
+        folders: run -> where its states, checkpoint and history are stored; the runs differ in their variant only.
         benchmark: the prepared data.
-        backbone: the runs', on that device.
+        backbone: the runs', on `device`.
         device: "cpu" or "cuda".
 
     Returns:
         the trained heads, in evaluation mode.
-
-    Raises:
-        DPNetError: runs that are no cohort, or a loss that is not finite.
     """
     # 1. What the variants share: schedule, episodes, features.
     first, *others = folders
@@ -146,15 +142,9 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
 
 
 def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
-    """L_seg, L_aux (Eq. 9) and L_dis (Eq. 10).
+    """L_seg, L_aux (Eq. 9) and L_dis (Eq. 10) of B episodes, whose target is int64 [B, S, S] with 0, 1, 255.
 
-    Arguments:
-        output: of a head, for B episodes on a grid h x w.
-        target: int64 [B, S, S] with 0, 1, 255.
-        variant: says what void is, and over which cells L_dis runs.
-
-    Returns:
-        three scalars; L_dis is 0 without a discriminator, and for episodes without a cell.
+    `variant` says what void is, and over which cells L_dis runs: it is 0 without a discriminator, or without a cell.
     """
     known = target if variant.void_in_loss == "ignore" else target.where(target != VOID, 0)
     L_seg, L_aux = _cross_entropy(output.logits, known), _cross_entropy(output.aux_logits, known)

@@ -43,7 +43,7 @@ def measure(scene: Scene, wanted: Baselines) -> tuple[Counts, dict[str, list[Epi
 
 
 def _prototype(scene: Scene, batch: Sequence[Episode], support: str = "right") -> Tensor:
-    """The query cell is nearer (cosine) to the mean of the support's foreground cells than of its background cells."""
+    """The query cell is nearer (cosine) to the support's mean foreground cell than to its mean background cell."""
     raw_s, masks = scene.supports(batch, support)
     raw_q = scene.raw([e.query for e in batch])
     F_s = F.normalize(scene.backbone.comparison(raw_s).flatten(0, 1), dim=1)

@@ -15,6 +15,7 @@ from dpnet import data as benchmarks
 from dpnet import episodes, io
 from dpnet.companion import experiments, results, runner
 from dpnet.companion.cycles import Cycle
+from dpnet.companion.examples import first_of_each_class
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, YARDSTICKS, Reader
 from dpnet.config import Run
@@ -300,7 +301,7 @@ def predictions(cohort: "runner.Cohort") -> Figure:
         the figure.
     """
     benchmark, listed = _listed(cohort)
-    return _strips(cohort, benchmark, listed, episodes.first_of_each_class(listed), cohort.example_run)
+    return _strips(cohort, benchmark, listed, first_of_each_class(listed), cohort.example_run)
 
 
 def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:

@@ -13,6 +13,7 @@ import torch
 
 from dpnet import data, episodes, evaluate
 from dpnet.companion import baselines, cluster, experiments, notebooks
+from dpnet.companion.examples import first_of_each_class, predictions
 from dpnet.companion.experiments import PAPER_METRIC, Experiment, Row
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Counts, Store
@@ -227,7 +228,7 @@ def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
             )
 
 
-def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
+def load_head(run: Run, store: Store, channels: int, device: str | torch.device) -> Head:
     """A trained head from its checkpoint, in evaluation mode.
 
     Raises:
@@ -252,7 +253,7 @@ def examples(cohort: Cohort, run: Run) -> dict[int, np.ndarray]:
 def _keep_examples(
     cohort: Cohort, run: Run, head: Head, scene: evaluate.Scene, one_shot: Sequence[Episode], counts: Counts
 ) -> None:
-    chosen = set(episodes.first_of_each_class(one_shot))
+    chosen = set(first_of_each_class(one_shot))
     pair = [Evaluation(len(one_shot), branch=branch).id for branch in ("aux", "main")]
     if run.variant == Variant() and counts.keys() >= set(cohort.store.missing(run, pair)):
         both = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
@@ -261,7 +262,7 @@ def _keep_examples(
         classes = np.array([e.class_id for e in one_shot])
         chosen |= {episode for _, _, episode in experiments.qualitative_examples(before, after, classes)}
     numbers = sorted(chosen)
-    masks = evaluate.predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
+    masks = predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
     np.savez_compressed(buffer := BytesIO(), episodes=np.array(numbers), masks=packed)
     write(cohort.store.folder(run) / "examples.npz", buffer.getvalue())
