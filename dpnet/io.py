@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from filelock import SoftFileLease, Timeout
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
 LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
 RELAY = "DPNET_PROGRESS"  # environment: a file that takes a kernel's progress; its parent draws the bar
+CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
 
 
@@ -151,3 +154,80 @@ def read_json(file: Path) -> Any:
 def corrupt(file: Path, why: str) -> DPNetError:
     """The error for a file whose content is not what was written."""
     return DPNetError(f"{file}: corrupt ({why}): remove the folder {file.parent} and run again")
+
+
+def save_every() -> float:
+    """Seconds between two states of a training."""
+    return float(os.environ.get("DPNET_SAVE_EVERY", "120"))
+
+
+def states(folder: Path) -> list[Path]:
+    """The states that a killed training left, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Store everything that the next step of a training depends on."""
+    import torch
+
+    torch.save(state, buffer := BytesIO())
+    write(folder / f"state-{step:08}.pt", buffer.getvalue())
+    for old in states(folder)[:-2]:  # a state that a full disk or a power cut tore leaves the one before
+        old.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, device: str) -> dict[str, Any] | None:
+    """The newest whole state; torn ones go, since the one before, or the start, leads to the same end."""
+    for file in reversed(states(folder)):
+        if (state := _read_state(file, map_location=device)) is not None:
+            return state
+        file.unlink(missing_ok=True)
+    return None
+
+
+def _read_state(file: Path, **how: Any) -> dict[str, Any] | None:
+    """A state, or None if it is torn."""
+    import torch
+
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True, **how)
+        return state
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
+        return None
+
+
+def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None:
+    """Write a trained head, with the mark of its data; whole or not at all: the file says that training is done."""
+    from safetensors.torch import save as to_bytes
+
+    write(folder / CHECKPOINT, to_bytes(parameters, {"data": data}))
+    for state in states(folder):
+        state.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """The parameters of a trained head.
+
+    Raises:
+        DPNetError: no checkpoint, or a corrupt one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / CHECKPOINT
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+    except (SafetensorError, OSError) as error:
+        raise corrupt(file, str(error).splitlines()[0]) from error
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The marks of the data that a run's checkpoint and states are of; torn files, and older ones, have none."""
+    from safetensors import SafetensorError, safe_open
+
+    contents = [_read_state(state, map_location="cpu", mmap=True) for state in states(folder)]
+    with suppress(SafetensorError, OSError), safe_open(folder / CHECKPOINT, "pt") as checkpoint:
+        contents.append(checkpoint.metadata())
+    return {content["data"] for content in contents if content and "data" in content}

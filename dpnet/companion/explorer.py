@@ -143,7 +143,7 @@ def predicted(
         matched = head.match(head.prototypes(features_of(raw_s), soft), features_of(raw_q), counts)
         selected = torch.stack([head.select(matched, beta)[:, 0] for beta in BETAS], 1)
         wanted: list[tuple[float, str]] = [*((beta, "main") for beta in BETAS), (Evaluation.beta, "aux")]
-        differences = torch.stack(list(head.sweep(matched, wanted).values()), 1)
+        differences = torch.stack(list(evaluate.decode_distinct(head, matched, wanted).values()), 1)
     assert matched.scores is not None, "only the full model has a discriminator"
     S, h, w = scene.size, *raw_q.shape[-2:]
     masks = (resize(differences, (S, S)) > 0).cpu().numpy()

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from dpnet import data as benchmarks
-from dpnet import episodes, evaluate, io
+from dpnet import episodes, io
 from dpnet.companion import experiments, results, runner
 from dpnet.companion.cycles import Cycle
-from dpnet.companion.examples import load_examples
+from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, YARDSTICKS, Reader
 from dpnet.companion.store import Store
@@ -303,7 +303,7 @@ def predictions(store: Store, run: Run, count: int) -> Figure:
         the figure.
     """
     benchmark, listed = _listed(run, count)
-    return _strips(store, benchmark, listed, evaluate.first_of_each_class(listed), run)
+    return _strips(store, benchmark, listed, first_of_each_class(listed), run)
 
 
 def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:

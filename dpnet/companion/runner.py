@@ -15,9 +15,9 @@ from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
-from dpnet.io import DPNetError, Places, file_lock, places, progress, to_json, write
+from dpnet.io import DPNetError, Places, file_lock, load_checkpoint, places, progress, to_json, trained_on, write
 from dpnet.model import Head
-from dpnet.train import build_head, load_checkpoint, train, trained_on
+from dpnet.train import build_head, train
 
 
 def run_cohort(cohort: Cohort, at: Places) -> None:
@@ -76,10 +76,10 @@ def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
             )
 
 
-def load_head(run: Run, store: Store, channels: int, device: str) -> Head:
+def load_head(run: Run, store: Store, channels: int, device: str | torch.device) -> Head:
     """A trained head from its checkpoint, in evaluation mode."""
     head = build_head(run, channels)
-    head.load_state_dict(load_checkpoint(store.folder(run) / "checkpoint.safetensors"))
+    head.load_state_dict(load_checkpoint(store.folder(run)))
     return head.to(device).eval()
 
 

@@ -74,7 +74,7 @@ class Bench:
     def scene(self, data: Benchmark | None = None) -> evaluate.Scene:
         """Fold 0, with features that are kept, or with `data` whose features are not."""
         t = self.training
-        return evaluate.Scene(data or self.data, self.backbone, t.backbone, t.size, 0, 0, self.device)
+        return evaluate.Scene(data or self.data, self.backbone, t.size, 0, 0)
 
     def full(self) -> tuple[str, Head]:
         """The full model's name and head."""
@@ -244,7 +244,7 @@ def _checks(bench: Bench) -> dict[str, Any]:
         )
 
     def miou(counts: dict[str, Counts], asked: str, way: Evaluation) -> float:
-        return mean_iou(counts[asked][way.id], evaluate.class_ids(lists[way.id]), "canet")
+        return mean_iou(counts[asked][way.id], np.array([e.class_id for e in lists[way.id]]), "canet")
 
     points = [abs(miou(in_half, n, w) - miou(in_fp32, n, w)) for n, ws in ways.items() for w in ws]
     return {
@@ -472,7 +472,7 @@ def _where(bench: Bench) -> dict[str, Any]:
         "data": [(cache, "resized_images"), (cache, "resized_labels"), (evaluate.Scene, "load_labels"),
                  (cache.FeatureBank, "__call__")],
         "comparison": [(evaluate, "shared_counts")],
-        "heads": [(Head, "prototypes"), (Head, "match"), (Head, "sweep")],
+        "heads": [(Head, "prototypes"), (Head, "match"), (evaluate, "decode_distinct")],
         "scoring": [(evaluate, "score")],
     }) as scoring, bench.anew() as data:  # fmt: skip
         evaluate.evaluate(bench.heads, bench.scene(data), bench.training, bench.rows(bench.episodes))
