@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -347,11 +348,7 @@ def _site(_: argparse.Namespace) -> None:
 
 
 def _choose(options: argparse.Namespace) -> None:
-    from dpnet.companion import choose
-
-    table = choose.choose(options.benchmark, options.preset, _device(options.device))
-    wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
-    print(wide.round(1).to_string())
+    _script("choose", options, "benchmark", "preset")
 
 
 def _explore(options: argparse.Namespace) -> None:
@@ -361,9 +358,18 @@ def _explore(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> None:
-    from dpnet.companion import speed
+    _script("speed", options, "preset")
 
-    speed.run(options.preset, _device(options.device))
+
+def _script(name: str, options: argparse.Namespace, *passed: str) -> None:
+    """Start a script of the checkout as a process; the folders are in the environment."""
+    file = io.ROOT / "scripts" / f"{name}.py"
+    if not file.exists():
+        raise DPNetError(f"{file}: missing: `{name}` needs the project's checkout")
+    values = [f"--{option}={getattr(options, option)}" for option in passed]
+    done = subprocess.run([sys.executable, file, *values, f"--device={_device(options.device)}"], check=False)
+    if done.returncode:
+        raise DPNetError(f"{file.name}: stopped with exit code {done.returncode}; its message stands above")
 
 
 def _device(name: str, elsewhere: bool = False) -> str:

@@ -11,9 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dpnet import train
-from dpnet.companion import experiments, paper, speed
-from dpnet.io import DPNetError
+from dpnet.companion import experiments, paper
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,28 +177,14 @@ def test_all_the_rest_is_made_and_shares_the_runs(place: tuple[Path, str]) -> No
     assert snapshot(results / "runs") == after
 
 
-def test_speed_is_measured_and_refused_where_the_answers_differ(
-    place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_speed_is_measured(place: tuple[Path, str]) -> None:
     folder, _ = place
     printed = make("speed", folder)
     assert "reference's answers are ours" in printed
     (file,) = (folder / "results" / "speed").glob("*.json")
-    found = json.loads(file.read_text())
-    assert {"ratios", "checks", "growth", "comparison", "where the time goes"} <= found.keys()
+    assert {"ratios", "checks", "growth", "comparison", "where the time goes"} <= json.loads(file.read_text()).keys()
     assert file.with_suffix(".png").stat().st_size > 10_000
     assert snapshot(folder / "scratch") == {}
-
-    monkeypatch.setenv("DPNET_DATA", str(folder / "data"))
-    bench = speed.Bench("tiny", "cpu", 1)
-    with bench.folder:
-        channels = bench.backbone.channels
-        bench.heads = {r.id: train.build_head(r, channels).eval() for r in bench.runs("table3", 1, "flip")}
-        speed._checks(bench)
-        honest = bench.reference.score_one_by_one
-        monkeypatch.setattr(bench.reference, "score_one_by_one", lambda *asked: honest(*asked)[:, :, ::-1])
-        with pytest.raises(DPNetError, match="no timing is worth that"):
-            speed._checks(bench)
 
 
 def test_an_unknown_parameter_fails_in_papermill_itself(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import loops as reference
 import numpy as np
 import pytest
-import reference
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ from dpnet import backbones, episodes, evaluate, io, parallel, train
 from dpnet import data as benchmarks
 from dpnet.companion import cycles, presets, results, runner
 from dpnet.companion.store import COUNTS, Store
-from dpnet.config import Evaluation, Recipe, Run, Variant, Baselines
+from dpnet.config import Baselines, Evaluation, Recipe, Run, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode

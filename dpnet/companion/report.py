@@ -10,7 +10,6 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import (
-    choose,
     experiments,
     explorer,
     figures,
@@ -19,7 +18,6 @@ from dpnet.companion import (
     presets,
     results,
     runner,
-    speed,
     tables,
 )
 from dpnet.companion.experiments import Experiment
@@ -361,7 +359,7 @@ def _tally(tested: pd.DataFrame) -> str:
 
 def _recipe(reader: Reader) -> str:
     """How the schedule was chosen, where it was: what `python -m dpnet choose` found."""
-    file = reader.store.root / choose.FILE
+    file = reader.store.root / "recipe.csv"
     if not file.exists():
         return ""
     found = pd.read_csv(file, dtype={"fold": str})
@@ -505,13 +503,13 @@ def _speed(device: str) -> str:
     if not file.exists():
         raise DPNetError(f"{file}: missing: run `make speed` on that device, or take its part out of README.md")
     found = read_json(file)
-    lines = speed.table(found).rename(columns={"ratio": "ratio [least, most]"})
+    lines = tables.speed(found).rename(columns={"ratio": "ratio [least, most]"})
     about = (
         f"{found['device']}, {found['threads']} threads, torch {found['torch'].split('+')[0]}; `shapes` at "
         f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns, "
         "a ratio being that of each turn's own. "
     )
-    return f"\n{markdown(lines)}\n\n{about}{speed.in_words(found)}\n"
+    return f"\n{markdown(lines)}\n\n{about}{tables.speed_in_words(found)}\n"
 
 
 def _faults(device: str) -> str:

@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import choose
 import pandas as pd
 import pytest
 
-from dpnet import episodes, io
-from dpnet.companion import choose, presets
+from dpnet import episodes
+from dpnet.companion import presets
 from dpnet.data.index import Benchmark, Entry
-from dpnet.io import DPNetError
+from dpnet.io import ROOT, DPNetError, Places
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g", "h")
 FOLDS = ((1, 2), (3, 4), (5, 6), (7, 8))
@@ -31,27 +32,27 @@ def invented(images: int) -> Benchmark:
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
-def test_nothing_that_a_table_tests_is_scored_or_shown(fold: int) -> None:
+def test_nothing_that_a_table_tests_is_scored(fold: int) -> None:
     whole = invented(6)
-    held_out = choose.validation(whole, fold)
-    assert episodes.folds(held_out) == [fold]
-    scored = set(held_out.tested[fold])
+    apart = choose.validation(whole, fold)
+    assert episodes.folds(apart) == [fold]
+    scored = set(apart.tested[fold])
     assert scored == {1, 2, 4, 6, 8} - set(FOLDS[fold])
     # No image that a table tests, and none on both sides.
-    splits = {e.id: e.split for e in held_out.entries}
+    splits = {e.id: e.split for e in apart.entries}
     assert all(name.startswith("train-") for name in splits)
-    assert len(splits) == len(held_out.entries) == 8 * 6
+    assert len(splits) == len(apart.entries) == 8 * 6
     # What is scored is not trained on, in its own images or in others.
-    pools = episodes.training_pools(held_out, fold, "background")
+    pools = episodes.training_pools(apart, fold, "background")
     assert set(pools) == set(range(1, 9)) - scored - set(FOLDS[fold])
     trained = {i for pool in pools.values() for i in pool}
-    assert not [i for i in trained if scored & held_out.entries[i].pixels.keys()]
-    for episode in episodes.test_episodes(held_out, fold, 1, 0, 50):
+    assert not [i for i in trained if scored & apart.entries[i].pixels.keys()]
+    for episode in episodes.test_episodes(apart, fold, 1, 0, 50):
         assert episode.class_id in scored
-        assert {held_out.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
-    assert held_out.digest != whole.digest  # features that are kept are not mixed up
+        assert {apart.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
+    assert apart.digest != whole.digest  # stored features are not mixed up
     changed = choose.validation(dataclasses.replace(whole, digest="another"), fold)
-    assert changed.root != held_out.root  # nor are runs, where images were changed
+    assert changed.root != apart.root  # nor are runs, where images were changed
 
 
 def test_too_few_classes_to_choose_on_are_refused() -> None:
@@ -61,13 +62,13 @@ def test_too_few_classes_to_choose_on_are_refused() -> None:
 
 def test_only_what_has_candidates_is_chosen_for() -> None:
     with pytest.raises(DPNetError, match=r"presets\.py has them for pascal-mini at quick"):
-        choose.choose("shapes", "quick", "cpu")
+        choose.choose("shapes", "quick", Places(Path("data"), Path("results"), "cpu"))
 
 
 @pytest.mark.parametrize(("name", "preset"), presets.CANDIDATES)
 def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: str) -> None:
-    found = pd.read_csv(io.ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
-    means = found.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
+    recipes = pd.read_csv(ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
+    means = recipes.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
     candidates = presets.CANDIDATES[name, preset]
     assert set(means.index) == set(candidates)
     assert presets.resolve(name, preset).training == candidates[means.idxmax()]

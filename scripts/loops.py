@@ -1,11 +1,20 @@
-"""Plain references, written from the equations and with other libraries' habits; slow on purpose."""
+"""The method and its scoring as plain loops, written from the equations as the field writes them; slow on purpose."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from dpnet.data.index import Benchmark
+from dpnet.episodes import Episode
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two vectors."""
     return float(a @ b / (math.sqrt(a @ a) * math.sqrt(b @ b)))
 
 
@@ -47,15 +56,15 @@ def mean_iou(predictions: list[np.ndarray], targets: list[np.ndarray], classes: 
     return 100 * sum(intersection[c] / union[c] if union[c] else 0.0 for c in intersection) / len(intersection)
 
 
-def decoded(benchmark, position: int, class_id: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def decoded(
+    benchmark: Benchmark, position: int, class_id: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image and its target from their files, squashed to a square, and the target at its own size."""
-    from PIL import Image
-
     entry = benchmark.entries[position]
     image = Image.open(benchmark.path(entry.image)).convert("RGB")
     label = Image.open(benchmark.path(entry.label))
 
-    def target(picture) -> np.ndarray:
+    def target(picture: Image.Image) -> np.ndarray:
         ids = np.array(picture)
         return np.where(ids == 255, 255, (ids == class_id).astype(np.uint8)).astype(np.uint8)
 
@@ -65,21 +74,24 @@ def decoded(benchmark, position: int, class_id: int, size: int) -> tuple[np.ndar
 
 
 def score_one_by_one(
-    network, benchmark, listed, size: int, betas: list[float], branch: str, scales: tuple[float, ...] = (1.0,)
+    network: nn.Module,
+    benchmark: Benchmark,
+    listed: Sequence[Episode],
+    size: int,
+    betas: list[float],
+    branch: str,
+    scales: tuple[float, ...] = (1.0,),
 ) -> np.ndarray:
     """As the field's test scripts do: one episode at a time, files read and images encoded again for each.
 
     `network` is one variant, in fp32; each threshold is a pass of its own, and each scale encodes the supports
     again. Probabilities are averaged over scales of the query. Returns int64 [betas, E, 2, 3].
     """
-    import torch
-    from torch.nn import functional as F
-
     device = next(network.parameters()).device
     counts = np.zeros((len(betas), len(listed), 2, 3), np.int64)
     for b, beta in enumerate(betas):
         for e, episode in enumerate(listed):
-            images, masks, probability = [], [], 0.0
+            images, masks, probability = [], [], np.zeros(())
             for support in episode.supports:
                 pixels, mask, _ = decoded(benchmark, support, episode.class_id, size)
                 images.append(torch.from_numpy(pixels).permute(2, 0, 1))
