@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import speed
 import speed_plot
+import torch
 
 from dpnet.companion import presets, tables
 from dpnet.io import ROOT, DPNetError, Places
@@ -53,9 +54,7 @@ def test_the_stopwatch_counts_each_second_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_largest_tensor_is_seen() -> None:
-    import torch
-
-    features = torch.ones(3, 7)
+    features = torch.ones(30, 7)  # larger than what is made of them, but known
     with instruments.Largest(features.shape) as largest:
         (features.T @ features).argmax(1)
     assert largest.bytes == 7 * 7 * 4
