@@ -489,7 +489,7 @@ def _glance(reader: Reader) -> str:
         for t, s in zip(lines.target, lines.status, strict=True)
     ]
     linked = [heading if status == "not run" else f"[{heading}]({file})" for heading, file, status in headings]
-    table = pd.DataFrame({"target": linked, "about": lines.title, "result": lines.status.map(SYMBOLS)})
+    table = pd.DataFrame({"": linked, "about": lines.title, "status": lines.status.map(SYMBOLS)})
     return f"\n{markdown(table)}\n"
 
 
