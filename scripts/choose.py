@@ -92,11 +92,8 @@ def _scored(
     scored = {}
     for candidate, training in candidates.items():
         run = replace(setting, training=training).run(Variant(), fold, 0)
-        scene, folder, way = (
-            evaluate.scene_of(run, apart, device),
-            apart.root / "runs" / run.id,
-            Evaluation(setting.episodes),
-        )
+        scene = evaluate.scene_of(run, apart, device)
+        folder, way = apart.root / "runs" / run.id, Evaluation(setting.episodes)
         if not (folder / "checkpoint.safetensors").exists():
             train({run: folder}, apart, scene.backbone, device)
         head = build_head(run, scene.backbone.channels)

@@ -65,6 +65,23 @@ def test_only_what_has_candidates_is_chosen_for() -> None:
         choose.choose("shapes", "quick", Places(Path("data"), Path("results"), "cpu"))
 
 
+def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = dataclasses.replace(presets.resolve("shapes", "tiny").training, steps=2)
+    candidates = {"plain": few, "faster": dataclasses.replace(few, learning_rate=0.1)}
+    monkeypatch.setitem(presets.CANDIDATES, ("shapes", "tiny"), candidates)
+    monkeypatch.setattr(choose, "validation", lambda benchmark, fold: benchmark)  # all classes of shapes are tested
+    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
+    table = choose.choose("shapes", "tiny", at)
+    assert table.candidate.value_counts().to_dict() == {"plain": 2 * 5, "faster": 2 * 5}
+    for _, rows in table.groupby(["candidate", "metric"]):
+        assert rows[rows.fold == "mean"].miou.item() == pytest.approx(rows[rows.fold != "mean"].miou.mean())
+    file = at.results / "shapes-tiny" / choose.FILE
+    written = file.read_bytes()
+    monkeypatch.setattr(choose, "train", None)
+    choose.choose("shapes", "tiny", at)
+    assert file.read_bytes() == written
+
+
 @pytest.mark.parametrize(("name", "preset"), presets.CANDIDATES)
 def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: str) -> None:
     recipes = pd.read_csv(ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
