@@ -10,7 +10,6 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import (
-    choose,
     experiments,
     explorer,
     figures,
@@ -19,7 +18,6 @@ from dpnet.companion import (
     presets,
     results,
     runner,
-    speed,
     tables,
 )
 from dpnet.companion.experiments import Experiment
@@ -361,7 +359,7 @@ def _tally(tested: pd.DataFrame) -> str:
 
 def _recipe(reader: Reader) -> str:
     """How the schedule was chosen, where it was: what `python -m dpnet choose` found."""
-    file = reader.store.root / choose.FILE
+    file = reader.store.root / "recipe.csv"
     if not file.exists():
         return ""
     found = pd.read_csv(file, dtype={"fold": str})
@@ -422,8 +420,9 @@ def filled(text: str) -> str:
     """
     makers: dict[str, Callable[[Reader], str]] = {
         "expect": _expect,
-        "overview": _overview,
-        "table3": _table3,
+        "ablation": _ablation,
+        "glance": _glance,
+        "support": lambda reader: tables.support_verdict(reader, experiments.get("table3")),
         "protocol": lambda reader: tables.protocol(reader, experiments.get("table3")),
         "paper": _paper,
         "lint": lambda _: f"{len(paper.lint())}",
@@ -468,35 +467,30 @@ def _expect(reader: Reader) -> str:
     return " and ".join(said)
 
 
-def _overview(reader: Reader) -> str:
-    """Every target at a glance, with links from the repository's root."""
-    glance = overview(reader.benchmark, reader.preset, reader.store.root.parent)
-    folder = f"results/{reader.store.root.name}"
-    lines = pd.DataFrame(
-        {
-            "": [
-                experiments.get(t).heading
-                if s == "not run"
-                else f"[{experiments.get(t).heading}]({folder}/{t}.ipynb)"
-                for t, s in zip(glance.target, glance.status, strict=True)
-            ],
-            "about": glance.title,
-            "status": glance.status.map(SYMBOLS),
-            "what came out (points of mIoU, 95 % interval)": glance.said,
-        }
-    )
-    return "\n" + markdown(lines) + "\n"
-
-
-def _table3(reader: Reader) -> str:
+def _ablation(reader: Reader) -> str:
+    """Table 3 in short: the mean of each row, and what it adds to the row above; ours beside the paper's."""
     table3 = experiments.get("table3")
-    parts = [
-        markdown(tables.beside(reader, table3)),
-        markdown(tables.wide(results.effects(reader, table3), ["effect"], intervals=(MEAN,))),
-        markdown(tables.wide(results.yardsticks(reader, table3), ["yardstick"], intervals=(MEAN,))),
-        tables.support_verdict(reader, table3),
+    gains = tables.headline(reader, table3).set_index("effect")
+    steps = [gains.loc[effect.name].to_dict() for effect in table3.effects]
+    *each, whole = [(f"{_interval(step)} {SYMBOLS[step['status']][0]}", f"{step['paper']:+.1f}") for step in steps]
+    short = tables.beside(reader, table3)[["PIM", "MSF", "CCM", "mean", "paper mean"]].copy()
+    short.columns = ["PIM", "MSF", "CCM", "ours", "paper"]
+    short["gain over the row above"], short["paper's gain"] = zip(("", ""), *each, strict=True)
+    total = f"All three over none: {whole[0]}; in the paper {whole[1]}."
+    return f"\n{markdown(short)}\n\n{total}\n"
+
+
+def _glance(reader: Reader) -> str:
+    """Every target with its link and its status."""
+    lines = overview(reader.benchmark, reader.preset, reader.store.root.parent)
+    folder = f"results/{reader.store.root.name}"
+    headings = [
+        (experiments.get(t).heading, f"{folder}/{t}.ipynb", s)
+        for t, s in zip(lines.target, lines.status, strict=True)
     ]
-    return "\n" + "\n\n".join(parts) + "\n"
+    linked = [heading if status == "not run" else f"[{heading}]({file})" for heading, file, status in headings]
+    table = pd.DataFrame({"": linked, "about": lines.title, "status": lines.status.map(SYMBOLS)})
+    return f"\n{markdown(table)}\n"
 
 
 def _speed(device: str) -> str:
@@ -505,13 +499,13 @@ def _speed(device: str) -> str:
     if not file.exists():
         raise DPNetError(f"{file}: missing: run `make speed` on that device, or take its part out of README.md")
     found = read_json(file)
-    lines = speed.table(found).rename(columns={"ratio": "ratio [least, most]"})
+    lines = tables.speed(found).rename(columns={"ratio": "ratio [least, most]"})
     about = (
         f"{found['device']}, {found['threads']} threads, torch {found['torch'].split('+')[0]}; `shapes` at "
         f"`{found['preset']}` ({found['backbone']}, {found['size']}²); medians of {found['repeats']} turns, "
         "a ratio being that of each turn's own. "
     )
-    return f"\n{markdown(lines)}\n\n{about}{speed.in_words(found)}\n"
+    return f"\n{markdown(lines)}\n\n{about}{tables.speed_in_words(found)}\n"
 
 
 def _faults(device: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import pandas as pd
+import torch
 
 from dpnet import data, episodes, evaluate
 from dpnet.companion import baselines, cluster, experiments, notebooks

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dpnet.companion import presets, report, speed
+from dpnet.companion import presets, report, tables
 from dpnet.io import DPNetError, read_json, write
 
 try:
@@ -495,12 +495,12 @@ def _fast(front: Page, results: Path) -> str:
     parts = []
     for file in (f for f in _measured(results) if f.endswith(".json")):
         found = read_json(results / file)
-        table = BeautifulSoup(speed.table(found).to_html(index=False), "html.parser")
+        table = BeautifulSoup(tables.speed(found).to_html(index=False), "html.parser")
         _tidy(table, f"Speed on {found['device']}")
         picture = file.replace(".json", ".png")
         parts.append(
             f"<h3>{found['device']}</h3><p>Medians of {found['repeats']} turns, in brackets the least and the most. "
-            f'{html.escape(speed.in_words(found))}</p>{table}<p><a href="{front.link(file)}">JSON</a></p>'
+            f'{html.escape(tables.speed_in_words(found))}</p>{table}<p><a href="{front.link(file)}">JSON</a></p>'
         )
         if (results / picture).exists():
             parts.append(

@@ -311,3 +311,38 @@ def last_losses(store: Store, runs: list[Run]) -> pd.DataFrame:
     table = pd.DataFrame(last, columns=["step", "L_seg", "L_aux", "L_dis"]).round(2)
     table.insert(0, "variant", [run.variant.slug for run in runs])
     return table.astype({"step": int})
+
+
+def speed(measured: Mapping[str, Any]) -> pd.DataFrame:
+    """The ratios of `results/speed/<machine>.json`: columns what, ours, against, ratio, budget, met."""
+    lines = []
+    for line in measured["ratios"]:
+        middle, least, most = line["ratio"]
+        budget, more, unit = line["budget"], line["more is better"], line["unit"]
+        met = "—" if budget is None else "yes" if (middle >= budget if more else middle <= budget) else "no"
+        lines.append(
+            {
+                "what": line["what"],
+                "ours": f"{_digits(line['ours'][0])} {unit}",
+                "against": f"{_digits(line['against'][0])} {unit} ({line['reference']})",
+                "ratio": f"{middle:.3g} [{least:.3g}, {most:.3g}]",
+                "budget": "—" if budget is None else f"{'≥' if more else '≤'} {budget:g}",
+                "met": met,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def speed_in_words(measured: Mapping[str, Any]) -> str:
+    """What the ratios rest on: that both sides answer the same, and what half precision costs."""
+    checks = measured["checks"]
+    return (
+        f"The reference's answers are ours: {checks['pixels that differ (%)']:.3g} % of pixels differ (features are "
+        f"kept in fp16), {checks['pixels that differ, three scales (%)']:.3g} % with three scales. "
+        f"{checks['precision']} against fp32: at most {checks['mIoU that differs (points)']:.2g} points of mIoU in "
+        f"any of {checks['rows']} rows over {checks['episodes']} episodes."
+    )
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

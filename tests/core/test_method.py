@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import loops as reference
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

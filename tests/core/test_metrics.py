@@ -1,8 +1,8 @@
 """Both metrics from int64 counts, against a pixel loop and torchmetrics (invariant 6); intervals."""
 
+import loops as reference
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
