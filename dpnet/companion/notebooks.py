@@ -63,6 +63,18 @@ def check_parameters(names: Mapping[str, Any]) -> None:
             raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
 
 
+def start(names: Mapping[str, Any]) -> None:
+    """What a template does first: check its parameters, and import what lies beside it in `notebooks/`."""
+    check_parameters(names)
+    sys.path.insert(0, str(io.ROOT / "notebooks"))
+
+
+def set_environment(results: Path, config: Path) -> None:
+    """What a JupyterLab started here and its kernels inherit: the results, and settings below the user's own."""
+    layers = [str(config), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ |= {"DPNET_RESULTS": str(results), "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, layers))}
+
+
 def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a template.
 
@@ -170,7 +182,7 @@ def source(name: str, output: Path) -> str:
     if name != "train":
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
         beside += sorted(output.parent.glob(f"{name}.npz"))
-        for file in [*sorted(Path(__file__).parent.glob("*.py")), *beside]:
+        for file in [*sorted(Path(__file__).parent.glob("*.py")), io.ROOT / "notebooks" / "drawing.py", *beside]:
             found.update(file.read_bytes())
     return found.hexdigest()[:12]
 
