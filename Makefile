@@ -67,14 +67,14 @@ report: $(READY)  ## tables, figures, reports and README from the results that a
 speed: $(READY)  ## measure this package against the field's habits on this machine: results/speed/ (5 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)" --device "$(DEVICE)"
 
-explore: $(READY)  ## JupyterLab on kept predictions: move the threshold, click a cell and see its cycle
+explore: $(READY)  ## JupyterLab on stored predictions: move the threshold and see the answer change
 	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
 
 site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
 	@$(DPNET) site --results "$(RESULTS)"
 
 test-site: $(READY)  ## the site and the explorer in a headless Chromium (Debian: chromium, chromium-driver)
-	@$(PY) -m pytest -q tests/test_site.py tests/test_explore_browser.py
+	@$(PY) -m pytest -q tests/test_site.py tests/companion/test_explorer_browser.py
 
 test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, fill disks, tear files (15 minutes)
 	@$(PY) -m pytest -q -s tests/test_faults.py
@@ -88,7 +88,7 @@ lint: $(READY)
 
 unit: $(READY)
 	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py \
-		--ignore tests/test_explore_browser.py -m "not long"
+		--ignore tests/companion/test_explorer_browser.py -m "not long"
 
 tiny: $(READY)
 	@$(PY) -m pytest -q --durations=5 tests/test_end_to_end.py

@@ -78,7 +78,7 @@ def parser() -> Parser:
     choose.add_argument("--results", type=Path, help="the folder of all results [results]")
     choose.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
 
-    explorer = verbs.add_parser("explore", help="JupyterLab on predictions: move the threshold, click on cells")
+    explorer = verbs.add_parser("explore", help="JupyterLab on stored predictions: move the threshold")
     explorer.add_argument(
         "--benchmark", default="shapes", help="shapes, pascal, pascal-mini, coco or folder [shapes]"
     )

@@ -378,7 +378,10 @@ def sliders(look: Callable[..., Any], **controls: Any) -> None:
     from ipywidgets import interactive
 
     widget = interactive(look, {"auto_display": True}, **controls)
-    still = {"text/plain": "sliders, which need a running kernel", "image/jpeg": b64encode(widget.result.data).decode()}
+    still = {
+        "text/plain": "sliders, which need a running kernel",
+        "image/jpeg": b64encode(widget.result.data).decode(),
+    }
     display({**widget._repr_mimebundle_(), **still}, raw=True)
 
 
@@ -393,7 +396,7 @@ def in_words(stored: Predictions, episode: int, beta: float) -> str:
     """An episode at a threshold, in two sentences."""
     selected, mask = stored.at(episode, beta)
     candidates, left = int(stored.candidates[episode].sum()), int(selected.sum())
-    made = f"P_q is the mean of the other {left}" if left else "none is left, so P_q = P"
+    made = f"P_q is the mean of the {left} selected" if left else "none is left, so P_q = P"
     overlap, before, alone = (stored.iou(episode, m) for m in (mask, stored.masks[episode, 0], stored.alone[episode]))
     return (
         f"{stored.names[episode]}: {candidates} candidate{'s' * (candidates != 1)}, {candidates - left} discarded at "
