@@ -193,7 +193,7 @@ class Panel:
     areas: Mapping[str, Any] = field(default_factory=dict)  # name in the legend -> colour
 
 
-def row(*panels: Panel, width: float = 2.1, size: int = 0) -> Figure:
+def row(*panels: Panel, width: float = 2.3, size: int = 0) -> Figure:
     """Panels side by side, each `width` inches wide; `size` is S where a panel has neither image nor mask."""
     lines = max(len(panel.marks) + len(panel.areas) for panel in panels)
     below = max([0.05 + 0.19 * lines, *(0.52 for panel in panels if panel.unit)])
@@ -254,7 +254,7 @@ def show(figure: Figure) -> Any:
     """A figure of images for a notebook, as a small JPEG; the figure is closed."""
     from IPython.display import Image
 
-    kind = {"quality": 72, "optimize": True, "progressive": True}
+    kind = {"quality": 68, "optimize": True, "progressive": True}
     figure.savefig(buffer := BytesIO(), format="jpeg", dpi=100, pil_kwargs=kind)
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg")

@@ -10,6 +10,7 @@ import drawing
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import PathCollection
 
 from dpnet import backbones, evaluate, io
 from dpnet import data as benchmarks
@@ -133,11 +134,11 @@ def test_the_picture_marks_the_cells_and_names_the_numbers(tiny: Tiny) -> None:
         selected, mask = stored.at(episode, beta)
         for axis, marks in ((support, (stored.closes(episode), stored.foreground[episode] & ~stored.closes(episode))),
                             (query, (selected, stored.candidates[episode] & ~selected))):  # fmt: skip
-            drawn = [c for c in axis.collections if "marked" not in c.get_label() and len(c.get_sizes())]
+            drawn = [c for c in axis.collections if isinstance(c, PathCollection)]
             assert [len(c.get_offsets()) for c in drawn] == [cells.sum() for cells in marks]
         assert f"IoU {stored.iou(episode, mask):.1f} %" in answer.get_title()
         assert f"without filtering {stored.iou(episode, stored.masks[episode, 0]):.1f} %" in answer.get_title()
-        drawing.plt.close("all")
+        drawing.plt.close()
 
 
 # ---- the file in the results
