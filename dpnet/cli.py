@@ -249,19 +249,18 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from dpnet.companion import presets, report, runner, tables
-    from dpnet.companion.results import Reader
+    from dpnet.companion import presets, report, results, runner, tables, verdicts
 
     setting = presets.resolve(options.benchmark, options.preset)
     _device(options.device, elsewhere=bool(options.cluster))
     asked = runner.train_all(options.target, setting, io.places(), options.seeds, options.jobs, options.cluster)
-    reader = Reader(options.benchmark, options.preset, seeds=options.seeds)
-    report.write_tables(reader, asked)
+    scores = results.load(setting, seeds=options.seeds)
+    report.write_tables(scores, asked)
     if options.target == "all":
-        report.publish(reader)
-        print(report.overview(options.benchmark, options.preset, reader.store.root.parent).to_string(index=False))
+        report.publish(scores)
+        print(verdicts.overview(scores).to_string(index=False))
     else:
-        print(*(tables.as_text(reader, experiment) for experiment in asked), sep="\n\n")
+        print(*(tables.as_text(scores, experiment) for experiment in asked), sep="\n\n")
 
 
 def _run(options: argparse.Namespace) -> None:

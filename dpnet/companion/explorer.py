@@ -22,9 +22,8 @@ from PIL import Image
 
 from dpnet import data as benchmarks
 from dpnet import evaluate, io
-from dpnet.companion import presets, runner
+from dpnet.companion import presets, results, runner
 from dpnet.companion.experiments import BETAS
-from dpnet.companion.results import Reader
 from dpnet.companion.runner import Cohort
 from dpnet.config import VOID, Evaluation, Training
 from dpnet.data import cache
@@ -223,8 +222,8 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 def cohort(benchmark: str, preset: str) -> Cohort:
     """Whose predictions are explored: those of the full model on the first tested fold, seed 0."""
-    setting, results = presets.resolve(benchmark, preset), io.places().results
-    return Cohort("table3", setting, Reader(benchmark, preset).folds[0], 0, results)
+    setting, folder = presets.resolve(benchmark, preset), io.places().results
+    return Cohort("table3", setting, results.load(setting, folder).folds[0], 0, folder)
 
 
 def place(of: Cohort) -> Path:
