@@ -145,3 +145,18 @@ def _cycle_gain(scores: Scores, fold: str = MEAN) -> dict[str, Any]:
     row = details.matches(scores).query(f"matches == 'cycle - cosine' and fold == '{fold}'").iloc[0]
     gain = {"difference": row.precision, "low": row.precision_low, "high": row.precision_high}
     return gain | {"status": direction(gain, 1.0)}
+
+
+def opening(scores: Scores, experiment: Experiment) -> str:
+    """How a target's notebook begins, as Markdown: its title, what is asked, what came out."""
+    status, text = outcome(scores, experiment)
+    setting = scores.setting
+    lines = [
+        f"# {experiment.heading}: {experiment.title}",
+        experiment.note,
+        f"**On `{setting.benchmark}` at `{setting.preset}`: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}.",
+    ]
+    if experiment.rows:
+        lines[-1] += " (Points of mIoU, mean of the folds, 95 % interval.)"
+        lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
+    return "\n\n".join(lines)
