@@ -162,7 +162,7 @@ def reliability(scores: Scores) -> pd.DataFrame:
 
 
 def effects_in_words(scores: Scores, experiment: Experiment) -> str:
-    """What the paired effects allow to say of the mean over folds: a sentence each."""
+    """What the paired effects allow to say of the mean over folds: a list in Markdown, a sentence each."""
     units = {e.name: e.unit for e in experiment.effects}
     words = {
         "same direction": "an effect in the paper's direction",
@@ -174,11 +174,11 @@ def effects_in_words(scores: Scores, experiment: Experiment) -> str:
     lines = []
     for row in headline(scores, experiment).to_dict("records"):
         if row["status"] == "not run":
-            lines.append(f"{row['effect']}: not run.")
+            lines.append(f"- {row['effect']}: not run.")
             continue
         theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
         unit = units.get(row["effect"], "points")
-        lines.append(f"{row['effect']}: {difference(row)} {unit}, {words[row['status']]}{theirs}.")
+        lines.append(f"- {row['effect']}: {difference(row)} {unit}, {words[row['status']]}{theirs}.")
     return "\n".join(lines)
 
 
