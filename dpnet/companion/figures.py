@@ -244,7 +244,7 @@ def _join_cells(figure: Figure, line: Sequence[Axes], cycle: Cycle, sizes: Seque
         for (row, column), (height, width) in zip(cycle.cells, sizes, strict=True)
     ]
     for axis, point in zip(line, points, strict=True):
-        axis.plot(*point, "o", color="white", markeredgecolor="black", markersize=9, markeredgewidth=1.5)
+        axis.plot(*point, "o", color="white", mec="black", markersize=9, mew=1.5, clip_on=False)
     style: dict[str, Any] = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 1.8, "shrinkA": 6, "shrinkB": 6}
     for i in range(2):
         figure.add_artist(

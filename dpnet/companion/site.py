@@ -90,7 +90,7 @@ def _order(folder: Path) -> tuple[int, str]:
 def _sources(folder: Path) -> dict[str, Path]:
     """Address of each page of a folder -> what it is made from: the report, tables, figures, guides, trainings."""
     named = sorted(
-        folder.glob("*.ipynb"), key=lambda p: (not p.stem.startswith("table"), p.stem[0].isdigit(), p.stem)
+        folder.glob("*.ipynb"), key=lambda p: (not p.stem.startswith(("table", "fig")), p.stem[0].isdigit(), p.stem)
     )
     sources = [*folder.glob("REPORT.md"), *named, *sorted(folder.glob("train/*.ipynb"))]
     pages = {s.relative_to(folder).with_suffix(".html").as_posix(): s for s in sources if ".failed" not in s.name}
