@@ -97,7 +97,7 @@ def _execute(name: str, output: Path, parameters: Mapping[str, Any], aside: Path
     with _relayed_progress(aside / "progress.log"):
         try:
             papermill.execute_notebook(
-                template(name),
+                io.ROOT / "notebooks" / f"{name}.ipynb",
                 executed,
                 dict(parameters),
                 kernel_name="python3",
@@ -154,12 +154,6 @@ def _beside_others() -> None:
     end_with_parent()
 
 
-def template(name: str) -> Path:
-    """The template of an executed notebook: its own, or the one that all tables share."""
-    own = io.ROOT / "notebooks" / f"{name}.ipynb"
-    return own if own.exists() else own.with_name("table.ipynb")
-
-
 def source(name: str, output: Path) -> str:
     """Twelve hex digits of what an executed notebook was made from.
 
@@ -171,8 +165,8 @@ def source(name: str, output: Path) -> str:
     Returns:
         the digits; if they are not those that the notebook carries, it is stale.
     """
-    cells = json.loads(template(name).read_text())["cells"]
-    found = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
+    template = json.loads((io.ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
     if name != "train":
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
         beside += sorted(output.parent.glob(f"{name}.npz"))
