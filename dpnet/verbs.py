@@ -94,20 +94,19 @@ def plan(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """Make runs, CSVs and notebooks of a target."""
-    from dpnet.companion import notebooks, presets, report, runner, tables
-    from dpnet.companion.results import Reader
+    from dpnet.companion import notebooks, presets, report, runner, scores, tables, verdicts
 
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
-    reader = Reader(options.benchmark, options.preset, at.results, options.seeds)
+    results = scores.load(setting, at.results, options.seeds)
     with notebooks.kernel_environment(at):
-        report.write_tables(reader, asked)
+        report.write_tables(results, asked)
         if options.target == "all":
-            report.publish(reader)
+            report.publish(results)
     if options.target == "all":
-        print(report.overview(options.benchmark, options.preset, at.results).to_string(index=False))
+        print(verdicts.overview(results).to_string(index=False))
     else:
-        print(*(tables.as_text(reader, experiment) for experiment in asked), sep="\n\n")
+        print(*(tables.as_text(results, experiment) for experiment in asked), sep="\n\n")
 
 
 def run(options: argparse.Namespace) -> None:

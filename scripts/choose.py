@@ -15,9 +15,9 @@ from dpnet.companion import presets
 from dpnet.companion.presets import Setting
 from dpnet.config import Evaluation, Training, Variant
 from dpnet.data.index import Benchmark
-from dpnet.io import DPNetError, Places, write
+from dpnet.io import DPNetError, Places, load_checkpoint, write
 from dpnet.metrics import METRICS, mean_iou
-from dpnet.train import build_head, load_checkpoint, train
+from dpnet.train import build_head, train
 
 LEAST = 5  # training images that a class must have to be validated on
 FILE = "recipe.csv"
@@ -97,9 +97,9 @@ def _scored(
         if not (folder / "checkpoint.safetensors").exists():
             train({run: folder}, apart, scene.backbone, device)
         head = build_head(run, scene.backbone.channels)
-        head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
+        head.load_state_dict(load_checkpoint(folder))
         counts, lists = evaluate.evaluate({run: head.to(device).eval()}, scene, {run: [way]})
-        scored[candidate] = counts[run, way], evaluate.class_ids(lists[way])
+        scored[candidate] = counts[run, way], np.array([episode.class_id for episode in lists[way]])
     return scored
 
 

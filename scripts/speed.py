@@ -18,7 +18,7 @@ import torch
 from instruments import Largest, Stopwatch, ratio, spread
 
 from dpnet import backbones, data, episodes, evaluate, io, modules, train
-from dpnet.companion import experiments, presets, tables
+from dpnet.companion import experiments, presets, readme
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
@@ -42,13 +42,13 @@ IN_EVALUATION: Functions = {
     "data": [(cache, "resized_images"), (cache, "resized_labels"), (evaluate.Scene, "load_labels"),
              (cache.FeatureBank, "__call__")],
     "comparison": [(evaluate, "shared_counts")],
-    "heads": [(Head, "prototypes"), (Head, "match"), (Head, "sweep")],
+    "heads": [(Head, "prototypes"), (Head, "match"), (evaluate, "decode_distinct")],
     "scoring": [(evaluate, "score")],
 }  # fmt: skip
 IN_TRAINING: Functions = {
     "backbone": ENCODING,
     "comparison": [(train, "shared_counts")],
-    "heads": [(train, "_update")],
+    "heads": [(train, "advance")],
 }
 
 
@@ -75,8 +75,7 @@ class Bench:
 
     def scene(self, benchmark: Benchmark | None = None) -> evaluate.Scene:
         """Fold 0 of a benchmark; by default of the one whose features are stored."""
-        name, size = self.training.backbone, self.training.size
-        return evaluate.Scene(benchmark or self.data, self.backbone, name, size, 0, 0, self.device)
+        return evaluate.Scene(benchmark or self.data, self.backbone, self.training.size, 0, 0)
 
     def wanted(self, count: int) -> dict[Run, list[Evaluation]]:
         """Table 3's four rows: three heads, and the auxiliary branch of the full one."""
@@ -149,7 +148,7 @@ def check(bench: Bench) -> dict[str, Any]:
     for run, way in ((run, way) for run, ways in wanted.items() for way in ways):
         plain, ours = bench.by_loops(run, way), in_fp32[exact[run], way]
         shares[way == three_scales].append(float(np.abs(plain - ours[:FEW]).sum() / 2 / plain.sum()))
-        classes = evaluate.class_ids(lists[way])
+        classes = np.array([episode.class_id for episode in lists[way]])
         points.append(abs(mean_iou(in_half[run, way], classes, "canet") - mean_iou(ours, classes, "canet")))
     if (most := max(shares[False] + shares[True])) > DIFFER:
         raise DPNetError(f"plain loops and shared pass differ in {most:.2%} of the pixels: no timing is worth that")
@@ -226,9 +225,11 @@ def training(bench: Bench) -> None:
 def stepper(bench: Bench, runs: list[Run]) -> Callable[[], None]:
     """Some steps of a cohort at a time."""
     nothing = bench.scratch / "nothing"  # no state from which to go on
-    members = [train.begin(run, bench.backbone.channels, nothing, bench.device) for run in runs]
-    pools = episodes.training_pools(bench.data, 0, runs[0].training.novel, runs[0].training.least)
-    batches = train.stream(bench.data, bench.backbone, runs[0], pools, bench.device, 0)
+    how, members = runs[0].training, [train.begin(r, bench.backbone.channels, nothing, bench.device) for r in runs]
+    pools = episodes.training_pools(bench.data, 0, how.novel, how.least)
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.SOURCES[how.augment](bench.data, bench.backbone, how, positions)
+    batches = train.batches(source, bench.data, pools, runs[0], 0)
 
     def work() -> None:
         for _ in range(STEPS):
@@ -343,7 +344,7 @@ def main() -> None:
     file = options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
     speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
-    print(tables.speed(measured).to_string(index=False), "\n\n" + tables.speed_in_words(measured), sep="")
+    print(readme.speed_ratios(measured).to_string(index=False), "\n\n" + readme.speed_checks(measured), sep="")
     print(f"{file.name}: written, with its plot, to {file.parent}")
 
 
