@@ -53,6 +53,7 @@ def layers(name: str, tree: ast.AST) -> Iterator[Finding]:
             or (here in WITHOUT_DATA and top == "data")
             or (here == "companion.runner" and other in {"companion.results", "companion.figures"})
             or (here != "__main__" and top == "cli")
+            or (here != "cli" and top == "verbs")
             or top in OUTSIDE
         ):
             yield line, f"imports {other}"
