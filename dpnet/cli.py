@@ -32,10 +32,16 @@ def parser() -> Parser:
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
-    prepare.add_argument("--voc", type=Path, help="folder of your own in VOC's layout (benchmark folder)")
-    for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
-        prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
-    prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
+    prepare.add_argument("--images", type=Path, help="folder of your own photographs (benchmark folder)")
+    prepare.add_argument(
+        "--labels", type=Path, help="folder of their label PNGs: 0 background, 1…n classes, 255 void"
+    )
+    prepare.add_argument("--classes", type=Path, help="text file with the class names, one per line")
+    prepare.add_argument("--lists", type=Path, help="folder of train.txt and val.txt [sub-folders, or by itself]")
+    prepare.add_argument("--voc", type=Path, help="or a folder in VOC's layout, as CVAT and labelme2voc write it")
+    prepare.add_argument("--coco", type=Path, help="or an instances file of COCO's format")
+    prepare.add_argument("--coco-val", type=Path, help="another one, for testing [a quarter of --coco]")
+    prepare.add_argument("--folds", default="", help='a number, or "cat,dog;cow,hen" [by themselves]')
     prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
     check = verbs.add_parser("check", help="decode everything again, count, and compare with known counts")
     check.add_argument("benchmark", help="a prepared benchmark")
@@ -48,8 +54,10 @@ def parser() -> Parser:
     )
     predict.add_argument(
         "--mask", type=Path, action="append", required=True,
-        help="its mask, PNG (ids, or white on black) or JSON with polygons; one for each support",
+        help="its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support",
     )  # fmt: skip
+    predict.add_argument("--soft", action="store_true", help="masks have shades: above one half is foreground")
+    predict.add_argument("--label", help="which label of a LabelMe file is meant")
     predict.add_argument("--query", type=Path, required=True, help="the image to segment")
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
     predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with what was found in colour")
@@ -185,33 +193,45 @@ def _prepare(options: argparse.Namespace) -> None:
     from dpnet import io
     from dpnet.companion import presets
 
+    setting = presets.resolve(options.benchmark, options.preset)
     if options.benchmark == "folder":
-        images, labels, classes = options.images, options.labels, options.classes
-        lists = None
-        if options.voc:
-            parts = benchmarks.voc_parts(options.voc)
-            images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
-        if None in (images, labels, classes):
-            raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
-        found = benchmarks.prepare_folder(images, labels, classes, io.places().data, options.folds, lists)
-        tests = sum(entry.split == "val" for entry in found.entries)
-        print(f"{len(found.entries) - tests} images to train on, {tests} to test; folds: {_folds(found)}")
-        cut, tested = ({c for fold in folds for c in fold} for folds in (found.folds, found.tested))
+        benchmark = _prepare_own(options, io.places().data, setting.training.size)
+        tests = sum(entry.split == "val" for entry in benchmark.entries)
+        print(*benchmark.recipe["notes"], sep="\n")
+        print(f"{len(benchmark.entries) - tests} images to train on, {tests} to test; folds: {_folds(benchmark)}")
+        cut, tested = ({c for fold in folds for c in fold} for folds in (benchmark.folds, benchmark.tested))
         for why, classes in (
             ("fewer than two of their images could be set aside for that", cut - tested),
-            ("--folds leaves them out: they are for training", {*range(1, len(found.classes) + 1)} - cut),
+            ("--folds leaves them out: they are for training", {*range(1, len(benchmark.classes) + 1)} - cut),
         ):
             if classes:
-                print(f"not tested, since {why}: {', '.join(found.classes[c - 1] for c in sorted(classes))}")
+                print(f"not tested, since {why}: {', '.join(benchmark.classes[c - 1] for c in sorted(classes))}")
     else:
-        recipe = presets.resolve(options.benchmark, options.preset).recipe
-        own = next((name for name in ("voc", "images", "labels", "classes", "folds") if getattr(options, name)), None)
-        if own:
+        names = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")
+        if own := next((name for name in names if getattr(options, name)), None):
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
             way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
-            raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
-        found = benchmarks.prepare(options.benchmark, io.places().data, recipe, fetch=not options.offline)
-    print(f"{found.name}: {len(found.entries)} images of {len(found.classes)} classes are ready")
+            option = own.replace("_", "-")
+            raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
+        benchmark = benchmarks.prepare(options.benchmark, io.places().data, setting.recipe, fetch=not options.offline)
+    print(f"{benchmark.name}: {len(benchmark.entries)} images of {len(benchmark.classes)} classes are ready")
+
+
+def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchmark":
+    from dpnet.data import custom
+
+    forms = {"--voc": options.voc, "--coco": options.coco, "--labels": options.labels}
+    given = [name for name, value in forms.items() if value]
+    if len(given) != 1 or (options.labels and None in (options.images, options.classes)):
+        what = f"{' and '.join(given)} are given" if len(given) > 1 else "more is needed"
+        raise DPNetError(f"{what}: {custom.USAGE}")
+    if options.coco:
+        return custom.prepare_coco(options.coco, data, options.coco_val, options.images, options.folds, size)
+    if options.voc:
+        return custom.prepare_voc(options.voc, data, options.folds, options.classes, size)
+    return custom.prepare_folder(
+        options.images, options.labels, options.classes, data, options.folds, options.lists, size
+    )
 
 
 def _folds(benchmark: "Benchmark") -> str:
@@ -222,13 +242,22 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet import data as benchmarks
     from dpnet import io
     from dpnet.companion import presets
+    from dpnet.data import checks
 
-    recipe = presets.resolve(options.benchmark, options.preset).recipe
-    found = benchmarks.load(options.benchmark, io.places().data, recipe)
-    print(benchmarks.check(found).to_string())
-    known = benchmarks.known(found)
+    setting = presets.resolve(options.benchmark, options.preset)
+    benchmark = benchmarks.load(options.benchmark, io.places().data, setting.recipe)
+    print(benchmarks.check(benchmark).to_string())
+    print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
+    size = benchmark.recipe.get("size", setting.training.size)
+    if options.benchmark == "folder" and size != setting.training.size:
+        again = f"for --preset {options.preset}, {setting.training.size} x {setting.training.size}, prepare it again"
+        print(f"objects that are too thin were counted at {size} x {size}: {again}")
+    known = benchmarks.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
+    sheet = benchmark.root / "contact_sheet.png"
+    io.write(sheet, benchmarks.images.png(checks.contact_sheet(benchmark)), "--root")
+    print(f"{sheet}: a few images of each class with their outlines, to look at")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -308,7 +337,7 @@ def _predict(options: argparse.Namespace) -> None:
         if file and file.suffix.lower() != ".png":
             raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(
-        options.query, options.support, options.mask, options.checkpoint, options.beta
+        options.query, options.support, options.mask, options.checkpoint, options.beta, options.soft, options.label
     )
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, *images.MARK])

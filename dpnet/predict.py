@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dpnet.config import Training, Variant
-from dpnet.data.images import Picture, marked, photograph
+from dpnet.data import images
+from dpnet.data.images import Source
 from dpnet.io import DPNetError, read_json, write
 from dpnet.model import FOREGROUND, DPNet
 from dpnet.modules import resize
@@ -76,20 +77,24 @@ def load(checkpoint: str | Path) -> Trained:
 
 @torch.inference_mode()
 def segment(
-    query: Picture,
-    supports: Sequence[Picture],
-    masks: Sequence[Picture],
+    query: Source,
+    supports: Source | Sequence[Source],
+    masks: Source | Sequence[Source],
     checkpoint: str | Path | Trained,
     beta: float = BETA,
+    soft: bool = False,
+    label: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find in a query what the masks mark in the supports.
 
     Arguments:
-        query: an image of any size, as `dpnet.pictures.photograph` takes it.
-        supports: K images.
-        masks: one per support, as `dpnet.pictures.marked` takes it.
+        query: an image of any size, as `dpnet.data.images.photograph` takes it: a path, PIL image, array or tensor.
+        supports: one image, or K.
+        masks: one for each support, as `dpnet.data.images.mask` takes it.
         checkpoint: the folder of a trained run; or what `load` made of it, for many queries.
         beta: the discriminator's threshold.
+        soft: masks may have shades; what is above one half of full scale is foreground.
+        label: which label of a LabelMe file is the foreground.
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
@@ -98,11 +103,16 @@ def segment(
         DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
             perhaps at the network's size.
     """
+    supports, masks = images.several(supports, 3), images.several(masks, 2)
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
     _need_beta(beta)
-    picture, shown = photograph(query), [photograph(support) for support in supports]
-    found = [marked(mask, support.size) for mask, support in zip(masks, shown, strict=True)]
+    picture = images.photograph(query, "query")
+    shown = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
+    found = [
+        images.mask(mask, support.size, soft, label, f"mask {i}")
+        for i, (mask, support) in enumerate(zip(masks, shown, strict=True), 1)
+    ]
     trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
     size = trained.size
     squashed = [square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for mask in found]
