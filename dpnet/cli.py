@@ -197,7 +197,7 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.benchmark == "folder":
         benchmark = _prepare_own(options, io.places().data, setting.training.size)
         tests = sum(entry.split == "val" for entry in benchmark.entries)
-        print(*benchmark.recipe["notes"], sep="\n")
+        _print_lines(benchmark.recipe["notes"])
         print(f"{len(benchmark.entries) - tests} images to train on, {tests} to test; folds: {_folds(benchmark)}")
         cut, tested = ({c for fold in folds for c in fold} for folds in (benchmark.folds, benchmark.tested))
         for why, classes in (
@@ -234,6 +234,11 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
     )
 
 
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        print(line)
+
+
 def _folds(benchmark: "Benchmark") -> str:
     return "; ".join(", ".join(benchmark.classes[c - 1] for c in fold) for fold in benchmark.folds)
 
@@ -242,12 +247,12 @@ def _check(options: argparse.Namespace) -> None:
     from dpnet import data as benchmarks
     from dpnet import io
     from dpnet.companion import presets
-    from dpnet.data import checks
+    from dpnet.data import checks, images
 
     setting = presets.resolve(options.benchmark, options.preset)
     benchmark = benchmarks.load(options.benchmark, io.places().data, setting.recipe)
     print(benchmarks.check(benchmark).to_string())
-    print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
+    _print_lines([checks.void(benchmark), *benchmark.recipe.get("notes", ())])
     size = benchmark.recipe.get("size", setting.training.size)
     if options.benchmark == "folder" and size != setting.training.size:
         again = f"for --preset {options.preset}, {setting.training.size} x {setting.training.size}, prepare it again"
@@ -256,7 +261,7 @@ def _check(options: argparse.Namespace) -> None:
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
     sheet = benchmark.root / "contact_sheet.png"
-    io.write(sheet, benchmarks.images.png(checks.contact_sheet(benchmark)), "--root")
+    io.write(sheet, images.png(checks.contact_sheet(benchmark)), "--root")
     print(f"{sheet}: a few images of each class with their outlines, to look at")
 
 

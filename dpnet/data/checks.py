@@ -128,13 +128,14 @@ def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int
         per_class: images in a row, taken at equal distances from all of the class.
         cell: width and height that an image may have, in pixels.
     """
-    left, gap, (width, height) = 190, 8, cell
-    sheet = Image.new(
-        "RGB", (left + per_class * (width + gap) + gap, gap + len(benchmark.classes) * (height + gap)), "white"
-    )
+    left, gap, head, (width, height) = 190, 8, 38, cell
+    rows = len(benchmark.classes)
+    sheet = Image.new("RGB", (left + per_class * (width + gap), head + rows * (height + gap)), "white")
     canvas, colours = ImageDraw.Draw(sheet), np.reshape(images.voc_colours(), (-1, 3))
+    title = f"{benchmark.name}, {len(benchmark.entries)} images: the class in colour, void in grey"
+    _text(canvas, (gap, gap), title, sheet.width - 2 * gap, 18)
     for row, name in enumerate(benchmark.classes):
-        top = gap + row * (height + gap)
+        top = head + row * (height + gap)
         positions = {split: benchmark.images_of(row + 1, split) for split in SPLITS}
         every = [position for split in SPLITS for position in positions[split]]
         colour = tuple(np.minimum(255, colours[row + 1] + 40).tolist())

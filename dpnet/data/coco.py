@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import END, NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
+from dpnet.data.index import NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
 from dpnet.io import DPNetError, progress
 
 VERSION = 1  # of `paint`: another one is another benchmark
@@ -72,7 +72,7 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
         for one in index.anns.values():
             for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
                 if one[key] not in known:
-                    raise DPNetError(f"{file}: annotation {one['id']} has the unknown {key} {one[key]}")
+                    raise DPNetError(f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export or fetch the file again")
         for number, image in index.imgs.items():
             every = index.imgToAnns.get(number, ())
             objects = [(ids[one["category_id"]], {**one, "segmentation": _shape(file, one)}) for one in every]
@@ -87,7 +87,7 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 pictures.append(picture)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: no instances file of COCO, or corrupt ({why})") from error
+        raise DPNetError(f"{file}: no instances file of COCO, or corrupt ({why}): export or fetch it again") from error
     if not pictures:
         raise DPNetError(
             f"{file}: names no image with objects that have a shape: export polygons or masks, not boxes"
@@ -164,7 +164,7 @@ def _paint(pictures: list[Picture]) -> list[str]:
     for picture in pictures:
         made_from = json.dumps([VERSION, picture.size, picture.objects], sort_keys=True)
         note = hashlib.sha256(made_from.encode()).hexdigest()[:16]
-        if _intact(picture, note):
+        if _made_from(picture.label) == note:
             continue
         try:
             mask = paint(picture.size, picture.objects)
@@ -176,16 +176,14 @@ def _paint(pictures: list[Picture]) -> list[str]:
     return [picture.id for picture in pictures]
 
 
-def _intact(picture: Picture, note: str) -> bool:
-    # Whole, and painted from these very objects: then it need not be painted again.
+def _made_from(label: Path) -> str:
+    """The note in a whole label PNG, "" in any other file: then it is painted."""
     try:
-        content = picture.label.read_bytes()
-        with Image.open(BytesIO(content)) as label:
-            same = label.info.get(NOTE) == note and label.size == picture.size[::-1]
-            label.verify()
-        return same and content.endswith(END)
+        with Image.open(label) as image:
+            image.load()
+            return str(image.info.get(NOTE, ""))
     except Exception:  # whatever is wrong with it
-        return False
+        return ""
 
 
 def find(data: Path) -> Path | None:
@@ -216,5 +214,7 @@ def prepare(data: Path, root: Path, recipe: dict[str, Any], workers: int | None 
         if len(part.names) != CLASSES or part.names != train.names:
             what = f"has {len(part.names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
             raise DPNetError(f"{part.pictures[0].listed}: {what}: fetch it again from {PAGE}")
+    if shapeless := train.without_shape + val.without_shape:
+        print(f"{shapeless} objects without a shape skipped")
     items = paint_all(train.pictures + val.pictures, root, workers)
     return write(root, "coco", train.names, FOLDS, FOLDS, scan(root, items, CLASSES, "reading coco"), recipe)

@@ -192,33 +192,33 @@ def _eight_bits(values: np.ndarray, name: object) -> np.ndarray:
 
 def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
     """The numbers of a mask, [H, W]; refuses colours."""
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
+    if image.mode in ("RGBA", "LA", "PA"):
+        alpha = image.getchannel("A")
         image = image.convert("RGB") if alpha.getextrema()[0] == VOID else alpha
-    if image.mode == "P":
-        colours = np.asarray(image.convert("RGB"))
-        if not (colours == colours[..., :1]).all():
-            return numbers_of_palette(image, name)
-        values = np.asarray(image)
-        if (colours[..., 0] == values).all() or (values == 0).all() or soft or np.isin(colours, (0, VOID)).all():
-            return colours[..., 0]
-        raise DPNetError(f"{name}: its palette shows its numbers as other greys, ids or shades: {GREY}")
     values = np.asarray(image)
-    if values.ndim == 3 and (values != values[..., :1]).any():
+    colours = np.asarray(image.convert("RGB")) if image.mode == "P" else values
+    grey = colours.ndim == 2 or bool((colours == colours[..., :1]).all())
+    if image.mode == "P" and not (grey and (soft or np.isin(colours, (0, VOID)).all())):
+        return numbers_of_palette(image, name, VOID if grey else 0)
+    if not grey:
         raise DPNetError(f"{name}: has colours: paint the object white on black, or {GREY}")
-    return values[..., 0] if values.ndim == 3 else values
+    return colours[..., 0] if colours.ndim == 3 else colours
 
 
 def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.ndarray:
     full = 1 if values.dtype.kind in "bf" else VOID if values.max() <= VOID else 65535
+    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):
+        raise DPNetError(f"{name}: has floating-point numbers other than 0 to 1: {GREY}")
     levels = set(np.unique(values).tolist())
+    if levels <= {0, 1}:
+        return values.astype(np.uint8)
     if soft or levels <= {0, full}:
         return (values > full / 2).astype(np.uint8)
-    if values.dtype.kind == "f" or jpeg or (levels - {0, 1} and _shades(values)):
+    if full == 1 or jpeg or _shades(values):
         raise DPNetError(f"{name}: has shades, not ids: {SOFT}")
-    ids = levels - {0, VOID}
     if full > VOID or VOID not in levels:
         return (values > 0).astype(np.uint8)
+    ids = levels - {0, VOID}
     if max(ids) > 100:
         raise DPNetError(f"{name}: holds 255 beside {max(ids)}: is 255 void, or white? Use ids up to 100, or {SOFT}")
     return np.where(values == VOID, VOID, values > 0).astype(np.uint8)
@@ -267,8 +267,8 @@ def _draw(canvas: ImageDraw.ImageDraw, kind: str, corners: np.ndarray, file: Pat
         raise DPNetError(
             f"{file}: has the shape {kind!r}: polygons, rectangles and circles have an inside; draw those"
         )
-    if len(corners) < least[kind] or not np.isfinite(corners).all():
-        raise DPNetError(f"{file}: a {kind} has fewer than {least[kind]} points, or one that is no number")
+    if len(corners) < least[kind] or not (abs(corners) < 1e5).all():
+        raise DPNetError(f"{file}: a {kind} has fewer than {least[kind]} points, or one far outside")
     if kind == "circle":  # its centre, and a point on it
         radius = np.hypot(*(corners[1] - corners[0]))
         corners = np.array([corners[0] - radius, corners[0] + radius])
