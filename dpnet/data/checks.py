@@ -91,13 +91,11 @@ def conversions(photographs: Iterable[Path]) -> list[str]:
 
 
 def too_thin(benchmark: Benchmark, size: int) -> list[str]:
-    """One line for each class without a pixel left in some images at the network's size; there it does not count."""
-    lines = []
+    """A line for each class without a pixel left in some images at the network's size; the worst cases first."""
+    scarce, lines = [], []
     for c, name in enumerate(benchmark.classes, 1):
         lost = [entry for entry in benchmark.entries if c in entry.thin]
         left = sum(len(benchmark.images_of(c, split)) for split in SPLITS)
-        if not lost:
-            continue
         line = (
             f"{name}: {len(lost)} of {len(lost) + left} images have no pixel of it left at {size} x {size}: not used"
         )
@@ -108,9 +106,10 @@ def too_thin(benchmark: Benchmark, size: int) -> list[str]:
             way = (
                 f"a network of {larger} x {larger} would do" if larger else "cut the images to where the objects are"
             )
-            line += f"; too few are left: {way}"
-        lines.append(line)
-    return lines
+            scarce.append(f"{line}; too few are left: {way}")
+        elif lost:
+            lines.append(line)
+    return scarce + lines
 
 
 def void(benchmark: Benchmark) -> str:

@@ -72,7 +72,9 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
         for one in index.anns.values():
             for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
                 if one[key] not in known:
-                    raise DPNetError(f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export or fetch the file again")
+                    raise DPNetError(
+                        f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export or fetch the file again"
+                    )
         for number, image in index.imgs.items():
             every = index.imgToAnns.get(number, ())
             objects = [(ids[one["category_id"]], {**one, "segmentation": _shape(file, one)}) for one in every]
@@ -87,7 +89,9 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 pictures.append(picture)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: no instances file of COCO, or corrupt ({why}): export or fetch it again") from error
+        raise DPNetError(
+            f"{file}: no instances file of COCO, or corrupt ({why}): export or fetch it again"
+        ) from error
     if not pictures:
         raise DPNetError(
             f"{file}: names no image with objects that have a shape: export polygons or masks, not boxes"
