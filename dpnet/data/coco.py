@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
+from dpnet.data.index import END, NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
 from dpnet.io import DPNetError, progress
 
 VERSION = 1  # of `paint`: another one is another benchmark
@@ -183,9 +183,10 @@ def _paint(pictures: list[Picture]) -> list[str]:
 def _made_from(label: Path) -> str:
     """The note in a whole label PNG, "" in any other file: then it is painted."""
     try:
-        with Image.open(label) as image:
+        content = label.read_bytes()
+        with Image.open(BytesIO(content)) as image:
             image.load()
-            return str(image.info.get(NOTE, ""))
+            return str(image.info.get(NOTE, "")) if content.endswith(END) else ""
     except Exception:  # whatever is wrong with it
         return ""
 

@@ -360,7 +360,7 @@ def test_pairs_without_a_pixel_left_are_counted_and_never_used(own):
 
 
 def test_where_too_few_are_left_a_size_that_would_do_is_said(own):
-    wires(own, 3)
+    wires(own, 6)
     for i in range(12):  # the others have no spoon
         save(np.where(drawn(i) == 4, 0, drawn(i)).astype(np.uint8), own / f"labels/a{i}.png")
     for i in range(4, 16):
