@@ -8,6 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
@@ -112,6 +113,8 @@ def _fetch(archive: Archive, parts: Parts, data: Path, by_hand: str) -> None:
             download_url(archive.url, data, f"{archive.name}.part", archive.md5)
         except (OSError, RuntimeError, HTTPException) as error:  # no network, a refusal; or another MD5 sum
             why = " ".join(str(error).split()).strip("<>") or type(error).__name__
+            if isinstance(error, HTTPError):
+                error.close()
             raise DPNetError(f"{archive.url}: cannot be fetched ({why}): {by_hand}") from error
         (data / f"{archive.name}.part").rename(file)
     elif not check_integrity(file, archive.md5):
