@@ -102,6 +102,10 @@ def segment(
     Raises:
         DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
             perhaps at the network's size.
+
+    >>> mask, probability = segment("b.jpg", "a.jpg", "m.png", run)
+    >>> mask.shape == probability.shape
+    True
     """
     supports, masks = images.several(supports, 3), images.several(masks, 2)
     if not supports or len(supports) != len(masks):

@@ -85,7 +85,7 @@ def mask(
 def several(sources: Any, ndim: int) -> list[Any]:
     """One image or many, as a list; an array or tensor of `ndim` dimensions is one image."""
     one = isinstance(sources, str | Path | Image.Image) or getattr(sources, "ndim", ndim + 1) <= ndim
-    return [sources] if one else list(sources)
+    return [sources] if one or sources is None else list(sources)
 
 
 def opened(source: Source, name: str = "image") -> Image.Image:
