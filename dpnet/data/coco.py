@@ -55,14 +55,7 @@ class Instances(NamedTuple):
 
 
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
-    """Read an instances file; DPNetError if it is bad.
-
-    Arguments:
-        file: JSON of COCO's "object detection" format.
-        folders: where the photographs are; the first that has one counts.
-        labels: where the label PNGs shall be.
-        split: "train" or "val".
-    """
+    """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
     try:
         with redirect_stdout(StringIO()):  # it tells how long it took
             index = COCO(str(file))
@@ -73,7 +66,7 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
             for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
                 if one[key] not in known:
                     raise DPNetError(
-                        f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export or fetch the file again"
+                        f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export it again"
                     )
         for number, image in index.imgs.items():
             every = index.imgToAnns.get(number, ())
@@ -81,21 +74,22 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
             objects = [one for one in objects if one[1]["segmentation"]]
             shapeless += len(every) - len(objects)
             if objects:  # 702 training images of COCO 2014 have none, and no list of the field names them
-                name, size = image["file_name"], (int(image["height"]), int(image["width"]))
+                name, size = Path(image["file_name"]), (int(image["height"]), int(image["width"]))
+                if name.is_absolute() or ".." in name.parts:
+                    raise DPNetError(f"{file}: {name}: name photographs as they lie in the folder that you give")
                 photo = next((path for folder in folders if (path := folder / name).is_file()), None)
                 missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: complete the data"]
-                key = Path(name).with_suffix("").as_posix()
-                picture = Picture(key, split, file, photo or Path(name), labels / f"{key}.png", size, objects)
-                pictures.append(picture)
+                key = name.with_suffix("").as_posix()
+                pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
+        shapes = (one["segmentation"] for picture in pictures for _, one in picture.objects)
+        corners = (x for shape in shapes if isinstance(shape, list) for polygon in shape for x in polygon)
+        if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
+            raise DPNetError(f"{file}: polygons in fractions of the size: COCO's are in pixels: export it again")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(
-            f"{file}: no instances file of COCO, or corrupt ({why}): export or fetch it again"
-        ) from error
+        raise DPNetError(f"{file}: no COCO instances file, or corrupt ({why}): export it again") from error
     if not pictures:
-        raise DPNetError(
-            f"{file}: names no image with objects that have a shape: export polygons or masks, not boxes"
-        )
+        raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
     complain(missing)
     return Instances(names, pictures, len(index.imgs) - len(pictures), shapeless)
 
@@ -111,15 +105,9 @@ def _shape(file: Path, one: Annotation) -> Any:
 
 
 def paint(size: tuple[int, int], objects: list[tuple[int, Annotation]]) -> np.ndarray:
-    """The label of an image: crowds first, as void; on them the objects, the largest first.
+    """The label of an image, uint8 [H, W]: crowds first, as void; on them the objects, the largest first.
 
-    Arguments:
-        size: height and width.
-        objects: (class id, annotation) in any order; of two of the same area the higher annotation id is on top.
-
-    Returns:
-        uint8 [H, W] of 0 background, class ids, 255 void. A malformed segmentation raises ValueError, or what
-        pycocotools raises.
+    Of two of the same area the higher annotation id is on top. ValueError, or what pycocotools raises: malformed.
     """
     label = np.zeros(size, dtype=np.uint8)
     filled = [(class_id, one, _filled(size, one)) for class_id, one in objects]
@@ -210,10 +198,8 @@ def prepare(data: Path, root: Path, recipe: dict[str, Any], workers: int | None 
     """Paint the labels of the user's copy of COCO into `root` and index them; DPNetError if the copy is bad."""
     tree = source(data)
     train, val = (
-        read(
-            tree / f"annotations/instances_{split}2014.json", [tree / f"{split}2014"], root / "labels" / split, split
-        )
-        for split in ("train", "val")
+        read(tree / f"annotations/instances_{s}2014.json", [tree / f"{s}2014"], root / "labels" / s, s)
+        for s in ("train", "val")
     )
     for part in (train, val):
         if len(part.names) != CLASSES or part.names != train.names:

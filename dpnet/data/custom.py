@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from glob import glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class LabelMap(NamedTuple):
 
 
 def prepare_folder(
-    photographs: Path,
+    photos: Path,
     labels: Path,
     classes: Path,
     data: Path,
@@ -46,28 +46,23 @@ def prepare_folder(
     lists: Path | None = None,
     size: int = SIZE,
 ) -> Benchmark:
-    """Index images of your own; always anew, since only you know when they changed. They are only read.
+    """Index images of your own, in `data`/folder; always anew, since only you know when they changed.
 
     Arguments:
-        photographs: folder of images; those without a label are left out.
-        labels: folder of PNGs named like the images: 0 background, 1…n classes, 255 void; or CVAT's colours.
+        photos, labels: folders of images, and of PNGs named like them: 0 background, 1…n classes, 255 void.
         classes: text file with the n names, one per line, in the order of the ids; or CVAT's labelmap.txt.
-        data: the data folder; the index becomes `data`/folder/index.json.
         folds: their number, or their classes by name, "cat,dog;cow,hen"; "": by themselves.
         lists: folder of train.txt and val.txt. Without it, sub-folders train and val are the split; where there are
             none, about a quarter of each class's images is val.
         size: side of the network's square, for the objects that are too thin for it.
-
-    Returns:
-        the benchmark; a class with fewer than two images in val is not tested. Bad files raise DPNetError, and then
-        there is no index, or the old one.
     """
     root, known = Path(data) / "folder", read_label_map(Path(classes))
     novel = cut_folds(known.names, folds)
     index.need_writable(root)
-    items, notes = _pair(Path(photographs), Path(labels), Path(lists) if lists else None)
+    items, notes = _pair(Path(photos), Path(labels), Path(lists) if lists else None)
     (root / index.INDEX).unlink(missing_ok=True)  # copies that it names are about to be overwritten
-    as_ids = index.in_threads(lambda item: _as_ids(item, known, root), items, "looking at labels")
+    palettes: dict[Any, Any] = {}
+    as_ids = index.in_threads(lambda item: _as_ids(item, known, root, palettes), items, "looking at labels")
     notes += [f"{len(items)} labels in colours became ids, as the class list says"] if known.colours else []
     return _write(root, known.names, novel, as_ids, notes, size)
 
@@ -75,7 +70,7 @@ def prepare_folder(
 def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = None, size: int = SIZE) -> Benchmark:
     """Index a folder in VOC's layout, as CVAT (labelmap.txt) and labelme2voc (class_names.txt) write it."""
     kinds = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
-    labels = next((voc / kind for kind in kinds if any((voc / kind).glob("*.[pP][nN][gG]"))), None)
+    labels = next((voc / kind for kind in kinds if any((voc / kind).rglob("*.[pP][nN][gG]"))), None)
     if labels is None:
         boxes = ": Annotations are boxes: export masks" if (voc / "Annotations").is_dir() else ""
         there = ", ".join(sorted(path.name for path in _folder(voc).iterdir())[:6]) or "nothing"
@@ -91,18 +86,13 @@ def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = N
 
 
 def prepare_coco(
-    train: Path,
-    data: Path,
-    val: Path | None = None,
-    photographs: Path | None = None,
-    folds: str = "",
-    size: int = SIZE,
+    train: Path, data: Path, val: Path | None = None, photos: Path | None = None, folds: str = "", size: int = SIZE
 ) -> Benchmark:
     """Index COCO instances JSON, one file or train and val; photographs lie in their folder, or beside the JSON."""
     root, parts, notes = Path(data) / "folder", [], []
     index.need_writable(root)
     for split, file in {"train": train, "val": val}.items() if val else {"": train}.items():
-        base = _folder(photographs or Path(file).parent)
+        base = _folder(photos or Path(file).parent)
         parts.append(coco.read(Path(file), [base, base / split], root / "made" / "labels" / split, split))
         skipped = {"images": parts[-1].without_objects, "objects without a shape": parts[-1].without_shape}
         notes += [f"{Path(file).name}: {number} {what} skipped" for what, number in skipped.items() if number]
@@ -154,7 +144,7 @@ def _coloured(file: Path, lines: Sequence[str]) -> LabelMap:
         colour = tuple(int(value) for value in parts.groups()[1:]) if parts else ()
         if parts is None or max(colour) > 255 or colour in colours:
             raise DPNetError(
-                f"{file}: {line!r}: write each line as CVAT does, cup:255,0,0::, with a colour of its own"
+                f"{file}: {line!r}: write each line as CVAT does, cup:255,0,0::, each a colour of its own"
             )
         name = parts[1].lower()
         names += [parts[1]] if name not in NOTHING | NOBODY_KNOWS else []
@@ -171,13 +161,18 @@ def _need_names(file: Path, names: Sequence[str]) -> None:
         raise DPNetError(f"{file}: {why}: give 1 to 254 names, each once")
 
 
-def _as_ids(item: Item, known: LabelMap, root: Path) -> Item:
-    """The item, its label with ids; of a label in colours, a copy in `root`."""
+def _as_ids(item: Item, known: LabelMap, root: Path, palettes: dict[Any, Any]) -> Item:
+    """The item, its label with ids; of a label in colours, a copy in `root`. An id has one colour in all palettes."""
     name, split, photograph, label = item
     image = images.opened(label)
     if not known.colours:
         if image.mode == "P":
-            images.numbers_of_palette(image, label, len(known.names))
+            for entry in images.used_palette(image, label, len(known.names)).items():
+                for key in entry:
+                    number, colour, other = palettes.setdefault(key, (*entry, label))
+                    if (number, colour) != entry:
+                        both = f"{entry[0]} is {entry[1]}, and in {other} {number} is {colour}"
+                        raise DPNetError(f"{label}: {both}: a tool renumbered the palette: {images.GREY}")
         elif image.mode not in ("L", "1"):
             how = f"{images.GREY}, or list what each colour means as CVAT does, {known.names[0]}:255,0,0::"
             raise DPNetError(f"{label}: is {image.mode}, and a label is an 8-bit grey or palette PNG: {how}")
@@ -246,9 +241,7 @@ def _split_folders(folder: Path, keys: Collection[str]) -> dict[str, str]:
         return dict.fromkeys(keys, "")
     if set(tops.values()) != set(SPLITS):
         names = ", ".join(top or "no sub-folder" for top in sorted(set(tops.values())))
-        raise DPNetError(
-            f"{folder}: labels lie in {names}: name the sub-folders train and val, with all labels in them"
-        )
+        raise DPNetError(f"{folder}: labels lie in {names}: put all into sub-folders train and val, or into none")
     return tops
 
 
@@ -275,12 +268,7 @@ def _lists(lists: Path, masks: Collection[str]) -> dict[str, str]:
 
 
 def _write(
-    root: Path,
-    names: tuple[str, ...],
-    novel: tuple[tuple[int, ...], ...],
-    items: list[Item],
-    notes: list[str],
-    size: int,
+    root: Path, names: tuple[str, ...], novel: index.Folds, items: list[Item], notes: list[str], size: int
 ) -> Benchmark:
     entries = index.scan(root, items, len(names), "reading folder", size)
     entries = entries if all(entry.split for entry in entries) else divide(entries)
@@ -288,7 +276,7 @@ def _write(
     if not seen - {VOID}:
         why = "only 0 and 255, which is void" if seen else "only 0, the background"
         raise DPNetError(
-            f"{items[0][3].parent}: the labels hold {why}: a class has the number of its line as id, from 1"
+            f"{items[0][3].parent}: the labels hold {why}: the first class is 1, the second 2, and so on"
         )
     absent = [name for c, name in enumerate(names, 1) if c not in seen]
     # Labels that were mirrored have the names, sizes and counts that they had.

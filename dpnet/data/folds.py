@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 
 from dpnet.config import VOID
-from dpnet.data.index import Benchmark, Entry, least
+from dpnet.data.index import Benchmark, Entry, Folds, least
 from dpnet.io import DPNetError
 
 EVERY = 4  # about each 4th image of a class is val
 LEAST_CLASSES = 3  # two to train on, and one that is new
 
 
-def split_folds(classes: int, folds: int = 4) -> tuple[tuple[int, ...], ...]:
+def split_folds(classes: int, folds: int = 4) -> Folds:
     """Cut the class ids into contiguous folds, as equal as possible."""
     return tuple(tuple(int(c) for c in part) for part in np.array_split(np.arange(1, classes + 1), folds))
 
@@ -34,7 +34,7 @@ def divide(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return tuple(replace(entry, split="val" if entry.id in to_test else "train") for entry in entries)
 
 
-def cut_folds(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
+def cut_folds(names: Sequence[str], folds: str) -> Folds:
     """Folds as they are given, "2" or "cat,dog;cow"; or by themselves: up to 4, of two classes where that can be."""
     n = len(names)
     if n < LEAST_CLASSES:
@@ -55,17 +55,13 @@ def cut_folds(names: Sequence[str], folds: str) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(names.index(name) + 1 for name in part) for part in parts)
 
 
-def tested_classes(whole: Benchmark, thin: list[str]) -> tuple[tuple[int, ...], ...]:
+def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     """The classes of each fold with two images for testing; DPNetError if none has, or no two are left to train."""
     classes_of = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
     counts = ", ".join(f"{name} {len(whole.images_of(c, 'val'))}" for c, name in enumerate(whole.classes, 1))
-    counted = "; ".join(
-        ["an image counts for a class that covers 2,048 of its pixels, fewer if it is small", *thin[:1]]
-    )
+    counted = "; ".join(["an image counts for a class of 2,048 pixels or more, fewer if it is small", *thin[:1]])
     if not any(classes_of):
-        raise DPNetError(
-            f"no class has two images for testing ({counts}): {counted}: add labelled images, or more to val"
-        )
+        raise DPNetError(f"no class has two images for testing ({counts}): {counted}: add images, or more to val")
     for fold, classes in enumerate(classes_of):
         base = [whole.classes[c - 1] for c in whole.trainable(fold, 1)]
         if classes and len(base) < 2:

@@ -37,7 +37,7 @@ def photograph(source: Source, name: str = "image") -> Image.Image:
     image, name = opened(source, name), _called(source, name)
     if image.mode.startswith("I"):
         image = Image.fromarray(_eight_bits(np.asarray(image), name))
-    if image.mode == "F" and not isinstance(source, str | Path | Image.Image):  # an array's go from 0 to 1
+    elif image.mode == "F" and not isinstance(source, str | Path | Image.Image):  # an array's go from 0 to 1
         image = Image.fromarray((np.asarray(image) * VOID).round().astype(np.uint8))
     if image.mode == "F":
         raise DPNetError(f"{name}: has floating-point numbers: save it with 8 or 16 bits")
@@ -112,20 +112,18 @@ def opened(source: Source, name: str = "image") -> Image.Image:
         raise DPNetError(f"{source}: cannot be decoded ({why}): replace it by an intact copy") from error
 
 
-def numbers_of_palette(image: Image.Image, name: object, classes: int = 0) -> np.ndarray:
-    """The numbers of a palette image; DPNetError where its colours say that a tool has renumbered them."""
-    values, colours = np.asarray(image), np.zeros((256, 3), int)
-    listed = np.reshape(image.getpalette() or [], (-1, 3))
-    colours[: len(listed)] = listed
+def used_palette(image: Image.Image, name: object, classes: int = 0) -> dict[int, tuple[int, ...]]:
+    """The colour of each number of a palette image; DPNetError where the colours say that a tool renumbered them."""
+    colours = [*map(tuple, np.reshape(image.getpalette() or [], (-1, 3)).tolist()), *[(0, 0, 0)] * 256]
     voc = {tuple(colour): number for number, colour in enumerate(np.reshape(voc_colours(), (-1, 3)).tolist())}
-    for number in np.unique(values).tolist():
-        red, green, blue = colour = tuple(colours[number].tolist())
-        grey = red if red == green == blue and (red <= classes or red == VOID) else None
+    used = {number: colours[number] for number in np.unique(np.asarray(image)).tolist()}
+    for number, colour in used.items():
+        grey = colour[0] if len({*colour}) == 1 and (colour[0] <= classes or colour[0] == VOID) else None
         meant = {n for n in (voc.get(colour), grey) if n is not None}
         if (meant and number not in meant) or (number == 0 and any(colour)):
             sense = f"which is the colour of {min(meant)}" if meant else "but 0 is the background, and black"
             raise DPNetError(f"{name}: its palette shows {number} as {colour}, {sense}: a tool renumbered it: {GREY}")
-    return values
+    return used
 
 
 def voc_colours() -> list[int]:
@@ -199,7 +197,8 @@ def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
     colours = np.asarray(image.convert("RGB")) if image.mode == "P" else values
     grey = colours.ndim == 2 or bool((colours == colours[..., :1]).all())
     if image.mode == "P" and not (grey and (soft or np.isin(colours, (0, VOID)).all())):
-        return numbers_of_palette(image, name, VOID if grey else 0)
+        used_palette(image, name, VOID if grey else 0)
+        return values
     if not grey:
         raise DPNetError(f"{name}: has colours: paint the object white on black, or {GREY}")
     return colours[..., 0] if colours.ndim == 3 else colours
@@ -250,10 +249,8 @@ def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray
     if (label is None and len(labels) > 1) or (label is not None and label not in labels):
         raise DPNetError(f"{file}: has the labels {', '.join(labels) or 'none'}: choose one with --label (label=…)")
     if abs(size[0] * written[1] - size[1] * written[0]) > max(*size, *written):
-        raise DPNetError(
-            f"{file}: was drawn on {written[0]} x {written[1]} pixels, and its support has {size[0]} x "
-            f"{size[1]}, which is another shape: give the photograph that it was drawn on"
-        )
+        shapes = f"{written[0]} x {written[1]} pixels, and its support has {size[0]} x {size[1]}"
+        raise DPNetError(f"{file}: was drawn on {shapes}: give the photograph that it was drawn on")
     canvas = Image.new("L", size)
     for (name, kind, _), corners in zip(drawn, points, strict=True):
         if label in (None, name):
@@ -264,9 +261,7 @@ def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray
 def _draw(canvas: ImageDraw.ImageDraw, kind: str, corners: np.ndarray, file: Path) -> None:
     least = {"polygon": 3, "rectangle": 2, "circle": 2}
     if kind not in least:
-        raise DPNetError(
-            f"{file}: has the shape {kind!r}: polygons, rectangles and circles have an inside; draw those"
-        )
+        raise DPNetError(f"{file}: has the shape {kind!r}: draw polygons, rectangles or circles")
     if len(corners) < least[kind] or not (abs(corners) < 1e5).all():
         raise DPNetError(f"{file}: a {kind} has fewer than {least[kind]} points, or one far outside")
     if kind == "circle":  # its centre, and a point on it

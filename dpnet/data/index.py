@@ -32,7 +32,7 @@ NOTE = "dpnet"  # keyword of a label's note
 END = b"IEND\xaeB`\x82"  # of a PNG that is whole
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Folds = Sequence[Sequence[int]]  # class ids of each
+Folds = tuple[tuple[int, ...], ...]  # class ids of each
 Item = tuple[str, str, Path, Path]  # id, split, image, label
 
 
@@ -56,8 +56,8 @@ class Benchmark:
     name: str
     root: Path
     classes: tuple[str, ...]
-    folds: tuple[tuple[int, ...], ...]
-    tested: tuple[tuple[int, ...], ...]
+    folds: Folds
+    tested: Folds
     entries: tuple[Entry, ...]
     digest: str
     recipe: dict[str, Any] = field(default_factory=dict, hash=False)

@@ -317,7 +317,7 @@ def test_photographs_lie_beside_the_file_or_in_their_folder(tmp_path):
     (tmp_path / "photos/train").mkdir(parents=True)
     for photograph in (tmp_path / "coco").glob("*.jpg"):
         photograph.rename(tmp_path / "photos" / photograph.name)
-    assert len(prepare_coco(file, tmp_path / "data", photographs=tmp_path / "photos").entries) == 12
+    assert len(prepare_coco(file, tmp_path / "data", photos=tmp_path / "photos").entries) == 12
     fails("a0.jpg: missing", "11 more", call=lambda: prepare_coco(file, tmp_path / "data"))
 
 
