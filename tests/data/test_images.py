@@ -126,8 +126,9 @@ def test_instance_masks_have_as_many_ids_as_they_like(count, tmp_path):
 
 
 def test_binary_masks_of_every_kind(tmp_path):
-    kinds = [SQUARE, SQUARE * 255, SQUARE * 7, SQUARE > 0, SQUARE.astype(np.int64), SQUARE.astype(np.float32),
-             SQUARE.astype(np.uint16) * 65535, torch.from_numpy(SQUARE), torch.from_numpy(SQUARE)[None].float()]  # fmt: skip
+    tensor = torch.from_numpy(SQUARE)
+    kinds = [SQUARE, SQUARE * 255, SQUARE * 7, SQUARE > 0, SQUARE.astype(np.int64), SQUARE.astype(np.float32)]
+    kinds += [SQUARE.astype(np.uint16) * 65535, tensor, tensor[None].float()]
     for kind in kinds:
         for soft in (False, True) if kind is not kinds[2] else (False,):
             assert np.array_equal(mask(kind, WH, soft=soft), SQUARE)
@@ -167,6 +168,10 @@ def test_a_jpeg_has_shades(tmp_path):
     Image.fromarray(SQUARE * 255).save(tmp_path / "m.jpg", quality=95)
     fails("m.jpg", "has shades", "--soft", call=lambda: mask(tmp_path / "m.jpg", WH))
     assert np.array_equal(mask(tmp_path / "m.jpg", WH, soft=True), SQUARE)
+    ids = np.kron(np.eye(5, dtype=np.uint8) * 7, np.ones((8, 8), np.uint8))  # blocks that JPEG happens to leave alone
+    Image.fromarray(ids).save(tmp_path / "m.jpg", quality=100)
+    assert np.unique(np.asarray(Image.open(tmp_path / "m.jpg"))).tolist() == [0, 7]
+    fails("m.jpg", "has shades", call=lambda: mask(tmp_path / "m.jpg", (40, 40)))
 
 
 def test_ids_with_void_borders_stay_ids():

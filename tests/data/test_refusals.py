@@ -1,4 +1,4 @@
-"""Bad input, files and arrays: one line each that says what was found, exit code 1, and no index, or the old one."""
+"""Bad input, files and arrays: one line each, exit code 1, and no index, or the old one."""
 
 import json
 import os
@@ -10,13 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from samples import (
-    NAMES,
     SIZE,
     coloured,
     drawn,
     fails,
-    labelme,
     labelmap,
+    labelme,
     make_own,
     make_own_coco,
     make_own_voc,
@@ -160,7 +159,10 @@ FILES = {
     "JPEG labels": (renamed(lambda file: f"{file.stem}.jpg"), "0 label PNGs"),
     "other names": (renamed(lambda file: f"{file.stem}_mask.png"), "no image a0_mask.*"),
     "another folder": (renamed(lambda file: f"x/{file.name}"), "no image x/a0.*"),
-    "train and test": (renamed(lambda file: f"{'train' if file.stem < 'a5' else 'test'}/{file.name}"), "in test, train:"),
+    "train and test": (
+        renamed(lambda file: f"{'train' if file.stem < 'a5' else 'test'}/{file.name}"),
+        "in test, train:",
+    ),
     "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
     "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
     "training": (renamed(lambda file: f"training/{file.name}"), "put all into sub-folders train and val"),
@@ -171,17 +173,25 @@ FILES = {
     "torn label": (cut("labels/a3.png"), "a3.png: cannot be decoded"),
     "empty image": (lambda own: (own / "images/a3.jpg").write_bytes(b""), "a3.jpg: cannot be decoded"),
     "LFS pointer": (lambda own: (own / "images/a3.jpg").write_text("version https://git-lfs"), "not an image"),
-    "huge label": (lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"), "a3.png: more than 178 million"),
+    "huge label": (
+        lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"),
+        "a3.png: more than 178 million",
+    ),
     "float image": (lambda own: Image.new("F", SIZE[::-1]).save(own / "images/a3.jpg", "TIFF"), "floating-point"),
     "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: no such file"),
     "names in a table": (lambda own: (own / "names.txt").rename(own / "names.csv"), "names.csv: a .csv file"),
     "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "not UTF-8 text"),
     "no text name": (
-        lambda own: [os.rename(own / k / f"a3.{s}", os.fsencode(own / k) + b"/\xe9." + s.encode())
-                     for k, s in (("images", "jpg"), ("labels", "png"))],
+        lambda own: [
+            os.rename(own / k / f"a3.{s}", os.fsencode(own / k) + b"/\xe9." + s.encode())
+            for k, s in (("images", "jpg"), ("labels", "png"))
+        ],
         "its name is not UTF-8",
     ),
-    "an archive": (lambda own: [shutil.rmtree(own / "labels"), (own / "labels").write_text("")], "labels: not a folder"),
+    "an archive": (
+        lambda own: [shutil.rmtree(own / "labels"), (own / "labels").write_text("")],
+        "labels: not a folder",
+    ),
     "one test image": (
         lambda own: [save(np.full(SIZE, i == 2, np.uint8), own / f"labels/a{i}.png") for i in range(12)],
         "no class has two images for testing (cup 0",
@@ -190,7 +200,7 @@ FILES = {
         lambda own: [save(SQUARE * (1 if i < 9 else i - 7), own / f"labels/a{i}.png") for i in range(12)],
         "two classes must have two training images each",
     ),
-}  # fmt: skip
+}
 
 
 def annotation(**change):
@@ -253,73 +263,66 @@ VOC = {
     "no such image": (lists_of(val="a1\nzebra\n"), "'zebra' has no label"),
     "no masks": (lambda voc: shutil.rmtree(voc / "SegmentationClass"), "no label PNG in SegmentationClass"),
     "boxes": (
-        lambda voc: (voc / "SegmentationClass").rename(voc / "Annotations"), "Annotations are boxes: export masks"
+        lambda voc: (voc / "SegmentationClass").rename(voc / "Annotations"),
+        "Annotations are boxes: export masks",
     ),
     "no class list": (lambda voc: (voc / "class_names.txt").unlink(), "neither labelmap.txt (CVAT) nor"),
     "two class lists": (lambda voc: (voc / "labelmap.txt").write_text(labelmap()), "both labelmap.txt and"),
     "colours not in the map": (
-        lambda voc: [(voc / "class_names.txt").rename(voc / "labelmap.txt").write_text("cup:1,2,3::\nfork:4,5,6::\nx:7,7,7::"),
-                     save(coloured(drawn(0)), voc / "SegmentationClass/a0.png")],
+        lambda voc: [
+            (voc / "class_names.txt").rename(voc / "labelmap.txt").write_text("cup:1,2,3::\nfork:4,5,6::\nx:7,7,7::"),
+            save(coloured(drawn(0)), voc / "SegmentationClass/a0.png"),
+        ],
         "colour(s) that the class list lacks",
     ),
-}  # fmt: skip
+}
 
+FORM_A = ["--images", "own/images", "--labels", "own/labels", "--classes", "own/names.txt"]
 MORE = {
-    "no folder": (["--images", "nowhere", "--labels", "own/labels", "--classes", "own/names.txt"], "nowhere: no such"),
+    "no folder": (["--images", "nowhere", *FORM_A[2:]], "nowhere: no such folder"),
     "nothing": ([], "more is needed: python -m dpnet prepare folder"),
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "it holds images, labels, names.txt; expected JPEGImages"),
     "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
-    "too many folds": ([*"--images own/images --labels own/labels --classes own/names.txt --folds 9".split()], "2 to 4"),
-    "folds of nobody": (
-        [*"--images own/images --labels own/labels --classes own/names.txt --folds cup,pot;fork".split()], "'pot'"
-    ),
-    "a fold twice": (
-        [*"--images own/images --labels own/labels --classes own/names.txt --folds cup,cup;fork".split()], "twice"
-    ),
-}  # fmt: skip
+    "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
+    "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "'pot'"),
+    "a fold twice": ([*FORM_A, "--folds", "cup,cup;fork"], "twice"),
+}
 
 
-def refused(tmp_path, capsys, arguments, part, before):
-    """The command says one line, and leaves the index that was there, or none."""
-    assert cli.main(["prepare", "folder", *map(str, arguments), "--root", str(tmp_path / "data")]) == 1
+GROUPS = {"list": LISTS, "files": FILES, "coco": COCO, "voc": VOC, "more": MORE}
+
+
+@pytest.mark.parametrize(("group", "kind"), [(group, kind) for group in GROUPS for kind in GROUPS[group]])
+def test_a_bad_data_set_gives_one_line(group, kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = make_own(tmp_path / "own")
+    arguments = list(FORM_A)
+    assert cli.main(["prepare", "folder", *arguments, "--root", "data"]) == 0
+    capsys.readouterr()
+    before = (tmp_path / "data/folder/index.json").read_bytes()
+    spoil, part = GROUPS[group][kind]
+    if group == "list":
+        (own / "names.txt").write_text(spoil)
+    elif group == "more":
+        arguments = spoil
+    elif group == "files":
+        spoil(own)
+        arguments[-1] = next(own.glob("names.*"), arguments[-1])
+    elif group == "coco":
+        spoil(file := make_own_coco(tmp_path / "coco"))
+        arguments = ["--coco", file]
+    else:
+        spoil(voc := make_own_voc(tmp_path / "voc"))
+        arguments = ["--voc", voc]
+    assert cli.main(["prepare", "folder", *map(str, arguments), "--root", "data"]) == 1
     out, line = capsys.readouterr()
     assert line.count("\n") == 1, line
     assert part in line
     assert "Traceback" not in out + line
     file = tmp_path / "data/folder/index.json"
     assert not file.exists() or file.read_bytes() == before
-
-
-CASES = [(group, kind) for group, kinds in
-         {"list": LISTS, "files": FILES, "coco": COCO, "voc": VOC, "more": MORE}.items() for kind in kinds]  # fmt: skip
-
-
-@pytest.mark.parametrize(("group", "kind"), CASES)
-def test_a_bad_data_set_gives_one_line(group, kind, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    own = make_own(tmp_path / "own")
-    form_a = ["--images", own / "images", "--labels", own / "labels", "--classes", own / "names.txt"]
-    assert cli.main(["prepare", "folder", *map(str, form_a), "--root", str(tmp_path / "data")]) == 0
-    capsys.readouterr()
-    before = (tmp_path / "data/folder/index.json").read_bytes()
-    if group == "list":
-        content, part = LISTS[kind]
-        (own / "names.txt").write_text(content)
-        return refused(tmp_path, capsys, form_a, part, before)
-    if group == "more":
-        return refused(tmp_path, capsys, *MORE[kind], before)
-    spoil, part = {"files": FILES, "coco": COCO, "voc": VOC}[group][kind]
-    if group == "files":
-        spoil(own)
-        form_a[-1] = next(own.glob("names.*"), form_a[-1])
-        return refused(tmp_path, capsys, form_a, part, before)
-    if group == "coco":
-        spoil(file := make_own_coco(tmp_path / "coco"))
-        return refused(tmp_path, capsys, ["--coco", file], part, before)
-    spoil(voc := make_own_voc(tmp_path / "voc"))
-    return refused(tmp_path, capsys, ["--voc", voc], part, before)
 
 
 def bad_masks(tmp_path):
