@@ -44,10 +44,16 @@ def _add_data_verbs(add: Callable[..., Parser]) -> None:
     prepare.add_argument("benchmark", help="shapes, pascal, pascal-mini, coco or folder")
     prepare.add_argument("--root", type=Path, help="the data folder [data]")
     prepare.add_argument("--preset", default="quick", help="whose sizes to render [quick]")
-    prepare.add_argument("--voc", type=Path, help="folder of your own in VOC's layout (benchmark folder)")
-    for name, what in (("images", "folder"), ("labels", "folder"), ("classes", "file of class names")):
-        prepare.add_argument(f"--{name}", type=Path, help=f"{what} of your own (benchmark folder)")
-    prepare.add_argument("--folds", default="", help='of your own: a number, or "cat,dog;cow,hen" [by themselves]')
+    prepare.add_argument("--images", type=Path, help="folder of your own photographs (benchmark folder)")
+    prepare.add_argument(
+        "--labels", type=Path, help="folder of their label PNGs: 0 background, 1…n classes, 255 void"
+    )
+    prepare.add_argument("--classes", type=Path, help="text file with the class names, one per line")
+    prepare.add_argument("--lists", type=Path, help="folder of train.txt and val.txt [sub-folders, or by itself]")
+    prepare.add_argument("--voc", type=Path, help="or a folder in VOC's layout, as CVAT and labelme2voc write it")
+    prepare.add_argument("--coco", type=Path, help="or an instances file of COCO's format")
+    prepare.add_argument("--coco-val", type=Path, help="another one, for testing [a quarter of --coco]")
+    prepare.add_argument("--folds", default="", help='a number, or "cat,dog;cow,hen" [by themselves]')
     prepare.add_argument("--offline", action="store_true", help="never use the network: say what to put where")
     check = add("check", verbs.check, "decode everything again, count, and compare with known counts")
     check.add_argument("benchmark", help="a prepared benchmark")
@@ -79,9 +85,11 @@ def _add_model_verbs(add: Callable[..., Parser]) -> None:
     trained.add_argument("--checkpoint", type=Path, required=True, help="a run's folder, results/*/runs/ID")
     trained.add_argument("--beta", type=float, default=0.2, help="the discriminator's threshold [0.2]")
     predict = add("predict", verbs.predict, "segment your own image with a trained run", trained)
-    masks = "its mask, PNG (ids, or white on black) or JSON with polygons; one for each support"
+    masks = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
     for name, what in (("support", "an image; repeat for more shots"), ("mask", masks)):
         predict.add_argument(f"--{name}", type=Path, action="append", required=True, help=what)
+    predict.add_argument("--soft", action="store_true", help="masks have shades: above one half is foreground")
+    predict.add_argument("--label", help="which label of a LabelMe file is meant")
     predict.add_argument("--query", type=Path, required=True, help="the image to segment")
     predict.add_argument("--out", type=Path, required=True, help="PNG to write: 0 background, 1 foreground")
     predict.add_argument("--overlay", type=Path, help="PNG to write: the query, with its foreground in colour")

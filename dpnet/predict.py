@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dpnet.config import Training, Variant
-from dpnet.data.images import Picture, marked, photograph
+from dpnet.data import images
+from dpnet.data.images import Source
 from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json, write
 from dpnet.model import FOREGROUND, DPNet
 from dpnet.modules import resize
@@ -54,43 +55,57 @@ def load(checkpoint: str | Path) -> Trained:
 
 @torch.inference_mode()
 def segment(
-    query: Picture,
-    supports: Sequence[Picture],
-    masks: Sequence[Picture],
+    query: Source,
+    supports: Source | Sequence[Source],
+    masks: Source | Sequence[Source],
     checkpoint: str | Path | Trained,
     beta: float = BETA,
+    soft: bool = False,
+    label: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find in a query what the masks mark in the supports.
 
     Arguments:
-        query: an image of any size, as `dpnet.data.images.photograph` takes it.
-        supports: K images.
-        masks: one per support, as `dpnet.data.images.marked` takes it.
+        query: an image of any size, as `dpnet.data.images.photograph` takes it: a path, PIL image, array or tensor.
+        supports: one image, or K.
+        masks: one for each support, as `dpnet.data.images.mask` takes it.
         checkpoint: the folder of a trained run; or what `load` made of it, for many queries.
         beta: the discriminator's threshold.
+        soft: masks may have shades; what is above one half of full scale is foreground.
+        label: which label of a LabelMe file is the foreground.
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
 
     Raises:
-        DPNetError: a file that cannot be read, a mask of another size, or without foreground at the network's size.
+        DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
+            perhaps at the network's size.
+
+    >>> mask, probability = segment("b.jpg", "a.jpg", "m.png", run)
+    >>> mask.shape == probability.shape
+    True
     """
     # 1. Read.
+    supports, masks = images.several(supports, 3), images.several(masks, 2)
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
     _need_beta(beta)
-    image, images = photograph(query), [photograph(support) for support in supports]
-    labels = [marked(mask, support.size) for mask, support in zip(masks, images, strict=True)]
+    image = images.photograph(query, "query")
+    photographs = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
+    labels = [
+        images.mask(mask, support.size, soft, label, f"mask {i}")
+        for i, (mask, support) in enumerate(zip(masks, photographs, strict=True), 1)
+    ]
     model, size = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
     # 2. Squash to the network's square.
-    small = [square(Image.fromarray(label), size, Image.Resampling.NEAREST) for label in labels]
+    small = [square(Image.fromarray(marked), size, Image.Resampling.NEAREST) for marked in labels]
     for number, mask in enumerate(small, 1):
         if not (mask == FOREGROUND).any():
             raise DPNetError(
                 f"mask {number}: what it marks is less than a pixel at the network's {size}x{size}: cut support and "
                 "mask to where the object is"
             )
-    inputs = torch.stack([square(support, size) for support in images]), torch.stack(small), square(image, size)
+    inputs = torch.stack([square(support, size) for support in photographs]), torch.stack(small), square(image, size)
     # 3. Segment, at the query's own size.
     logits = model(*(tensor[None] for tensor in inputs), beta).logits
     difference = resize(logits[:, 1:] - logits[:, :1], (image.height, image.width))[0, 0]

@@ -28,16 +28,11 @@ def prepare(options: argparse.Namespace) -> None:
     from dpnet import data as benchmarks
     from dpnet.companion import presets
 
+    setting = presets.resolve(options.benchmark, options.preset)
     if options.benchmark == "folder":
-        images, labels, classes = options.images, options.labels, options.classes
-        lists = None
-        if options.voc:
-            parts = benchmarks.voc_parts(options.voc)
-            images, labels, classes, lists = images or parts[0], labels or parts[1], classes or parts[2], parts[3]
-        if None in (images, labels, classes):
-            raise DPNetError("prepare folder needs --voc DIR, or --images DIR --labels DIR --classes FILE")
-        benchmark = benchmarks.prepare_folder(images, labels, classes, _places(options).data, options.folds, lists)
+        benchmark = _prepare_own(options, _places(options).data, setting.training.size)
         tests = sum(entry.split == "val" for entry in benchmark.entries)
+        _print_lines(benchmark.recipe["notes"])
         print(f"{len(benchmark.entries) - tests} images to train on, {tests} to test; folds: {_folds(benchmark)}")
         cut, tested = ({c for fold in folds for c in fold} for folds in (benchmark.folds, benchmark.tested))
         for why, classes in (
@@ -47,14 +42,37 @@ def prepare(options: argparse.Namespace) -> None:
             if classes:
                 print(f"not tested, since {why}: {', '.join(benchmark.classes[c - 1] for c in sorted(classes))}")
     else:
-        recipe = presets.resolve(options.benchmark, options.preset).recipe
-        own = next((name for name in ("voc", "images", "labels", "classes", "folds") if getattr(options, name)), None)
-        if own:
+        names = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")
+        if own := next((name for name in names if getattr(options, name)), None):
             holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
             way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
-            raise DPNetError(f"--{own} is for benchmark folder, not for {options.benchmark}: {way}")
-        benchmark = benchmarks.prepare(options.benchmark, _places(options).data, recipe, fetch=not options.offline)
+            option = own.replace("_", "-")
+            raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
+        at, fetch = _places(options), not options.offline
+        benchmark = benchmarks.prepare(options.benchmark, at.data, setting.recipe, fetch=fetch)
     print(f"{benchmark.name}: {len(benchmark.entries)} images of {len(benchmark.classes)} classes are ready")
+
+
+def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchmark":
+    from dpnet.data import custom
+
+    forms = {"--voc": options.voc, "--coco": options.coco, "--labels": options.labels}
+    given = [name for name, value in forms.items() if value]
+    if len(given) != 1 or (options.labels and None in (options.images, options.classes)):
+        what = f"{' and '.join(given)} are given" if len(given) > 1 else "more is needed"
+        raise DPNetError(f"{what}: {custom.USAGE}")
+    if options.coco:
+        return custom.prepare_coco(options.coco, data, options.coco_val, options.images, options.folds, size)
+    if options.voc:
+        return custom.prepare_voc(options.voc, data, options.folds, options.classes, size)
+    return custom.prepare_folder(
+        options.images, options.labels, options.classes, data, options.folds, options.lists, size
+    )
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _folds(benchmark: "Benchmark") -> str:
@@ -62,16 +80,25 @@ def _folds(benchmark: "Benchmark") -> str:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Decode everything again, count, and compare with known counts."""
+    """Decode everything again, count, compare with known counts, and draw a contact sheet."""
     from dpnet import data as benchmarks
     from dpnet.companion import presets
+    from dpnet.data import checks, images
 
-    recipe = presets.resolve(options.benchmark, options.preset).recipe
-    benchmark = benchmarks.load(options.benchmark, _places(options).data, recipe)
+    setting = presets.resolve(options.benchmark, options.preset)
+    benchmark = benchmarks.load(options.benchmark, _places(options).data, setting.recipe)
     print(benchmarks.check(benchmark).to_string())
+    _print_lines([checks.void(benchmark), *benchmark.recipe.get("notes", ())])
+    size = benchmark.recipe.get("size", setting.training.size)
+    if options.benchmark == "folder" and size != setting.training.size:
+        again = f"for --preset {options.preset}, {setting.training.size} x {setting.training.size}, prepare it again"
+        print(f"objects that are too thin were counted at {size} x {size}: {again}")
     known = benchmarks.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
+    sheet = benchmark.root / "contact_sheet.png"
+    io.write(sheet, images.png(checks.contact_sheet(benchmark)), "--root")
+    print(f"{sheet}: a few images of each class with their outlines, to look at")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -147,7 +174,7 @@ def predict(options: argparse.Namespace) -> None:
         if file and file.suffix.lower() != ".png":
             raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(
-        options.query, options.support, options.mask, options.checkpoint, options.beta
+        options.query, options.support, options.mask, options.checkpoint, options.beta, options.soft, options.label
     )
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, *images.MARK])

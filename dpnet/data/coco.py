@@ -1,9 +1,9 @@
-"""COCO-20i from the user's own copy of COCO 2014: its objects painted once into label PNGs."""
+"""COCO's instances files: read, painted once into label PNGs; and COCO-20i from the user's own copy of COCO 2014."""
 
 import hashlib
 import json
-import os
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import END, NOTE, WHERE, Benchmark, complain, in_processes, png, scan, write
+from dpnet.data.index import END, NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
 from dpnet.io import DPNetError, progress
 
 VERSION = 1  # of `paint`: another one is another benchmark
@@ -30,6 +30,7 @@ ORIGIN = {  # as the download page calls them
     "val2014": "2014 Val images [41K/6GB]",
 }
 PAGE = "cocodataset.org/#download"
+Annotation = dict[str, Any]
 
 
 class Picture(NamedTuple):
@@ -41,7 +42,141 @@ class Picture(NamedTuple):
     image: Path
     label: Path
     size: tuple[int, int]
-    objects: list[tuple[int, dict[str, Any]]]  # class id, annotation
+    objects: list[tuple[int, Annotation]]  # class id, annotation
+
+
+class Instances(NamedTuple):
+    """What an instances file holds: class names in the order of their ids, the images with objects, and the rest."""
+
+    names: tuple[str, ...]
+    pictures: list[Picture]
+    without_objects: int  # images
+    without_shape: int  # objects
+
+
+def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
+    """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
+    try:
+        with redirect_stdout(StringIO()):  # it tells how long it took
+            index = COCO(str(file))
+        ids = {category: number for number, category in enumerate(sorted(index.cats), 1)}
+        names = tuple(str(index.cats[category]["name"]) for category in ids)
+        pictures, shapeless, missing = [], 0, []
+        for one in index.anns.values():
+            for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
+                if one[key] not in known:
+                    raise DPNetError(
+                        f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export it again"
+                    )
+        for number, image in index.imgs.items():
+            every = index.imgToAnns.get(number, ())
+            objects = [(ids[one["category_id"]], {**one, "segmentation": _shape(file, one)}) for one in every]
+            objects = [one for one in objects if one[1]["segmentation"]]
+            shapeless += len(every) - len(objects)
+            if objects:  # 702 training images of COCO 2014 have none, and no list of the field names them
+                name, size = Path(image["file_name"]), (int(image["height"]), int(image["width"]))
+                if name.is_absolute() or ".." in name.parts:
+                    raise DPNetError(f"{file}: {name}: name photographs as they lie in the folder that you give")
+                photo = next((path for folder in folders if (path := folder / name).is_file()), None)
+                missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: complete the data"]
+                key = name.with_suffix("").as_posix()
+                pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
+        shapes = (one["segmentation"] for picture in pictures for _, one in picture.objects)
+        corners = (x for shape in shapes if isinstance(shape, list) for polygon in shape for x in polygon)
+        if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
+            raise DPNetError(f"{file}: polygons in fractions of the size: COCO's are in pixels: export it again")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DPNetError(f"{file}: no COCO instances file, or corrupt ({why}): export it again") from error
+    if not pictures:
+        raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
+    complain(missing)
+    return Instances(names, pictures, len(index.imgs) - len(pictures), shapeless)
+
+
+def _shape(file: Path, one: Annotation) -> Any:
+    """Polygons of three points or more, or run lengths; nothing where an object has neither."""
+    shape = one.get("segmentation") or []
+    if isinstance(shape, dict):
+        return shape
+    if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in shape):
+        raise DPNetError(f"{file}: annotation {one['id']}: a segmentation is a list of polygons [[x, y, x, y, …], …]")
+    return [polygon for polygon in shape if len(polygon) >= 6]
+
+
+def paint(size: tuple[int, int], objects: list[tuple[int, Annotation]]) -> np.ndarray:
+    """The label of an image, uint8 [H, W]: crowds first, as void; on them the objects, the largest first.
+
+    Of two of the same area the higher annotation id is on top. ValueError, or what pycocotools raises: malformed.
+    """
+    label = np.zeros(size, dtype=np.uint8)
+    filled = [(class_id, one, _filled(size, one)) for class_id, one in objects]
+
+    def order(painted: tuple[int, Annotation, np.ndarray]) -> tuple[bool, float, int]:
+        _, one, inside = painted
+        area = one.get("area")
+        return not one.get("iscrowd"), -float(inside.sum() if area is None else area), one["id"]
+
+    for class_id, one, inside in sorted(filled, key=order):
+        label[inside] = VOID if one.get("iscrowd") else class_id
+    return label
+
+
+def _filled(size: tuple[int, int], one: Annotation) -> np.ndarray:
+    shape, index = one["segmentation"], COCO()
+    # What pycocotools answers with a crash, or with memory that is not its own.
+    if isinstance(shape, list):
+        if not all(abs(x) < 1e5 for polygon in shape for x in polygon):
+            raise ValueError("a polygon far outside")
+    elif list(shape.get("size", size)) != list(size):
+        raise ValueError(f"run lengths of {shape['size']}, and the image has {list(size)}")
+    elif isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
+        raise ValueError("run lengths of another size")
+    index.imgs = {one["image_id"]: {"height": size[0], "width": size[1]}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__", DeprecationWarning)  # pycocotools 2.0.11 under numpy 2
+        inside: np.ndarray = index.annToMask(one).astype(bool)
+    return inside
+
+
+def paint_all(pictures: list[Picture], root: Path, workers: int | None = None) -> list[Item]:
+    """Paint the labels that are not there yet, in several processes; (id, split, image, label) of each image."""
+    by_id: dict[str, Picture] = {}
+    for one in pictures:
+        if (other := by_id.setdefault(one.id, one)) is not one:
+            names = f"{one.image.name} stands there, and in {other.listed.name}, for another image"
+            raise DPNetError(f"{one.listed}: {names}: give each image its own name")
+    tasks = [pictures[first : first + CHUNK] for first in range(0, len(pictures), CHUNK)]
+    for _ in progress(in_processes(_paint, tasks, workers, root), "painting labels", "image", len(pictures)):
+        pass
+    return [(p.id, p.split, p.image, p.label) for p in pictures]
+
+
+def _paint(pictures: list[Picture]) -> list[str]:
+    for picture in pictures:
+        made_from = json.dumps([VERSION, picture.size, picture.objects], sort_keys=True)
+        note = hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        if _made_from(picture.label) == note:
+            continue
+        try:
+            mask = paint(picture.size, picture.objects)
+        except Exception as error:  # pycocotools raises plain ones
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            what = f"the objects of {picture.image.name} cannot be painted ({why})"
+            raise DPNetError(f"{picture.listed}: {what}: export or fetch it again") from error
+        io.write(picture.label, png(mask, note), WHERE)
+    return [picture.id for picture in pictures]
+
+
+def _made_from(label: Path) -> str:
+    """The note in a whole label PNG, "" in any other file: then it is painted."""
+    try:
+        content = label.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+            return str(image.info.get(NOTE, "")) if content.endswith(END) else ""
+    except Exception:  # whatever is wrong with it
+        return ""
 
 
 def find(data: Path) -> Path | None:
@@ -51,128 +186,26 @@ def find(data: Path) -> Path | None:
 
 
 def source(data: Path) -> Path:
-    """Find COCO 2014, whole, in the user's folder or in its folder `coco`; DPNetError if not."""
-    fetch = f"or let `python -m dpnet prepare coco --root {data}` fetch what is absent"
-    remedy = f"give the folder that holds {TREE} with {WHERE}, {fetch}"
-    if not data.is_dir():
-        raise DPNetError(f"{data}: {'not a folder' if data.exists() else 'no such folder'}: {remedy}")
-    if not os.access(data, os.R_OK | os.X_OK):
-        raise DPNetError(f"{data}: may not be read: {remedy}")
-    tree = find(data)
-    if tree is None:
-        raise DPNetError(f"{data}: no COCO 2014 in it: {remedy}")
+    """COCO 2014, whole, in the user's folder or in its folder `coco`; DPNetError if it is not there."""
+    tree, fetch = need_copy(data, find, TREE, "coco", "COCO 2014")
     for part, name in ORIGIN.items():
         if not (tree / part).exists():
             raise DPNetError(f"{tree / part}: missing: it comes with {name!r} of {PAGE}: complete it, {fetch}")
     return tree
 
 
-def read(tree: Path, root: Path, split: str) -> tuple[tuple[str, ...], list[Picture]]:
-    """Class names in the order of their ids, and the images with objects; DPNetError if the file is bad."""
-    part = f"annotations/instances_{split}2014.json"
-    file, photos, labels = tree / part, tree / f"{split}2014", root / "labels" / split
-    again = f"fetch {ORIGIN[part]!r} of {PAGE} again"
-    try:
-        with redirect_stdout(StringIO()):  # it tells how long it took
-            index = COCO(str(file))
-        ids = {category: number for number, category in enumerate(sorted(index.cats), 1)}
-        names = tuple(str(index.cats[category]["name"]) for category in ids)
-        if len(ids) != CLASSES:
-            raise DPNetError(f"{file}: has {len(ids)} categories, and COCO has {CLASSES}: {again}")
-        for one in index.anns.values():
-            for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
-                if one[key] not in known:
-                    raise DPNetError(f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: {again}")
-        pictures = []
-        for number, image in index.imgs.items():
-            objects = [(ids[one["category_id"]], one) for one in index.imgToAnns.get(number, ())]
-            if objects:  # 702 training images of COCO 2014 have none, and no list of the field names them
-                name, size = Path(image["file_name"]), (int(image["height"]), int(image["width"]))
-                label = labels / f"{name.stem}.png"
-                pictures.append(Picture(name.stem, split, file, photos / name, label, size, objects))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: corrupt ({why}): {again}") from error
-    if not pictures:
-        raise DPNetError(f"{file}: names no image with objects: {again}")
-    there = {path.name for path in photos.glob("*")}
-    complain([f"{p.image}: missing: complete your copy of the data" for p in pictures if p.image.name not in there])
-    return names, pictures
-
-
-def paint(size: tuple[int, int], objects: list[tuple[int, dict[str, Any]]]) -> np.ndarray:
-    """The label of an image: crowds first, as void; on them the objects, the largest first.
-
-    Arguments:
-        size: height and width.
-        objects: (class id, annotation) in any order; of two of the same area the higher annotation id is on top.
-
-    Returns:
-        uint8 [H, W]: 0 background, class ids, 255 void.
-
-    Raises:
-        ValueError, or what pycocotools raises: a segmentation is malformed.
-    """
-    index, mask = COCO(), np.zeros(size, dtype=np.uint8)
-    for class_id, one in sorted(objects, key=lambda o: (not o[1]["iscrowd"], -o[1]["area"], o[1]["id"])):
-        shape = one["segmentation"]
-        # What pycocotools answers with a crash, or with memory that is not its own.
-        if isinstance(shape, list):
-            if not all(abs(x) < 1e5 for polygon in shape for x in polygon):
-                raise ValueError("a polygon far outside")
-        elif isinstance(shape["counts"], list) and sum(shape["counts"]) != mask.size:
-            raise ValueError("run lengths of another size")
-        index.imgs = {one["image_id"]: {"height": size[0], "width": size[1]}}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "__array__", DeprecationWarning)  # pycocotools 2.0.11 under numpy 2
-            filled = index.annToMask(one).astype(bool)
-        mask[filled] = VOID if one["iscrowd"] else class_id
-    return mask
-
-
-def _intact(picture: Picture, note: str) -> bool:
-    # Whole, and painted from these very objects: then it need not be painted again.
-    try:
-        content = picture.label.read_bytes()
-        with Image.open(BytesIO(content)) as label:
-            same = label.info.get(NOTE) == note and label.size == picture.size[::-1]
-            label.verify()
-        return same and content.endswith(END)
-    except Exception:  # whatever is wrong with it
-        return False
-
-
-def _paint(pictures: list[Picture]) -> list[str]:
-    for picture in pictures:
-        made_from = json.dumps([VERSION, picture.size, picture.objects], sort_keys=True)
-        note = hashlib.sha256(made_from.encode()).hexdigest()[:16]
-        if _intact(picture, note):
-            continue
-        try:
-            mask = paint(picture.size, picture.objects)
-        except Exception as error:  # pycocotools raises plain ones
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            what = f"the objects of {picture.image.name} cannot be painted ({why})"
-            raise DPNetError(f"{picture.listed}: {what}: fetch it again from {PAGE}") from error
-        io.write(picture.label, png(mask, note), WHERE)
-    return [picture.id for picture in pictures]
-
-
 def prepare(data: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Paint the labels of the user's copy of COCO into `root` and index them; DPNetError if the copy is bad."""
     tree = source(data)
-    (classes, train), (others, val) = (read(tree, root, split) for split in ("train", "val"))
-    if others != classes:
-        raise DPNetError(f"{val[0].listed}: other categories than {train[0].listed}: both must be of COCO 2014")
-    pictures: dict[str, Picture] = {}
-    for one in train + val:
-        if one.id in pictures:
-            both = f"stands there, and in {pictures[one.id].listed.name}, for another image"
-            raise DPNetError(f"{one.listed}: {one.image.name} {both}: fetch both files again from {PAGE}")
-        pictures[one.id] = one
-    painted = list(pictures.values())
-    tasks = [painted[first : first + CHUNK] for first in range(0, len(painted), CHUNK)]
-    for _ in progress(in_processes(_paint, tasks, workers, root), "painting coco", "image", len(painted)):
-        pass
-    listed = [(p.id, p.split, p.image, p.label) for p in painted]
-    return write(root, "coco", classes, FOLDS, FOLDS, scan(root, listed, CLASSES, "reading coco"), recipe)
+    train, val = (
+        read(tree / f"annotations/instances_{s}2014.json", [tree / f"{s}2014"], root / "labels" / s, s)
+        for s in ("train", "val")
+    )
+    for part in (train, val):
+        if len(part.names) != CLASSES or part.names != train.names:
+            what = f"has {len(part.names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
+            raise DPNetError(f"{part.pictures[0].listed}: {what}: fetch it again from {PAGE}")
+    if shapeless := train.without_shape + val.without_shape:
+        print(f"{shapeless} objects without a shape skipped")
+    items = paint_all(train.pictures + val.pictures, root, workers)
+    return write(root, "coco", train.names, FOLDS, FOLDS, scan(root, items, CLASSES, "reading coco"), recipe)

@@ -1,9 +1,11 @@
-"""Pictures as people have them: any size and mode, rotated by their EXIF note, masks painted or as polygons."""
+"""Photographs and masks as people have them: read exactly, or refused in one line that says what to do."""
 
 import json
-import math
+import struct
+import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
@@ -11,133 +13,138 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from dpnet.config import VOID
 from dpnet.io import DPNetError
 
-Picture = str | Path | Image.Image | np.ndarray
-IDS = 16  # different values in a mask: more are shades, of a soft edge or of JPEG
-MARK = (255, 140, 0)  # colour of what was found: told apart from green and from grey by everybody
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Source = Union[str, Path, Image.Image, np.ndarray, "Tensor"]  # a path, a PIL image, an array or a tensor
+MARK = (255, 140, 0)  # colour of the overlay
+GREY = "save it as an 8-bit grey PNG of ids"
+SOFT = "give --soft (soft=True), which takes what is above one half, or save it in pure black and white"
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the error for twice as many stays
 
 
-def photograph(picture: Picture) -> Image.Image:
-    """An image as it is meant to be seen.
-
-    Arguments:
-        picture: a path, a PIL image, or an array [H, W], [H, W, 3] or [H, W, 4] of uint8 or uint16. 16 bits are
-            scaled to 8; what is transparent becomes white; a rotation that EXIF notes is done.
-
-    Returns:
-        the image, RGB.
-
-    Raises:
-        DPNetError: it cannot be read.
-    """
-    return rgb(_opened(picture), picture if isinstance(picture, str | Path) else "an image")
-
-
-def marked(mask: Picture, size: tuple[int, int]) -> np.ndarray:
-    """What a mask marks.
+def photograph(source: Source, name: str = "image") -> Image.Image:
+    """An image as a viewer shows it: RGB, upright, transparent parts white, 16 bits scaled by their range to 8.
 
     Arguments:
-        mask: an image of one channel, or of three equal ones: 0 background, 255 void, anything else foreground;
-            in one that has only 0 and 255, 255 is foreground, and in one with shades of grey (a JPEG, soft edges)
-            whatever is bright. A grey palette means its greys. Or a cut-out: what is not transparent is foreground.
-            Or a .json file with polygons in pixels, [[[x, y], …], …], or as LabelMe writes them.
-        size: width and height of its image.
+        source: a path, a PIL image, or an array or tensor [H, W], [H, W, 3], [3, H, W] or with 4 channels: whole
+            numbers up to 65535, or floats from 0 to 1.
+        name: what a message calls an image that has no path.
 
-    Returns:
-        uint8 [H, W] with 0, 1 and 255 (void).
-
-    Raises:
-        DPNetError: it cannot be read or understood, is of another size than its image, or marks nothing.
+    >>> photograph(np.full((40, 60), 0.5)).getpixel((0, 0))
+    (128, 128, 128)
     """
-    name = mask if isinstance(mask, str | Path) else "a mask"
-    if isinstance(mask, str | Path) and Path(mask).suffix.lower() == ".json":
-        return _drawn(Path(mask), size)
-    image = _opened(mask)
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-        opaque = np.asarray(image.convert("RGBA"))[..., 3]
-        image = (
-            image.convert("RGB") if opaque.min() == 255 else Image.fromarray(255 * (opaque > 127).astype(np.uint8))
-        )
-    ids, shown = np.asarray(image), grey_palette(image)
-    ramp = False
-    if shown is not None:
-        greys = shown[np.unique(ids)].astype(int)
-        ramp = greys[0] == 0 and bool((np.diff(greys) > 0).all())  # an encoder's, or ids made visible
-        ids = shown[ids]
-    elif image.mode == "P" and _upside_down(image):
-        ids = np.asarray(image.convert("RGB"))
-    if ids.ndim == 3:
-        colours = ids[..., :3]
-        if (colours != colours[..., :1]).any():
-            raise DPNetError(
-                f"{name}: has colours: paint what is to be found white on black, or save ids from 1 to 254"
-            )
-        ids = colours[..., 0]
-    if ids.shape != size[::-1]:
-        raise DPNetError(
-            f"{name}: {ids.shape[1]} x {ids.shape[0]} pixels, but its support has {size[0]} x {size[1]}: "
-            "a mask has the size of its image, as it is seen (EXIF rotations done)"
-        )
-    ids = ids.astype(np.int64)
-    if len(np.unique(ids)) > IDS:
-        ids = np.where(ids > ids.max() // 2, 255, 0)
-    elif image.format == "JPEG" and ids.max() > 127:
-        ids = np.where(ids > 127, 255, 0)
-    elif (ids == VOID).any() and not np.isin(ids, (0, VOID)).all():
-        soft = _soft(ids)
-        if soft is None or (ramp and not soft):
-            other = next(value for value in np.unique(ids).tolist() if value not in (0, VOID))
-            raise DPNetError(
-                f"{name}: holds 255 beside {other}: shades of white, or ids and void? Save pure white on black, or "
-                "ids from 1 to 254 on 0"
-            )
-        ids = np.where(ids > 127, 255, 0) if soft else ids
-    found = np.where((ids == VOID) & ~np.isin(ids, (0, VOID)).all(), VOID, ids > 0).astype(np.uint8)
-    if not (found == 1).any():
-        raise DPNetError(f"{name}: no foreground: mark what is to be found, with ids from 1 to 254 or in white")
-    return found
+    image, name = opened(source, name), _called(source, name)
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), name))
+    elif image.mode == "F" and not isinstance(source, str | Path | Image.Image):  # an array's go from 0 to 1
+        image = Image.fromarray((np.asarray(image) * VOID).round().astype(np.uint8))
+    if image.mode == "F":
+        raise DPNetError(f"{name}: has floating-point numbers: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
-def _soft(ids: np.ndarray) -> bool | None:
-    """Whether what is neither 0 nor 255 is white's soft edge (True), or ids beside void (False); None: unclear."""
-    padded = np.pad(ids, 1, mode="edge")
-    same, black = np.ones(ids.shape, bool), np.zeros(ids.shape, bool)
-    for y, x in np.ndindex(3, 3):
-        near = padded[y : y + ids.shape[0], x : x + ids.shape[1]]
-        same &= near == ids
-        black |= near == 0
-    between = (ids != 0) & (ids != VOID)
-    flat = same[between].mean()  # ids fill areas, and edges do not
-    beside_black = black[between].mean()  # void that surrounds ids keeps them from the background
-    white, grey = (ids == VOID).sum(), between.sum()
-    if beside_black < 0.05 or (flat >= 0.5 and grey >= white):
-        return False
-    return True if flat < 0.5 and white > grey else None
+def mask(
+    source: Source, size: tuple[int, int], soft: bool = False, label: str | None = None, name: str = "mask"
+) -> Any:
+    """What a support mask marks: uint8 [H, W] of 0 background, 1 foreground and 255 void.
 
-
-def _upside_down(image: Image.Image) -> bool:
-    # Colours whose black has another index than 0: then indices do not say what is background.
-    colours = np.reshape(image.getpalette() or [], (-1, 3))
-    black = [i for i in np.unique(np.asarray(image)).tolist() if i < len(colours) and not colours[i].any()]
-    return len(black) == 1 and black != [0]
-
-
-def overlay(picture: Picture, mask: np.ndarray) -> Image.Image:
-    """An image with what was found in colour, and an outline.
+    0 is background; 255 beside other numbers is void; all other numbers are foreground. {0, 1}, {0, 255} and booleans
+    are binary. Of an image with transparency, what is not transparent is foreground.
 
     Arguments:
-        picture: as `photograph` takes it.
-        mask: uint8 [H, W] with 0 and 1, of its size.
+        source: a path, a PIL image, an array or tensor [H, W]; or a LabelMe file, `.json`.
+        size: width and height of its support.
+        soft: shades are allowed, and what is above one half of full scale is foreground.
+        label: which label of a LabelMe file.
+        name: what a message calls a mask that has no path.
 
-    Returns:
-        the image, RGB.
+    >>> np.unique(mask(np.eye(30, dtype=bool), (30, 30))).tolist()
+    [0, 1]
     """
+    name = _called(source, name)
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".json":
+        marked = _labelme(Path(source), size, label)
+    elif label is not None:
+        raise DPNetError(f"{name}: --label {label} chooses from a LabelMe file, .json, and this is none")
+    else:
+        image = opened(source, name)
+        values = _numbers(image, name, soft)
+        if values.shape != size[::-1]:
+            sizes = f"{values.shape[1]} x {values.shape[0]} pixels, but its support has {size[0]} x {size[1]}"
+            raise DPNetError(f"{name}: {sizes}: a mask has the size of its image as a viewer shows it")
+        marked = _foreground(values, name, soft, image.format == "JPEG")
+    if not (marked == 1).any():
+        raise DPNetError(f"{name}: no foreground: mark the object in white, or with ids from 1 to 254")
+    return marked
+
+
+def several(sources: Any, ndim: int) -> list[Any]:
+    """One image or many, as a list; an array or tensor of `ndim` dimensions is one image."""
+    one = isinstance(sources, str | Path | Image.Image) or getattr(sources, "ndim", ndim + 1) <= ndim
+    return [sources] if one or sources is None else list(sources)
+
+
+def opened(source: Source, name: str = "image") -> Image.Image:
+    """A decoded image, upright as its EXIF note says; DPNetError if there is none, or not a whole one."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
+    if not isinstance(source, str | Path):
+        return _from_array(source, name)
+    try:
+        with Image.open(source) as image:
+            tile = image.tile[0][3] if getattr(image, "tile", None) else ""
+            if tile in ("L;2", "L;4"):
+                raise DPNetError(f"{source}: is grey with {tile[-1]} bits, which readers scale differently: {GREY}")
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format
+            return upright
+    except FileNotFoundError:
+        why = "a link that leads nowhere: fetch the data" if Path(source).is_symlink() else "no such file"
+        raise DPNetError(f"{source}: {why}") from None
+    except Image.DecompressionBombError:
+        raise DPNetError(f"{source}: more than 178 million pixels: cut it, or scale it down") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # what a broken file makes PIL raise
+        why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        raise DPNetError(f"{source}: cannot be decoded ({why}): replace it by an intact copy") from error
+
+
+def used_palette(image: Image.Image, name: object, classes: int = 0) -> dict[int, tuple[int, ...]]:
+    """The colour of each number of a palette image; DPNetError where the colours say that a tool renumbered them."""
+    colours = [*map(tuple, np.reshape(image.getpalette() or [], (-1, 3)).tolist()), *[(0, 0, 0)] * 256]
+    voc = {tuple(colour): number for number, colour in enumerate(np.reshape(voc_colours(), (-1, 3)).tolist())}
+    used = {number: colours[number] for number in np.unique(np.asarray(image)).tolist()}
+    for number, colour in used.items():
+        grey = colour[0] if len({*colour}) == 1 and (colour[0] <= classes or colour[0] == VOID) else None
+        meant = {n for n in (voc.get(colour), grey) if n is not None}
+        if (meant and number not in meant) or (number == 0 and any(colour)):
+            sense = f"which is the colour of {min(meant)}" if meant else "but 0 is the background, and black"
+            raise DPNetError(f"{name}: its palette shows {number} as {colour}, {sense}: a tool renumbered it: {GREY}")
+    return used
+
+
+def voc_colours() -> list[int]:
+    """VOC's palette: bit by bit of the id, to red, green and blue in turn, the highest bits first."""
+    bits = [(k, 7 - k) for k in range(3)]
+    return [sum(((c >> (3 * k + rgb)) & 1) << up for k, up in bits) for c in range(256) for rgb in range(3)]
+
+
+def overlay(picture: Source, marked: np.ndarray) -> Image.Image:
+    """An image (RGB) with a mask, uint8 [H, W] of 0 and 1, in colour and with an outline."""
     pixels = np.asarray(photograph(picture)).astype(np.float32)
-    inside = mask.astype(bool)
-    padded = np.pad(inside, 1, mode="edge")
-    kept = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inside = marked.astype(bool)
     pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.array(MARK)
-    pixels[inside & ~kept] = MARK
+    pixels[outline(inside)] = MARK
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def outline(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a region, bool [H, W], that touch what is not of it."""
+    padded = np.pad(inside, 1, mode="edge")
+    return inside & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
 def png(image: Image.Image) -> bytes:
@@ -146,106 +153,120 @@ def png(image: Image.Image) -> bytes:
     return packed.getvalue()
 
 
-def _opened(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return _upright(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype not in (np.uint8, np.uint16, np.bool_):
-            raise DPNetError(f"an array of {picture.dtype}: give uint8, or uint16")
-        if (
-            picture.ndim not in (2, 3)
-            or 0 in picture.shape
-            or (picture.ndim == 3 and picture.shape[2] not in (1, 3, 4))
-        ):
-            raise DPNetError(f"an array of shape {picture.shape}: give [H, W], [H, W, 3] or [H, W, 4]")
-        if picture.ndim == 3 and picture.shape[2] == 1:
-            picture = picture[..., 0]
-        if picture.ndim == 3 and picture.dtype == np.uint16:
-            picture = (picture // 257).astype(np.uint8)  # PIL has no such mode
-        return Image.fromarray(picture if picture.dtype == np.uint16 else picture.astype(np.uint8))
+def _called(source: Source, name: str) -> str:
+    return str(source) if isinstance(source, str | Path) else name
+
+
+def _from_array(source: Any, name: str) -> Image.Image:
+    """An array or tensor as an image: "L", "RGB", "RGBA", "I" for large numbers, "F" for fractions of one channel."""
+    tensor = hasattr(source, "detach")
+    if tensor:
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    array = np.asarray(source)
+    if array.dtype.kind not in "buif":
+        raise DPNetError(f"{name}: {type(source).__name__}: give a path, a PIL image, an array or a tensor")
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[0] in channels and (tensor or array.shape[2] not in channels):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in channels):
+        raise DPNetError(f"{name}: an array of shape {array.shape}: give [H, W], [H, W, 3] or [3, H, W]")
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    fractions, low, high = array.dtype.kind == "f", array.min(), array.max()
+    if not 0 <= low <= high <= (1 if fractions else 65535):
+        raise DPNetError(f"{name}: values from {low:g} to {high:g}: give 0 to 255, or floats from 0 to 1")
+    if array.ndim == 2 and (fractions or high > VOID):
+        return Image.fromarray(array.astype(np.float32 if fractions else np.int32))
+    return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array, name))
+
+
+def _eight_bits(values: np.ndarray, name: object) -> np.ndarray:
+    """Whole numbers scaled by the bits that they use: 0…255 stay, 12 bits become 8."""
+    high = int(values.max())
+    if values.min() < 0 or high > 65535:
+        raise DPNetError(f"{name}: values from {values.min()} to {high}: save it with 8 or 16 bits")
+    return (values.astype(np.int64) * VOID // (2 ** max(8, high.bit_length()) - 1)).astype(np.uint8)
+
+
+def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
+    """The numbers of a mask, [H, W]; refuses colours."""
+    if image.mode in ("RGBA", "LA", "PA"):
+        alpha = image.getchannel("A")
+        image = image.convert("RGB") if alpha.getextrema()[0] == VOID else alpha
+    values = np.asarray(image)
+    colours = np.asarray(image.convert("RGB")) if image.mode == "P" else values
+    grey = colours.ndim == 2 or bool((colours == colours[..., :1]).all())
+    if image.mode == "P" and not (grey and (soft or np.isin(colours, (0, VOID)).all())):
+        used_palette(image, name, VOID if grey else 0)
+        return values
+    if not grey:
+        raise DPNetError(f"{name}: has colours: paint the object white on black, or {GREY}")
+    return colours[..., 0] if colours.ndim == 3 else colours
+
+
+def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.ndarray:
+    full = 1 if values.dtype.kind in "bf" else VOID if values.max() <= VOID else 65535
+    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):
+        raise DPNetError(f"{name}: has floating-point numbers other than 0 to 1: {GREY}")
+    levels = set(np.unique(values).tolist())
+    if levels <= {0, 1}:
+        return values.astype(np.uint8)
+    if soft or levels <= {0, full}:
+        return (values > full / 2).astype(np.uint8)
+    if full == 1 or jpeg or _shades(values):
+        raise DPNetError(f"{name}: has shades, not ids: {SOFT}")
+    if full > VOID or VOID not in levels:
+        return (values > 0).astype(np.uint8)
+    ids = levels - {0, VOID}
+    if max(ids) > 100:
+        raise DPNetError(f"{name}: holds 255 beside {max(ids)}: is 255 void, or white? Use ids up to 100, or {SOFT}")
+    return np.where(values == VOID, VOID, values > 0).astype(np.uint8)
+
+
+def _shades(values: np.ndarray) -> bool:
+    """Whether a tenth of what is neither black nor the brightest lies between a darker and a brighter neighbour."""
+    numbers = values.astype(np.int32)
+    between, climbs = (numbers > 0) & (numbers < numbers.max()), np.zeros(numbers.shape, bool)
+    for one, flag in ((numbers, climbs), (numbers.T, climbs.T)):
+        flag[1:-1] |= np.sign(one[1:-1] - one[:-2]) * np.sign(one[2:] - one[1:-1]) > 0
+    return bool(between.any() and climbs[between].mean() > 0.1)
+
+
+def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray:
+    """The shapes of a LabelMe file, or plain polygons [[[x, y], …], …], drawn at the size of the photograph."""
     try:
-        with Image.open(picture) as image:
-            return _upright(image)
-    except FileNotFoundError:
-        raise DPNetError(f"{picture}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise DPNetError(f"{picture}: cannot be decoded ({why}): replace it by an intact copy") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)  # decodes it, or says what is wrong
-    turned.format = image.format
-    return turned
-
-
-def _drawn(file: Path, size: tuple[int, int]) -> np.ndarray:
-    try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8-sig"))
+        content = content if isinstance(content, dict) else {"shapes": [{"points": points} for points in content]}
+        drawn = [(s.get("label", ""), s.get("shape_type") or "polygon", s["points"]) for s in content["shapes"]]
+        written = (int(content.get("imageWidth") or size[0]), int(content.get("imageHeight") or size[1]))
+        points = [np.array(corners, float).reshape(-1, 2) * size / written for *_, corners in drawn]
     except FileNotFoundError:
         raise DPNetError(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise DPNetError(f"{file}: not JSON ({error}): it holds polygons, [[[x, y], …], …]") from None
-    try:
-        shapes = [s["points"] for s in content["shapes"]] if isinstance(content, dict) else content
-        polygons = [[(float(x), float(y)) for x, y in shape] for shape in shapes]
-    except (KeyError, TypeError, ValueError):
-        raise DPNetError(f"{file}: holds no polygons: write [[[x, y], …], …], or save it with LabelMe") from None
-    drawn = Image.new("L", size)
-    for polygon in polygons:
-        if len(polygon) < 3 or not all(map(math.isfinite, sum(polygon, ()))):
-            raise DPNetError(f"{file}: a polygon has fewer than three corners, or one that is no number")
-        ImageDraw.Draw(drawn).polygon(polygon, fill=1)
-    found = np.asarray(drawn).copy()
-    if not found.any():
-        raise DPNetError(
-            f"{file}: no polygon lies inside the image, {size[0]} x {size[1]} pixels: x first, in pixels"
-        )
-    return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DPNetError(f"{file}: no LabelMe file ({why}): draw the mask with LabelMe, or save it as PNG") from None
+    labels = sorted({str(name) for name, *_ in drawn})
+    if (label is None and len(labels) > 1) or (label is not None and label not in labels):
+        raise DPNetError(f"{file}: has the labels {', '.join(labels) or 'none'}: choose one with --label (label=…)")
+    if abs(size[0] * written[1] - size[1] * written[0]) > max(*size, *written):
+        shapes = f"{written[0]} x {written[1]} pixels, and its support has {size[0]} x {size[1]}"
+        raise DPNetError(f"{file}: was drawn on {shapes}: give the photograph that it was drawn on")
+    canvas = Image.new("L", size)
+    for (name, kind, _), corners in zip(drawn, points, strict=True):
+        if label in (None, name):
+            _draw(ImageDraw.Draw(canvas), kind, corners, file)
+    return np.array(canvas)
 
 
-def rgb(image: Image.Image, name: object = "an image") -> Image.Image:
-    """An image of any mode as RGB: 16 bits are scaled to 8, and what is transparent becomes white.
-
-    Arguments:
-        image: decoded or not.
-        name: what a message calls it.
-
-    Returns:
-        the image, RGB.
-
-    Raises:
-        DPNetError: it has floating-point numbers, whose range nobody knows.
-    """
-    if image.mode.startswith("I"):  # I;16 in all its byte orders, and I, which older readers make of it
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DPNetError(f"{name}: is of floating-point numbers: save it with 8 or 16 bits")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def grey_palette(image: Image.Image) -> np.ndarray | None:
-    """The grey that each index of a palette image shows, where indices may be an encoder's and mean nothing.
-
-    Arguments:
-        image: of any mode.
-
-    Returns:
-        uint8 [256]; None if it has no palette, or one that shows the indices themselves, colours, two indices as the
-        same grey, or more greys than are there, ascending.
-    """
-    if image.mode != "P":
-        return None
-    used = np.unique(np.asarray(image))
-    colours = np.zeros((256, 3), np.uint8)
-    listed = np.reshape(image.getpalette() or [], (-1, 3))
-    colours[: len(listed)] = listed
-    shown = colours[used, 0].astype(int)
-    if (colours[used] != shown[:, None]).any() or len(set(shown.tolist())) < len(used) or (shown == used).all():
-        return None
-    if used[0] == shown[0] == 0 and (np.diff(shown) > 0).all() and np.delete(colours, used, 0).any():
-        return None  # from black to white by index, also what is not there: ids, made visible
-    return colours[:, 0]
+def _draw(canvas: ImageDraw.ImageDraw, kind: str, corners: np.ndarray, file: Path) -> None:
+    least = {"polygon": 3, "rectangle": 2, "circle": 2}
+    if kind not in least:
+        raise DPNetError(f"{file}: has the shape {kind!r}: draw polygons, rectangles or circles")
+    if len(corners) < least[kind] or not (abs(corners) < 1e5).all():
+        raise DPNetError(f"{file}: a {kind} has fewer than {least[kind]} points, or one far outside")
+    if kind == "circle":  # its centre, and a point on it
+        radius = np.hypot(*(corners[1] - corners[0]))
+        corners = np.array([corners[0] - radius, corners[0] + radius])
+    shape = {"polygon": canvas.polygon, "rectangle": canvas.rectangle, "circle": canvas.ellipse}[kind]
+    ends = corners if kind == "polygon" else [corners.min(0), corners.max(0)]
+    shape([(float(x), float(y)) for x, y in ends], fill=1)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,15 +15,16 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.images import rgb
+from dpnet.data import images
 from dpnet.io import DPNetError, progress
-from dpnet.io import write as save_file
 
 INDEX = "index.json"
+SPLITS = ("train", "val")
 WHERE = "DATA=… or --root"
 VERSION = 1
 MIN_PIXELS, AT_SIDE = 2 * 32 * 32, 500  # the field's habit, stated for VOC's longer side of 500 pixels
@@ -32,19 +32,21 @@ NOTE = "dpnet"  # keyword of a label's note
 END = b"IEND\xaeB`\x82"  # of a PNG that is whole
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Folds = tuple[tuple[int, ...], ...]  # class ids of each
 Item = tuple[str, str, Path, Path]  # id, split, image, label
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the index; `size` is (height, width), `pixels` counts each class id and void there is."""
+    """One image of the index."""
 
     id: str
     split: str
     image: str
     label: str
-    size: tuple[int, int]
-    pixels: dict[int, int] = field(hash=False)
+    size: tuple[int, int]  # height, width
+    pixels: dict[int, int] = field(hash=False)  # of each class id, and of void, that is there
+    thin: tuple[int, ...] = ()  # classes without a pixel left at the network's size: not used from this image
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Benchmark:
     name: str
     root: Path
     classes: tuple[str, ...]
-    folds: tuple[tuple[int, ...], ...]
-    tested: tuple[tuple[int, ...], ...]
+    folds: Folds
+    tested: Folds
     entries: tuple[Entry, ...]
     digest: str
     recipe: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -65,110 +67,50 @@ class Benchmark:
         return Path(os.path.normpath(self.root / listed))
 
     def image(self, entry: Entry) -> np.ndarray:
-        """Decode the image of an entry.
-
-        Arguments:
-            entry: one of `entries`.
-
-        Returns:
-            uint8 [H, W, 3], RGB.
-
-        Raises:
-            DPNetError: the file is missing or cannot be decoded.
-        """
+        """The image of an entry: uint8 [H, W, 3], RGB; DPNetError if the file is missing or broken."""
         return decode(self.path(entry.image))
 
     def label(self, entry: Entry) -> np.ndarray:
-        """Decode the label of an entry.
-
-        Arguments:
-            entry: one of `entries`.
-
-        Returns:
-            uint8 [H, W]: 0 background, class ids, 255 void.
-
-        Raises:
-            DPNetError: the file is missing, cannot be decoded, or is no mask.
-        """
+        """The label of an entry: uint8 [H, W] of 0 background, class ids, 255 void; DPNetError if it is none."""
         return decode(self.path(entry.label), mask=True)
 
     def min_pixels(self, entry: Entry) -> int:
-        """The least area that makes a class count in an image.
-
-        Arguments:
-            entry: one of `entries`.
-
-        Returns:
-            2,048 pixels, and less in proportion to the area if the longer side has fewer than 500 pixels.
-        """
+        """The least area that makes a class count in an image, in pixels."""
         return least(entry.size)
 
     @cached_property
     def _images(self) -> dict[tuple[int, str], list[int]]:
-        found: dict[tuple[int, str], list[int]] = {}
+        positions: dict[tuple[int, str], list[int]] = {}
         for position, entry in enumerate(self.entries):
             for class_id, pixels in entry.pixels.items():
-                if class_id != VOID and pixels >= self.min_pixels(entry):
-                    found.setdefault((class_id, entry.split), []).append(position)
-        return found
+                if class_id not in (VOID, *entry.thin) and pixels >= self.min_pixels(entry):
+                    positions.setdefault((class_id, entry.split), []).append(position)
+        return positions
 
     def images_of(self, class_id: int, split: str) -> list[int]:
-        """The images that show enough of a class.
-
-        Arguments:
-            class_id: 1 … number of classes.
-            split: "train" or "val".
-
-        Returns:
-            ascending positions in `entries`.
-        """
+        """Ascending positions in `entries` of the images that show enough of a class, of "train" or "val"."""
         return list(self._images.get((class_id, split), ()))
 
     def trainable(self, fold: int, shots: int) -> tuple[int, ...]:
-        """The classes from which training episodes of a fold can be drawn.
-
-        Arguments:
-            fold: 0 … number of folds - 1.
-            shots: supports per episode.
-
-        Returns:
-            ids of the classes that are not novel there and have at least `shots` + 1 images in "train".
-        """
+        """The classes that are not novel in a fold and have at least `shots` + 1 images in "train"."""
         ids = (c for c in range(1, len(self.classes) + 1) if c not in self.folds[fold])
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
 
 
 def least(size: tuple[int, int]) -> int:
-    """The least area, in pixels, that makes a class count in an image of a size (height, width)."""
+    """The least area that makes a class count in an image (height, width): 2,048 pixels; fewer below 500 a side."""
     longer = min(max(size), AT_SIDE)
     return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
 
 
 def decode(path: Path, mask: bool = False) -> np.ndarray:
-    """Decode a whole image or mask file.
-
-    Arguments:
-        path: the file.
-        mask: whether it holds class ids instead of colours.
-
-    Returns:
-        uint8 [H, W, 3] RGB, or uint8 [H, W] class ids for a mask.
-
-    Raises:
-        DPNetError: the file is missing, cannot be decoded, or a mask with colours.
-    """
-    try:
-        with Image.open(path) as picture:
-            if mask and picture.mode not in ("P", "L", "1"):
-                raise DPNetError(f"{path}: is {picture.mode}, but a mask is a palette or 8-bit grey PNG")
-            return np.array(picture if mask else rgb(picture, path), dtype=np.uint8)
-    except DPNetError:
-        raise
-    except FileNotFoundError:
-        raise DPNetError(f"{path}: missing: complete your copy of the data") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what a broken file makes PIL raise
-        why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise DPNetError(f"{path}: cannot be decoded ({why}): replace it by an intact copy") from error
+    """A whole image, uint8 [H, W, 3] RGB, or the ids of a label, uint8 [H, W]; DPNetError for any other file."""
+    if not mask:
+        return np.array(images.photograph(path))
+    label = images.opened(path)
+    if label.mode not in ("P", "L", "1"):
+        raise DPNetError(f"{path}: is {label.mode}, but a label is an 8-bit grey or palette PNG")
+    return np.array(label, dtype=np.uint8)
 
 
 def complain(problems: Sequence[str]) -> None:
@@ -178,7 +120,24 @@ def complain(problems: Sequence[str]) -> None:
         raise DPNetError(problems[0] + more)
 
 
-def scan(root: Path, items: Iterable[Item], classes: int, what: str = "reading masks") -> tuple[Entry, ...]:
+def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], what: str) -> list[Result]:
+    """The results of all tasks, each an image; problems, which are raised as DPNetError, in one line."""
+
+    def attempt(task: Task) -> Result | DPNetError:
+        try:
+            return work(task)
+        except DPNetError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(progress(pool.map(attempt, tasks), what, "image", len(tasks)))
+    complain([str(one) for one in done if isinstance(one, DPNetError)])
+    return [one for one in done if not isinstance(one, DPNetError)]
+
+
+def scan(
+    root: Path, items: Iterable[Item], classes: int, what: str = "reading masks", size: int | None = None
+) -> tuple[Entry, ...]:
     """Decode each image and its label, verify both, and count the pixels of each class.
 
     Arguments:
@@ -186,38 +145,27 @@ def scan(root: Path, items: Iterable[Item], classes: int, what: str = "reading m
         items: (id, split, image path, label path) of each image.
         classes: number of classes.
         what: the progress bar's text.
+        size: the side of the network's square, for `Entry.thin`; None: no class is too thin.
 
     Returns:
-        the entries, sorted by id.
-
-    Raises:
-        DPNetError: files are bad; names the first.
+        the entries, sorted by id. Bad files raise DPNetError, which names the first.
     """
 
-    def examine(item: Item) -> Entry | str:
+    def examine(item: Item) -> Entry:
         name, split, image, label = item
-        try:
-            picture, mask = decode(image), decode(label, mask=True)
-        except DPNetError as error:
-            return str(error)
+        picture, mask = decode(image), decode(label, mask=True)
         (height, width), (rows, columns) = picture.shape[:2], mask.shape
         if (height, width) != (rows, columns):
-            sizes = f"the mask is {columns}x{rows}, its image {image} {width}x{height}"
-            return f"{label}: {sizes}: make them the same size"
+            sizes = f"the mask is {columns}x{rows}, its image {image} {width}x{height} as a viewer shows it"
+            raise DPNetError(f"{label}: {sizes}: make them the same size")
         pixels = count(mask)
-        wrong = [value for value in pixels if value > classes and value != VOID]
+        wrong = ", ".join(str(value) for value in pixels if value > classes and value != VOID)
         if wrong:
-            found = (
-                f"class id {wrong[0]} is" if len(wrong) == 1 else f"class ids {', '.join(map(str, wrong[:5]))} are"
-            )
-            return f"{label}: {found} out of range: a mask holds 0…{classes} and 255 for void"
-        return Entry(name, split, _listed(image, root), _listed(label, root), (height, width), pixels)
+            raise DPNetError(f"{label}: ids {wrong[:30]} are out of range: a mask holds 0…{classes} and 255 for void")
+        thin = vanishing(mask, size) if size else ()
+        return Entry(name, split, _listed(image, root), _listed(label, root), (height, width), pixels, thin)
 
-    ordered = sorted(items)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(progress(pool.map(examine, ordered), what, "image", len(ordered)))
-    complain([problem for problem in done if isinstance(problem, str)])
-    return tuple(entry for entry in done if isinstance(entry, Entry))
+    return tuple(in_threads(examine, sorted(items), what))
 
 
 def count(mask: np.ndarray) -> dict[int, int]:
@@ -226,15 +174,17 @@ def count(mask: np.ndarray) -> dict[int, int]:
     return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels) if value}
 
 
+def vanishing(mask: np.ndarray, size: int) -> tuple[int, ...]:
+    """The classes of a label that have enough pixels, and none once it is squashed to the network's square."""
+    left = np.unique(np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST)))
+    enough = least((mask.shape[0], mask.shape[1]))
+    return tuple(c for c, n in count(mask).items() if c != VOID and n >= enough and c not in left)
+
+
 def _listed(path: Path, root: Path) -> str:
     # Relative where the data and its index move together; absolute where the index lives elsewhere.
     whole, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))
     return Path(os.path.relpath(whole, base) if whole.is_relative_to(base.parent) else whole).as_posix()
-
-
-def split_folds(classes: int, folds: int = 4) -> tuple[tuple[int, ...], ...]:
-    """Cut the class ids into contiguous folds, as equal as possible."""
-    return tuple(tuple(int(c) for c in part) for part in np.array_split(np.arange(1, classes + 1), folds))
 
 
 def writable(folder: Path) -> bool:
@@ -251,6 +201,20 @@ def need_writable(folder: Path) -> None:
         raise DPNetError(f"{folder}: cannot be written: choose another folder with {WHERE}")
 
 
+def need_copy(data: Path, find: Callable[[Path], Path | None], tree: str, name: str, what: str) -> tuple[Path, str]:
+    """The user's copy of VOC or COCO, as `find` finds it in a folder, and how to complete it; DPNetError if none."""
+    fetch = f"or let `python -m dpnet prepare {name} --root {data}` fetch what is absent"
+    if not data.is_dir():
+        why = "not a folder" if data.exists() else "no such folder"
+    elif not os.access(data, os.R_OK | os.X_OK):
+        why = "may not be read"
+    elif copy := find(data):
+        return copy, fetch
+    else:
+        why = f"no {what} in it" if any(data.iterdir()) else "empty"
+    raise DPNetError(f"{data}: {why}: give the folder that holds {tree} with {WHERE}, {fetch}")
+
+
 def _pack(content: object) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -258,7 +222,8 @@ def _pack(content: object) -> str:
 def _digest(index: dict[str, Any]) -> str:
     # Without paths: the same images give the same digest wherever they lie.
     matters = {key: index[key] for key in ("benchmark", "classes", "folds", "tested", "recipe")}
-    matters["entries"] = [[e["id"], e["split"], e["size"], e["pixels"]] for e in index["entries"]]
+    keys = ("id", "split", "size", "pixels", "thin")
+    matters["entries"] = [[e[key] for key in keys if key in e] for e in index["entries"]]
     return hashlib.sha256(_pack(matters).encode()).hexdigest()
 
 
@@ -266,57 +231,25 @@ def write(
     root: Path,
     name: str,
     classes: Sequence[str],
-    folds: Sequence[Sequence[int]],
-    tested: Sequence[Sequence[int]],
+    folds: Folds,
+    tested: Folds,
     entries: Iterable[Entry],
     recipe: dict[str, Any],
 ) -> Benchmark:
-    """Write the index, last of all: a folder without one is not prepared.
-
-    Arguments:
-        root: the folder that will hold it.
-        name: the benchmark's name.
-        classes: names of the classes.
-        folds: novel class ids of each fold.
-        tested: those that are tested.
-        entries: the images.
-        recipe: what made the benchmark what it is; plain JSON values.
-
-    Returns:
-        the benchmark, as `read` gives it.
-
-    Raises:
-        DPNetError: the index cannot be written.
-    """
-    images = [
-        {**vars(e), "size": list(e.size), "pixels": {str(c): n for c, n in e.pixels.items()}}
-        for e in sorted(entries, key=lambda e: e.id)
-    ]
-    index = {
-        "version": VERSION,
-        "benchmark": name,
-        "classes": list(classes),
-        "recipe": recipe,
-        "entries": images,
-    }
+    """Write the index, last of all, since a folder without one is not prepared; `recipe` is what made it so."""
+    listed = []
+    for e in sorted(entries, key=lambda e: e.id):
+        known = {**vars(e), "size": list(e.size), "pixels": {str(c): n for c, n in e.pixels.items()}}
+        listed.append({key: value for key, value in known.items() if key != "thin" or value})
+    index = {"version": VERSION, "benchmark": name, "classes": list(classes), "recipe": recipe, "entries": listed}
     index |= {"folds": [list(fold) for fold in folds], "tested": [list(fold) for fold in tested]}
     index["digest"] = _digest(index)
-    save_file(root / INDEX, (_pack(index) + "\n").encode(), WHERE)
+    io.write(root / INDEX, (_pack(index) + "\n").encode(), WHERE)
     return read(root)
 
 
 def read(root: Path) -> Benchmark:
-    """Read a prepared benchmark.
-
-    Arguments:
-        root: the folder that holds its index.
-
-    Returns:
-        the benchmark.
-
-    Raises:
-        DPNetError: the index is missing, corrupt, or of another version.
-    """
+    """The benchmark in a folder; DPNetError if its index is missing, corrupt, or of another version."""
     file = Path(root) / INDEX
     try:
         index = json.loads(file.read_text("utf-8"))
@@ -330,6 +263,7 @@ def read(root: Path) -> Benchmark:
                 **{key: e[key] for key in ("id", "split", "image", "label")},
                 size=(e["size"][0], e["size"][1]),
                 pixels={int(c): e["pixels"][c] for c in sorted(e["pixels"], key=int)},
+                thin=tuple(e.get("thin", ())),
             )
             for e in index["entries"]
         )
@@ -345,17 +279,9 @@ def read(root: Path) -> Benchmark:
 
 
 def png(mask: np.ndarray, note: str = "") -> bytes:
-    """The palette PNG of a label.
-
-    Arguments:
-        mask: uint8 [H, W].
-        note: what it was made from; kept in the file.
-
-    Returns:
-        its bytes, in VOC's colours.
-    """
+    """The palette PNG of a label (uint8 [H, W]), in VOC's colours; `note` says in it what it was made from."""
     coloured, info = Image.fromarray(mask), PngInfo()
-    coloured.putpalette(_palette())
+    coloured.putpalette(images.voc_colours())
     if note:
         info.add_text(NOTE, note)
     coloured.save(packed := BytesIO(), "PNG", pnginfo=info)
@@ -365,20 +291,7 @@ def png(mask: np.ndarray, note: str = "") -> bytes:
 def in_processes(
     work: Callable[[Task], list[Result]], tasks: Sequence[Task], workers: int | None, root: Path
 ) -> Iterator[Result]:
-    """Do tasks in several processes.
-
-    Arguments:
-        work: a function of a module; what it raises comes out here.
-        tasks: its arguments.
-        workers: processes; one per core if None, none but this one if 1.
-        root: the folder that is being filled, for the message.
-
-    Returns:
-        the results, one after the other, in the order of the tasks.
-
-    Raises:
-        DPNetError: a process died.
-    """
+    """The results of tasks in several processes (None: one per core; 1: in this one), in the order of the tasks."""
     processes = min(workers or os.cpu_count() or 1, len(tasks))
     if processes <= 1:
         yield from (result for task in tasks for result in work(task))
@@ -390,13 +303,6 @@ def in_processes(
     except BrokenProcessPool as error:
         why = "a script needs its `if __name__ == '__main__'`, or memory ran out"
         raise DPNetError(f"{root}: a process that fills it died ({why}): try workers=1") from error
-
-
-def _palette() -> list[int]:
-    # VOC's colours: bit by bit of the id, to red, green and blue in turn, the highest bits first.
-    return [
-        sum(((c >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)) for c in range(256) for channel in range(3)
-    ]
 
 
 def end_with_parent() -> None:

@@ -1,28 +1,17 @@
 """PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from dpnet import io
-from dpnet.data.index import END, WHERE, Benchmark, Item, in_processes, png, scan, split_folds, write
+from dpnet.data.folds import split_folds
+from dpnet.data.index import END, WHERE, Benchmark, Item, in_processes, need_copy, png, scan, write
 from dpnet.io import DPNetError, progress
 
 CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 FOLDS = split_folds(len(CLASSES))
 LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
@@ -48,21 +37,11 @@ def find(data: Path) -> Path | None:
 
 
 def source(data: Path) -> Path:
-    """Find VOC2012, with photographs and masks, in the user's folder or as that folder; DPNetError if not."""
-    fetch = f"or let `python -m dpnet prepare pascal --root {data}` fetch what is absent"
-    remedy = f"give the folder that holds {TREE} with {WHERE}, {fetch}"
-    if not data.is_dir():
-        raise DPNetError(f"{data}: {'not a folder' if data.exists() else 'no such folder'}: {remedy}")
-    if not os.access(data, os.R_OK | os.X_OK):
-        raise DPNetError(f"{data}: may not be read: {remedy}")
-    if not any(data.iterdir()):
-        raise DPNetError(f"{data}: empty: {remedy}")
-    voc = find(data)
-    if voc is None:
-        raise DPNetError(f"{data}: no VOCdevkit/VOC2012/JPEGImages in it: {remedy}")
+    """VOC2012, with photographs and masks, in the user's folder or as that folder; DPNetError if it is not there."""
+    voc, remedy = need_copy(data, find, TREE, "pascal", "VOCdevkit/VOC2012/JPEGImages")
     for part in ("JPEGImages", "SegmentationClassAug"):
         if not (voc / part).is_dir():
-            raise DPNetError(f"{voc / part}: missing: it holds {ORIGIN[part]}: complete it, {fetch}")
+            raise DPNetError(f"{voc / part}: missing: it holds {ORIGIN[part]}: complete it, {remedy}")
     return voc
 
 
@@ -113,17 +92,9 @@ def prepare(name: str, data: Path, root: Path, images: str, recipe: dict[str, st
 
 
 def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
-    """Make SegmentationClassAug, and train_aug.txt, of a VOC2012 that lacks them; what is there stays.
+    """Make SegmentationClassAug, and train_aug.txt, of a VOC2012 that lacks them, from SBD; what is there stays.
 
     An image that both have keeps VOC's own mask, which has a void rim; SBD's have none. Killed, it goes on.
-
-    Arguments:
-        voc: the folder VOC2012.
-        sbd: the folder that holds SBD's cls, train.txt and val.txt.
-        workers: processes; one per core if None.
-
-    Raises:
-        DPNetError: a file is missing or bad, or nothing can be written.
     """
     lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
     train, val = (ids(lists / file) for file in ("train.txt", "val.txt"))

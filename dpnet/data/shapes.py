@@ -9,11 +9,20 @@ import colorsys
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["CLASSES", "RECIPE_VERSION", "render"]
+from dpnet import io
+from dpnet.config import Recipe
+from dpnet.data import index
+from dpnet.data.folds import split_folds
+from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry
+
+__all__ = ["CLASSES", "FOLDS", "RECIPE_VERSION", "prepare", "render"]
 
 RECIPE_VERSION = 1  # raise it with any change that changes a rendered byte
 VOID = 255
@@ -555,3 +564,39 @@ def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: fl
     if rng.random() < 0.15 + 0.5 * diversity:
         scene.paint_clutter(0.15, 0.3)
     return scene.photograph(), np.where(scene.rim, np.uint8(VOID), scene.label)
+
+
+FOLDS = split_folds(len(CLASSES))
+CHUNK = 20  # images per task: a second of rendering
+
+
+def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None = None) -> Benchmark:
+    """Render a recipe's images into `root` and index them; the result does not depend on the number of processes."""
+    index.need_writable(root)
+    amounts = {"train": recipe.train, "val": recipe.val}
+    tasks = [
+        (root, recipe, split, range(first, min(first + CHUNK, amount + 1)))
+        for split, amount in amounts.items()
+        for first in range(1, amount + 1, CHUNK)
+    ]
+    rendered = index.in_processes(_render_some, tasks, workers, root)
+    entries = list(io.progress(rendered, "rendering shapes", "image", sum(amounts.values())))
+    return index.write(root, "shapes", CLASSES, FOLDS, FOLDS, entries, noted)
+
+
+def _render_some(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
+    root, recipe, split, numbers = task
+    entries = []
+    for number in numbers:
+        seed = [recipe.seed, SPLITS.index(split), number]
+        # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
+        classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
+        picture, mask = render(seed, classes, recipe.size, recipe.diversity)
+        name = f"{split}-{number:05d}"
+        image, label = f"images/{name}.jpg", f"labels/{name}.png"
+        Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
+        for file, content in ((image, packed.getvalue()), (label, index.png(mask))):
+            io.write(root / file, content, WHERE)
+        height, width = np.shape(mask)
+        entries.append(Entry(name, split, image, label, (height, width), index.count(mask)))
+    return entries

@@ -1,0 +1,180 @@
+"""What `dpnet check` shows of a prepared benchmark: counts, what was converted, what is too thin, a contact sheet."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from dpnet.config import VOID
+from dpnet.data import images
+from dpnet.data.index import INDEX, SPLITS, Benchmark, complain, scan, vanishing
+
+if TYPE_CHECKING:
+    import pandas
+
+KNOWN = Path(__file__).with_name("known.csv")
+SIZES = (161, 241, 321, 473, 641, 961)  # of the network's square, to choose from where objects are too thin
+ENOUGH = 4  # images of a class: two to train on, and two to test
+
+
+def check(benchmark: Benchmark) -> "pandas.DataFrame":
+    """Decode every file again and compare it with the index; DPNetError names the first that is bad or changed.
+
+    Returns:
+        one row per class: fold (in which it is novel), id, class, tested, and its images in train and val.
+    """
+    import pandas
+
+    listed = [(e.id, e.split, benchmark.path(e.image), benchmark.path(e.label)) for e in benchmark.entries]
+    again = scan(benchmark.root, listed, len(benchmark.classes), f"checking {benchmark.name}")
+    complain([
+        f"{benchmark.path(old.label)}: not what {benchmark.root / INDEX} says: delete that and prepare again"
+        for old, new in zip(benchmark.entries, again, strict=True)
+        if (old.size, old.pixels) != (new.size, new.pixels)
+    ])  # fmt: skip
+    rows = [
+        {"fold": i, "id": c, "class": benchmark.classes[c - 1], "tested": c in benchmark.tested[i]}
+        | {split: len(benchmark.images_of(c, split)) for split in SPLITS}
+        for i, fold in enumerate(benchmark.folds)
+        for c in fold
+    ]
+    return pandas.DataFrame(rows)
+
+
+def known(benchmark: Benchmark) -> "pandas.DataFrame":
+    """What is known of a benchmark beside what is here: list, here, known, deviates (here - known) and source."""
+    import pandas
+
+    here = {}
+    ids = range(1, len(benchmark.classes) + 1)
+    images_of = {(c, split): benchmark.images_of(c, split) for c in ids for split in SPLITS}
+    for split in SPLITS:
+        here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
+        enough = {position for c in ids for position in images_of[c, split]}
+        here[f"{split}: images that show enough of a class"] = len(enough)
+        here |= {
+            f"{split}: fold {i}": sum(len(images_of[c, split]) for c in f) for i, f in enumerate(benchmark.folds)
+        }
+        for c, name in enumerate(benchmark.classes, 1):
+            here[f"{split}: {name}"] = len(images_of[c, split])
+            here[name] = here.get(name, 0) + len(images_of[c, split])
+    table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
+    of_this = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
+    table = table[of_this].reset_index(drop=True)
+    table["here"] = table["list"].map(here).astype(int)
+    table["deviates"] = table.here - table.known
+    return table[["list", "here", "known", "deviates", "source"]]
+
+
+def conversions(photographs: Iterable[Path]) -> list[str]:
+    """What `images.photograph` changes in some photographs, one line for each kind, with the number of them."""
+    counts: Counter[str] = Counter()
+    for file in photographs:
+        with Image.open(file) as image:
+            tile = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
+            counts.update(
+                what
+                for what, is_so in (
+                    ("turned upright, as their EXIF notes say", image.getexif().get(0x0112, 1) in range(2, 9)),
+                    ("with more than 8 bits: scaled to 8 by the range that they use", image.mode.startswith("I")),
+                    ("in colour with 16 bits: the upper 8 are used", "16" in tile and not image.mode.startswith("I")),
+                    ("with transparent parts: shown on white", image.has_transparency_data),
+                    ("of several pages: the first is used", getattr(image, "n_frames", 1) > 1),
+                    (f"in {image.mode}: converted to RGB", image.mode in ("CMYK", "YCbCr", "LAB", "HSV")),
+                )
+                if is_so
+            )
+    return [f"photographs {what}: {number}" for what, number in sorted(counts.items())]
+
+
+def too_thin(benchmark: Benchmark, size: int) -> list[str]:
+    """A line for each class without a pixel left in some images at the network's size; the worst cases first."""
+    scarce, lines = [], []
+    for c, name in enumerate(benchmark.classes, 1):
+        lost = [entry for entry in benchmark.entries if c in entry.thin]
+        left = sum(len(benchmark.images_of(c, split)) for split in SPLITS)
+        line = (
+            f"{name}: {len(lost)} of {len(lost) + left} images have no pixel of it left at {size} x {size}: not used"
+        )
+        if left < ENOUGH <= len(lost) + left:
+            labels = [benchmark.label(entry) for entry in lost]
+            enough = (s for s in SIZES if s > size and left + sum(c not in vanishing(x, s) for x in labels) >= ENOUGH)
+            larger = next(enough, None)
+            way = (
+                f"a network of {larger} x {larger} would do" if larger else "cut the images to where the objects are"
+            )
+            scarce.append(f"{line}; too few are left: {way}")
+        elif lost:
+            lines.append(line)
+    return scarce + lines
+
+
+def void(benchmark: Benchmark) -> str:
+    """How much of the labels is void."""
+    amounts = [entry.pixels.get(VOID, 0) for entry in benchmark.entries]
+    share = sum(amounts) / sum(entry.size[0] * entry.size[1] for entry in benchmark.entries)
+    return f"void: {share:.1%} of all pixels, in {sum(map(bool, amounts))} of {len(amounts)} labels"
+
+
+def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int] = (240, 180)) -> Image.Image:
+    """A few images of each class, a row for each: the class in colour, its name and number of images on the left.
+
+    Arguments:
+        benchmark: its images are decoded again.
+        per_class: images in a row, taken at equal distances from all of the class.
+        cell: width and height that an image may have, in pixels.
+    """
+    left, gap, head, (width, height) = 190, 8, 38, cell
+    rows = len(benchmark.classes)
+    sheet = Image.new("RGB", (left + per_class * (width + gap), head + rows * (height + gap)), "white")
+    canvas, colours = ImageDraw.Draw(sheet), np.reshape(images.voc_colours(), (-1, 3))
+    title = f"{benchmark.name}, {len(benchmark.entries)} images: the class in colour, void in grey"
+    _text(canvas, (gap, gap), title, sheet.width - 2 * gap, 18)
+    for row, name in enumerate(benchmark.classes):
+        top = head + row * (height + gap)
+        positions = {split: benchmark.images_of(row + 1, split) for split in SPLITS}
+        every = [position for split in SPLITS for position in positions[split]]
+        colour = tuple(np.minimum(255, colours[row + 1] + 40).tolist())
+        canvas.rectangle((gap, top, gap + 10, top + height - 1), fill=colour)
+        counts = f"id {row + 1}\n" + "\n".join(f"{len(positions[split])} {split}" for split in SPLITS)
+        _text(canvas, (gap + 20, top), name, left - gap - 24, 20)
+        canvas.multiline_text(
+            (gap + 20, top + 30), counts, fill="dimgray", font=ImageFont.load_default(15), spacing=6
+        )
+        chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(per_class, len(every))).round().astype(int)]
+        for column, position in enumerate(chosen):
+            picture = _outlined(benchmark, position, row + 1, cell, colour)
+            x = left + column * (width + gap)
+            sheet.paste(picture, (x + (width - picture.width) // 2, top + (height - picture.height) // 2))
+    return sheet
+
+
+def _text(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, size: int) -> None:
+    # As large as its room allows.
+    fonts = [ImageFont.load_default(points) for points in range(size, 9, -1)]
+    font = next((font for font in fonts if canvas.textlength(text, font) <= width), fonts[-1])
+    canvas.text(at, text, fill="black", font=font)
+
+
+def _outlined(
+    benchmark: Benchmark, position: int, class_id: int, cell: tuple[int, int], colour: tuple[int, ...]
+) -> Image.Image:
+    """An image in a cell, one class tinted with a white and coloured outline, void in grey."""
+    entry = benchmark.entries[position]
+    picture = ImageOps.contain(Image.fromarray(benchmark.image(entry)), cell, Image.Resampling.LANCZOS)
+    label, pixels = benchmark.label(entry), np.asarray(picture).astype(np.float32)
+
+    def share(value: int) -> np.ndarray:  # of each pixel of the cell, so that thin objects are seen
+        covered = Image.fromarray(np.where(label == value, 255, 0).astype(np.uint8))
+        return np.asarray(covered.resize(picture.size, Image.Resampling.BOX)) > (96 if value == VOID else 24)
+
+    inside, unknown = share(class_id), share(VOID)
+    pixels[unknown] = 0.4 * pixels[unknown] + 0.6 * 200
+    pixels[inside] = 0.65 * pixels[inside] + 0.35 * np.array(colour)
+    around = np.asarray(Image.fromarray(inside).filter(ImageFilter.MaxFilter(3)))
+    pixels[around & ~inside] = 255
+    pixels[images.outline(inside)] = colour
+    return Image.fromarray(pixels.round().astype(np.uint8))

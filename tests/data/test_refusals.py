@@ -1,0 +1,409 @@
+"""Bad input, files and arrays: one line each, exit code 1, and no index, or the old one."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import (
+    SIZE,
+    coloured,
+    drawn,
+    fails,
+    labelmap,
+    labelme,
+    make_own,
+    make_own_coco,
+    make_own_voc,
+    photo,
+    save,
+)
+
+from dpnet import cli
+from dpnet.data import index
+from dpnet.data.images import mask, photograph
+
+SQUARE = np.zeros(SIZE, np.uint8)
+SQUARE[10:30, 15:40] = 1
+
+# What is wrong with a class list, and a part of what is said.
+LISTS = {
+    "Roboflow's table": ("Pixel Value, Class\n0, background\n1, cup\n", "'Pixel Value, Class', is not a name alone"),
+    "id and name": ("id,name\n1,cup\n2,fork\n3,knife\n", "'id,name', is not a name alone"),
+    "tabs": ("cup\t1\nfork\t2\nknife\t3\n", "is not a name alone"),
+    "a title": ("name\ncup\nfork\nknife\nspoon\n", "'name', is not a name alone"),
+    "JSON": ('[\n  "cup",\n  "fork"\n]', "'[', is not a name alone"),
+    "YOLO's YAML": ("path: ../data\nnames:\n  0: cup\n", "'path: ../data', is not a name alone"),
+    "dashes": ("- cup\n- fork\n- knife\n- spoon\n", "'- cup', is not a name alone"),
+    "quotes": ('"cup"\n"fork"\n"knife"\n', "is not a name alone"),
+    "commas": ("cup,\nfork,\nknife,\n", "'cup,', is not a name alone"),
+    "all in one line": ("cup, fork, knife, spoon", "is not a name alone"),
+    "numbers": ("1 cup\n2 fork\n3 knife\n", "'1 cup', is not a name alone"),
+    "hex colours": ("cup #ff0000\nfork #00ff00\nknife #0000ff\n", "is not a name alone"),
+    "Supervisely's colours": ("cup 128 0 0\nfork 0 128 0\nknife 0 0 128\n", "is not a name alone"),
+    "indented": ("cup\n fork\nknife\n", "line 2, ' fork', is not a name alone"),
+    "an empty line": ("cup\n\nfork\nknife\nspoon", "line 2, '', is not a name alone"),
+    "a comment": ("cup\nfork\n# knives\nknife", "line 3, '# knives', is not a name alone"),
+    "a background": ("background\ncup\nfork\nknife\nspoon", "line 1, 'background', is no class"),
+    "a void": ("cup\nfork\nknife\nspoon\nvoid\n", "line 5, 'void', is no class"),
+    "twice": ("Cup\ncup\nfork\nknife\n", "'cup' stands there twice"),
+    "empty": ("\n", "0 class names"),
+    "two": ("cup\nfork\n", "give at least 3"),
+    "too few": ("cup\nfork\nknife\n", "ids 4 are out of range: a mask holds 0…3"),
+    "one without colour": ("cup:1,2,3::\nfork\nknife:4,5,6::", "'fork': write each line as CVAT does"),
+    "colours twice": ("cup:1,2,3::\nfork:1,2,3::\nknife:4,5,6::", "a colour of its own"),
+    "no such colour": ("cup:1,2,3::\nfork:1,2,333::\nknife:4,5,6::", "'fork:1,2,333::'"),
+}
+
+
+def each_label(change, **how):
+    def spoil(own):
+        for file in (own / "labels").iterdir():
+            save(change(np.array(Image.open(file))), file, **how)
+
+    return spoil
+
+
+def to_palette(colours, change=lambda ids: ids):
+    def spoil(own):
+        for file in (own / "labels").iterdir():
+            image = Image.fromarray(change(np.array(Image.open(file))))
+            image.putpalette([channel for colour in colours for channel in colour])
+            image.save(file)
+
+    return spoil
+
+
+def quantised(own):
+    for file in (own / "labels").iterdir():
+        image = Image.open(file)
+        image.putpalette(index.images.voc_colours())
+        image.convert("RGB").quantize(8).save(file)
+
+
+def recoloured(own):  # as a tool that quantises each file by itself: no number has one colour
+    for i in range(12):
+        image = Image.fromarray(drawn(i) % 5)
+        tones = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
+        image.putpalette([v for colour in [(0, 0, 0), *tones[i % 2 :], *tones[: i % 2]] for v in colour])
+        image.save(own / f"labels/a{i}.png")
+
+
+def renamed(how, folder="labels"):
+    def spoil(own):
+        for file in sorted((own / folder).iterdir()):
+            target = file.parent / how(file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+
+    return spoil
+
+
+def linked(own):
+    for file in (own / "images").iterdir():
+        file.unlink()
+        file.symlink_to(f"/nowhere/{file.name}")
+
+
+def two_bits(own):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes([0b00011011] * 13) for _ in range(40))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 50, 40, 2, 0, 0, 0, 0))
+    (own / "labels/a0.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def cut(name):
+    def spoil(own):
+        content = (own / name).read_bytes()
+        (own / name).write_bytes(content[: len(content) // 2])
+
+    return spoil
+
+
+def turned(own):  # photographs lie, and whoever made the labels ignored the EXIF note
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (own / "images").iterdir():
+        save(np.array(Image.open(file)), file, exif=exif)
+
+
+# What is wrong with images and labels.
+FILES = {
+    "renumbered palette": (quantised, "a tool renumbered it"),
+    "black is not 0": (to_palette([(5, 5, 5)] * 256), "but 0 is the background, and black"),
+    "ids made visible": (
+        to_palette([(i, i, i) for i in (0, 2, 4, 3, 1)], lambda ids: np.where(ids == 255, 0, ids).astype("u1")),
+        "shows 1 as (2, 2, 2), which is the colour of 2",
+    ),
+    "a palette in each file": (recoloured, "a tool renumbered the palette"),
+    "colours without a map": (each_label(coloured), "is RGB, and a label is an 8-bit grey or palette PNG"),
+    "16 bits": (each_label(lambda ids: ids.astype(np.uint16)), "is I;16"),
+    "2 bits": (two_bits, "is grey with 2 bits"),
+    "transparent": (each_label(lambda ids: np.dstack([ids, ids, ids, ids])), "is RGBA"),
+    "white on black": (each_label(lambda ids: ((ids > 0) * 255).astype("u1")), "only 0 and 255, which is void"),
+    "all black": (each_label(lambda ids: ids * 0), "only 0, the background"),
+    "too large": (each_label(lambda ids: np.where(ids == 4, 70, ids).astype("u1")), "ids 70 are out of range"),
+    "another size": (each_label(lambda ids: ids[1:]), "the mask is 50x39, its image"),
+    "EXIF ignored": (turned, "40x50 as a viewer shows it"),
+    "JPEG labels": (renamed(lambda file: f"{file.stem}.jpg"), "0 label PNGs"),
+    "other names": (renamed(lambda file: f"{file.stem}_mask.png"), "no image a0_mask.*"),
+    "another folder": (renamed(lambda file: f"x/{file.name}"), "no image x/a0.*"),
+    "train and test": (
+        renamed(lambda file: f"{'train' if file.stem < 'a5' else 'test'}/{file.name}"),
+        "in test, train:",
+    ),
+    "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
+    "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
+    "training": (renamed(lambda file: f"training/{file.name}"), "put all into sub-folders train and val"),
+    "dangling links": (linked, "a0.jpg: a link that leads nowhere"),
+    "HEIC": (renamed(lambda file: f"{file.stem}.heic", "images"), "0 images"),
+    "two of a name": (lambda own: shutil.copy(own / "images/a1.jpg", own / "images/a1.png"), "has the same name"),
+    "torn image": (cut("images/a3.jpg"), "a3.jpg: cannot be decoded"),
+    "torn label": (cut("labels/a3.png"), "a3.png: cannot be decoded"),
+    "empty image": (lambda own: (own / "images/a3.jpg").write_bytes(b""), "a3.jpg: cannot be decoded"),
+    "LFS pointer": (lambda own: (own / "images/a3.jpg").write_text("version https://git-lfs"), "not an image"),
+    "huge label": (
+        lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"),
+        "a3.png: more than 178 million",
+    ),
+    "float image": (lambda own: Image.new("F", SIZE[::-1]).save(own / "images/a3.jpg", "TIFF"), "floating-point"),
+    "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: no such file"),
+    "names in a table": (lambda own: (own / "names.txt").rename(own / "names.csv"), "names.csv: a .csv file"),
+    "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "not UTF-8 text"),
+    "no text name": (
+        lambda own: [
+            os.rename(own / k / f"a3.{s}", os.fsencode(own / k) + b"/\xe9." + s.encode())
+            for k, s in (("images", "jpg"), ("labels", "png"))
+        ],
+        "its name is not UTF-8",
+    ),
+    "an archive": (
+        lambda own: [shutil.rmtree(own / "labels"), (own / "labels").write_text("")],
+        "labels: not a folder",
+    ),
+    "one test image": (
+        lambda own: [save(np.full(SIZE, i == 2, np.uint8), own / f"labels/a{i}.png") for i in range(12)],
+        "no class has two images for testing (cup 0",
+    ),
+    "one class": (
+        lambda own: [save(SQUARE * (1 if i < 9 else i - 7), own / f"labels/a{i}.png") for i in range(12)],
+        "two classes must have two training images each",
+    ),
+}
+
+
+def annotation(**change):
+    def spoil(file):
+        content = json.loads(file.read_text())
+        content["annotations"][0].update(change)
+        file.write_text(json.dumps(content))
+
+    return spoil
+
+
+def text(old, new):
+    return lambda file: file.write_text(file.read_text().replace(old, new, 1))
+
+
+# What is wrong with an instances file.
+COCO = {
+    "half": (lambda file: file.write_text(file.read_text()[:99]), "no COCO instances file, or corrupt (JSON"),
+    "a list": (lambda file: file.write_text("[]"), "no COCO instances file"),
+    "no images": (
+        lambda file: file.write_text('{"annotations": [], "categories": []}'),
+        "no image with objects",
+    ),
+    "flat list": (annotation(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 0: a segmentation is a list of polygons"),
+    "odd polygon": (annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 0"),
+    "text": (annotation(segmentation=[["a"] * 6]), "corrupt (TypeError"),
+    "no numbers": (annotation(segmentation=[[None] * 6]), "corrupt (TypeError"),
+    "fractions": (
+        lambda file: file.write_text(re.sub(r'\{"counts.*?\}', "[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]", file.read_text())),
+        "polygons in fractions of the size",
+    ),
+    "leads elsewhere": (text("a3.jpg", "../coco/a3.jpg"), "../coco/a3.jpg: name photographs as they lie"),
+    "far outside": (annotation(segmentation=[[1e9, 2, 3, 1e9, 5, 5]]), "far outside"),
+    "another image's": (annotation(segmentation={"counts": [2000], "size": [50, 40]}), "run lengths of [50, 40]"),
+    "too short": (annotation(segmentation={"counts": [5, 20], "size": [40, 50]}), "run lengths of another size"),
+    "unknown image": (annotation(image_id=77), "the unknown image_id 77"),
+    "unknown category": (annotation(category_id=7), "the unknown category_id 7"),
+    "category twice": (text('"fork"', '"cup"'), "'cup' stands there twice"),
+    "photograph missing": (lambda file: (file.parent / "a3.jpg").unlink(), "a3.jpg: missing"),
+    "photograph of another size": (lambda file: save(photo(0)[1:], file.parent / "a3.jpg"), "the mask is 50x40"),
+    "name twice": (text("a3.jpg", "a4.jpg"), "a4.jpg stands there"),
+}
+
+
+def lists_of(**files):
+    def spoil(voc):
+        for split, content in files.items():
+            file = voc / f"ImageSets/Segmentation/{split}.txt"
+            file.unlink() if content is None else file.write_text(content)
+
+    return spoil
+
+
+# What is wrong with a folder in VOC's layout.
+VOC = {
+    "no train.txt": (lists_of(train=None), "train.txt: missing"),
+    "empty val.txt": (lists_of(val="\n"), "val.txt: names no image"),
+    "in both": (lists_of(val="a1\na2\n"), "val.txt: 'a2' is in train.txt too"),
+    "suffixes in lists": (lists_of(val="a1.jpg\n"), "'a1.jpg' has no label of that name: write names without"),
+    "no such image": (lists_of(val="a1\nzebra\n"), "'zebra' has no label"),
+    "no masks": (lambda voc: shutil.rmtree(voc / "SegmentationClass"), "no label PNG in SegmentationClass"),
+    "boxes": (
+        lambda voc: (voc / "SegmentationClass").rename(voc / "Annotations"),
+        "Annotations are boxes: export masks",
+    ),
+    "no class list": (lambda voc: (voc / "class_names.txt").unlink(), "neither labelmap.txt (CVAT) nor"),
+    "two class lists": (lambda voc: (voc / "labelmap.txt").write_text(labelmap()), "both labelmap.txt and"),
+    "colours not in the map": (
+        lambda voc: [
+            (voc / "class_names.txt").rename(voc / "labelmap.txt").write_text("cup:1,2,3::\nfork:4,5,6::\nx:7,7,7::"),
+            save(coloured(drawn(0)), voc / "SegmentationClass/a0.png"),
+        ],
+        "colour(s) that the class list lacks",
+    ),
+}
+
+FORM_A = ["--images", "own/images", "--labels", "own/labels", "--classes", "own/names.txt"]
+MORE = {
+    "no folder": (["--images", "nowhere", *FORM_A[2:]], "nowhere: no such folder"),
+    "nothing": ([], "more is needed: python -m dpnet prepare folder"),
+    "half of it": (["--labels", "own/labels"], "more is needed"),
+    "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
+    "no VOC": (["--voc", "own"], "it holds images, labels, names.txt; expected JPEGImages"),
+    "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
+    "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
+    "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "'pot'"),
+    "a fold twice": ([*FORM_A, "--folds", "cup,cup;fork"], "twice"),
+}
+
+
+GROUPS = {"list": LISTS, "files": FILES, "coco": COCO, "voc": VOC, "more": MORE}
+
+
+@pytest.mark.parametrize(("group", "kind"), [(group, kind) for group in GROUPS for kind in GROUPS[group]])
+def test_a_bad_data_set_gives_one_line(group, kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = make_own(tmp_path / "own")
+    arguments = list(FORM_A)
+    assert cli.main(["prepare", "folder", *arguments, "--root", "data"]) == 0
+    capsys.readouterr()
+    before = (tmp_path / "data/folder/index.json").read_bytes()
+    spoil, part = GROUPS[group][kind]
+    if group == "list":
+        (own / "names.txt").write_text(spoil)
+    elif group == "more":
+        arguments = spoil
+    elif group == "files":
+        spoil(own)
+        arguments[-1] = next(own.glob("names.*"), arguments[-1])
+    elif group == "coco":
+        spoil(file := make_own_coco(tmp_path / "coco"))
+        arguments = ["--coco", file]
+    else:
+        spoil(voc := make_own_voc(tmp_path / "voc"))
+        arguments = ["--voc", voc]
+    assert cli.main(["prepare", "folder", *map(str, arguments), "--root", "data"]) == 1
+    out, line = capsys.readouterr()
+    assert line.count("\n") == 1, line
+    assert part in line
+    assert "Traceback" not in out + line
+    file = tmp_path / "data/folder/index.json"
+    assert not file.exists() or file.read_bytes() == before
+
+
+def bad_masks(tmp_path):
+    corner = [[1, 1], [9, 1], [9, 9]]
+
+    def drawn_as(kind, points=corner, **more):
+        return labelme(tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}.json", [("cup", kind, points)], **more)
+
+    renumbered = Image.fromarray(1 - SQUARE).convert("P")
+    renumbered.putpalette([200, 10, 10, 0, 0, 0])
+    voc = Image.fromarray(SQUARE * 2)
+    voc.putpalette([0, 0, 0, 0, 128, 0, 128, 0, 0])
+    ramp = Image.fromarray(np.kron(np.arange(4, dtype=np.uint8), np.ones((40, 13), np.uint8))[:, :50])
+    ramp.putpalette([v for i in range(4) for v in [85 * i] * 3])
+    torn = tmp_path / "torn.png"
+    save(SQUARE * 255, torn)
+    torn.write_bytes(torn.read_bytes()[:60])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "not.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "numbers.json").write_text("[1, 2]")
+    (tmp_path / "link.png").symlink_to("/nowhere/m.png")
+    two = SQUARE * 255
+    two[30:36, 2:12] = 150
+    return {
+        "other size": (SQUARE[1:], "50 x 39 pixels, but its support has 50 x 40"),
+        "empty": (SQUARE * 0, "no foreground"),
+        "colours": (np.dstack([SQUARE, SQUARE * 2, SQUARE * 3]), "has colours"),
+        "black moved": (renumbered, "0 as (200, 10, 10)"),
+        "VOC renumbered": (voc, "2 as (128, 0, 0), which is the colour of 1"),
+        "grey ramp": (ramp, "1 as (85, 85, 85), which is the colour of 85"),
+        "void or white": (two, "255 beside 150"),
+        "four axes": (np.zeros((1, *SIZE, 3)), "shape (1, 40, 50, 3)"),
+        "negative": (SQUARE.astype(int) - 1, "values from -1 to 0"),
+        "infinite": (np.where(SQUARE, np.inf, 0), "values from 0 to inf"),
+        "not a number": (np.where(SQUARE, np.nan, 0), "values from nan"),
+        "complex": (SQUARE * 1j, "ndarray: give a path"),
+        "None": (None, "NoneType: give a path"),
+        "text array": (np.array([["a"]]), "give a path"),
+        "no file": (tmp_path / "no.png", "no such file"),
+        "dangling link": (tmp_path / "link.png", "a link that leads nowhere"),
+        "torn": (torn, "cannot be decoded"),
+        "no image": (tmp_path / "text.png", "not an image"),
+        "no JSON file": (tmp_path / "no.json", "no such file"),
+        "torn JSON": (tmp_path / "not.json", "no LabelMe file"),
+        "other JSON": (tmp_path / "other.json", "no LabelMe file"),
+        "numbers": (tmp_path / "numbers.json", "no LabelMe file"),
+        "linestrip": (drawn_as("linestrip"), "'linestrip'"),
+        "points": (drawn_as("points"), "'points'"),
+        "AI mask": (drawn_as("mask"), "'mask'"),
+        "two corners": (drawn_as("polygon", corner[:2]), "fewer than 3 points"),
+        "one corner": (drawn_as("rectangle", corner[:1]), "fewer than 2 points"),
+        "far": (drawn_as("polygon", [[500, 500], [600, 500], [600, 600]]), "no foreground"),
+        "very far": (drawn_as("polygon", [[1e300, 5], [6, 5], [6, 6]]), "far outside"),
+        "other shape": (drawn_as("polygon", imageWidth=400), "400 x 40 pixels"),
+    }
+
+
+MASKS = ["other size", "empty", "colours", "black moved", "VOC renumbered", "grey ramp", "void or white", "four axes",
+         "negative", "infinite", "not a number", "complex", "None", "text array", "no file", "dangling link", "torn",
+         "no image", "no JSON file", "torn JSON", "other JSON", "numbers", "linestrip", "points", "AI mask",
+         "two corners", "one corner", "far", "very far", "other shape"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_bad_mask_gives_one_line(kind, tmp_path):
+    source, part = bad_masks(tmp_path)[kind]
+    line = fails(part, call=lambda: mask(source, SIZE[::-1], name="mask 3"))
+    assert (str(source) if hasattr(source, "exists") else "mask 3: ") in line
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (torch.randn(3, 40, 50), "values from -"),
+        (np.zeros((40, 50, 2)), "shape (40, 50, 2)"),
+        (np.zeros((0, 50)), "shape (0, 50)"),
+        (np.full(SIZE, 70000), "values from 70000"),
+        (Image.new("F", SIZE[::-1]), "floating-point"),
+        (3, "shape ()"),
+    ],
+)
+def test_a_bad_photograph_gives_one_line(source, part):
+    fails("support 2: ", part, call=lambda: photograph(source, "support 2"))
