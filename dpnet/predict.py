@@ -77,10 +77,6 @@ def segment(
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
 
-    Raises:
-        DPNetError: a file that cannot be read, a mask of another size than its support, or without foreground,
-            perhaps at the network's size.
-
     >>> mask, probability = segment("b.jpg", "a.jpg", "m.png", run)
     >>> mask.shape == probability.shape
     True
@@ -137,17 +133,7 @@ class Program(nn.Module):
 
 
 def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
-    """Write a trained run as a program that torch alone runs: `torch.export.load(file).module()`.
-
-    Arguments:
-        checkpoint: the folder of a trained run.
-        file: to write, `.pt2`; what it computes is `Program.forward`.
-        shots: K supports.
-        beta: the discriminator's threshold.
-
-    Returns:
-        what was exported.
-    """
+    """Write a run's `Program` as a `.pt2` file that torch alone runs: `torch.export.load(file).module()`."""
     _need_beta(beta)
     if Path(file).suffix != ".pt2":
         raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
