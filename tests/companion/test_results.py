@@ -16,7 +16,9 @@ from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError, read_json, write
 
 TABLE_3 = experiments.get("table3")
-COMMITTED = sorted(p.parent for p in (io.ROOT / "results").glob("*/table3.csv") if not p.parent.name.endswith("-tiny"))
+COMMITTED = sorted(
+    p.parent for p in (io.ROOT / "results").glob("*/table3.csv") if not p.parent.name.endswith("-tiny")
+)
 
 
 @pytest.fixture(scope="module")
