@@ -50,8 +50,8 @@ def test_tables_have_every_printed_line(number: int, shape: tuple[int, int]) -> 
     assert frame.shape == shape
     assert missing.drop("params_m", errors="ignore").sum() == 0
     assert missing.get("params_m", 0) == (6 if number == 1 else 0)  # both SCL and RePRI print a dash
-    frame.iloc[:, -1] = 0.0  # a caller cannot spoil the table
-    assert (paper.table(number).iloc[:, -1] > 30).all()
+    frame.insert(0, "own", 0)  # a caller cannot spoil the table
+    assert paper.table(number).shape == shape
 
 
 @pytest.mark.parametrize("number", [0, 7, "3"])

@@ -1,0 +1,116 @@
+"""What came out, in words: claims and targets, the report, and documents whose numbers come from results."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invented import TINY, add_seed, scores_in
+
+from dpnet import io
+from dpnet.companion import experiments, notebooks, paper, readme, report, results, tables, verdicts
+from dpnet.companion.scores import Scores
+from dpnet.io import DPNetError, write
+
+TABLE_3 = experiments.get("table3")
+
+
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    return scores_in(tmp_path_factory.mktemp("results"))
+
+
+def test_what_the_paper_claims_is_compared_with_runs(invented: Scores) -> None:
+    claims = verdicts.claims(invented)
+    status = claims.set_index("effect").status
+    assert status[["PIM", "MSF", "CCM"]].tolist() == ["undecided", "same direction", "undecided"]
+    assert status["three scales, 1 shot"] == "not run"
+    assert (claims.effect == "with the pseudo-prototype over without (the same as Table 3, CCM)").sum() == 1
+    page = report.as_markdown(invented)
+    assert f"Of {len(claims) - 1} differences" in page  # CCM counts once
+    assert "| SCL" not in page
+    assert "57.7" in page
+    assert all(where in page for where in paper.lint()["where"])
+
+
+def test_each_seed_has_its_own_difference(tmp_path: Path) -> None:
+    scores_in(tmp_path)
+    add_seed(tmp_path, 1)
+    both = results.load(TINY, tmp_path)
+    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["CCM"] for s in both.seeds]
+    claims = verdicts.claims(both).set_index("effect")
+    assert claims["by seed"]["CCM"] == ", ".join(f"{value:+.1f}" for value in alone)
+    assert "by seed" not in verdicts.claims(both.of_seed(0))
+
+
+def test_targets_are_not_run_incomplete_or_have_an_outcome(invented: Scores, tmp_path: Path) -> None:
+    status = verdicts.overview(invented).set_index("target").status
+    assert status["table5"] == status["table6"] == "not run"  # of which only a row of other targets is there
+    assert status["fig4"] == "undecided"
+    assert status["table3"] == "mixed"
+    three = verdicts.overview(scores_in(tmp_path, range(3))).set_index("target")
+    assert three.status["table3"] == "incomplete"
+    assert "fold 3" in three.outcome["table3"]
+    assert set(three.status[["table1", "table2", "fig3"]]) == {"not run"}
+
+
+def test_a_notebook_opens_with_what_is_asked_and_what_came_out(invented: Scores) -> None:
+    text = verdicts.opening(invented, TABLE_3)
+    assert text.startswith("# Table 3: Effect of each component\n\nThe paper adds")
+    assert "**On `shapes` at `tiny`: ± mixed.** PIM +0.0 [0.0, 0.0]; MSF" in text
+    assert tables.support_verdict(invented, TABLE_3) in text
+    fig3 = verdicts.opening(invented, experiments.get("fig3"))
+    assert "The way back adds +0.0" in fig3
+
+
+def test_each_target_has_its_csvs_and_its_notebook(
+    invented: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: dict[str, Any] = {}
+    monkeypatch.setattr(notebooks, "execute_stale", lambda _, more: wanted.update(more))
+    one = scores_in(tmp_path)
+    report.write_tables(one, [TABLE_3, experiments.get("fig4")])
+    usual = {"benchmark": "shapes", "preset": "tiny", "seeds": 1}
+    assert wanted == {"table3": usual | {"target": "table3"}, "fig4": usual | {"fold": 0, "pictures": True}}
+    names = {"table3": ["", "_effects", "_printed", "_yardsticks"], "fig4": ["", "_effects", "_looks", "_yardsticks"]}
+    expected = {f"{target}{suffix}.csv" for target, suffixes in names.items() for suffix in suffixes}
+    assert {p.name for p in one.store.root.glob("*.csv")} == expected
+
+
+def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    with pytest.raises(DPNetError, match=r"no results to report: run `make reproduce-table3`"):
+        report.publish_all(None, "quick")
+
+
+# ---- documents
+
+
+@pytest.mark.parametrize("document", readme.documents(), ids=lambda p: p.name)
+def test_documents_read_their_numbers_from_results(document: Path) -> None:
+    assert readme.filled(document) == document.read_text(), "run `make report`"
+
+
+def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> None:
+    document = tmp_path / "docs" / "page.md"
+    write(document, b"a <!-- lint:shapes-quick --> old <!-- end -->, <!-- overview:shapes-quick --><!-- end --> z")
+    text = readme.filled(document)
+    assert text.startswith(f"a <!-- lint:shapes-quick -->{len(paper.lint())}<!-- end -->, ")
+    assert text.endswith("<!-- end --> z")
+    folder = Path(os.path.relpath(io.ROOT / "results", document.parent)).as_posix()
+    assert f"[Table 3]({folder}/shapes-quick/table3.ipynb)" in text
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from expect, .*speed, faults"),
+        ("speed:no-device", r"no-device\.json: missing: run `make speed`"),
+        ("faults:no-device", r"no-device\.csv: missing: run `make test-faults`"),
+        ("table3:pascal-paper", r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"),
+    ],
+)
+def test_a_mark_that_cannot_be_filled_is_named(mark: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "page.md", f"<!-- {mark} --><!-- end -->".encode())
+    with pytest.raises(DPNetError, match=message):
+        readme.filled(tmp_path / "page.md")

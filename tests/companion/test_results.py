@@ -1,0 +1,250 @@
+"""From records on disk to tables: what is read, how it is averaged, and what the committed files say."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from invented import ABOUT, TINY, add_seed, keep, scores_in
+
+from dpnet import io
+from dpnet.companion import details, experiments, presets, report, results, runner, scores, tables
+from dpnet.companion.scores import Scores
+from dpnet.config import Evaluation, Variant
+from dpnet.io import DPNetError, read_json, write
+
+TABLE_3 = experiments.get("table3")
+COMMITTED = sorted(
+    p.parent for p in (io.ROOT / "results").glob("*/table3.csv") if not p.parent.name.endswith("-tiny")
+)
+
+
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    return scores_in(tmp_path_factory.mktemp("results"))
+
+
+# ---- the frame
+
+
+def test_a_record_and_an_evaluation_are_a_row(invented: Scores) -> None:
+    frame = invented.frame
+    assert list(frame.columns) == scores.COLUMNS
+    runs = frame[frame.kind == "Run"]
+    assert len(runs) == 4 * (1 + 1 + 3)  # two variants, and the full model: both branches, and wrong supports
+    assert not runs.duplicated(["folder", "evaluation"]).any()
+    for row in runs.itertuples():
+        way = Evaluation(40, row.shot, row.beta, tuple(map(float, row.scales.split(","))), row.branch, row.support)
+        assert way.id == row.evaluation
+        assert row.folder == row.record.id == TINY.run(row.record.variant, row.fold, row.seed).id
+    assert set(frame[frame.kind == "Yardsticks"].variant) >= {"prototype", "objects", "ceiling", "matches-cycle"}
+    assert frame.fold.is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    "change", [{"training": {"steps": 61}}, {"recipe": {"size": 97}}, {"variant": {"later": 1}}, {"kind": "Other"}]
+)
+def test_records_of_another_schedule_recipe_or_version_are_left_out(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    whole = scores_in(tmp_path, range(1))
+    file = whole.store.folder(TINY.run(Variant(), 0, 0)) / "run.json"
+    content = read_json(file)
+    for key, value in change.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    file.write_text(json.dumps(content))
+    assert len(results.load(TINY, tmp_path).frame) == len(whole.frame) - 3
+
+
+def test_another_diversity_and_fields_at_their_default_belong_to_the_setting(tmp_path: Path) -> None:
+    store = scores_in(tmp_path, range(1)).store
+    other = TINY.at(1.0).run(Variant(), 0, 0)
+    keep(store, other, [Evaluation(40).id, Evaluation(41).id], np.ones((40, 2, 3), int))
+    content = read_json(store.folder(other) / "run.json")
+    del content["training"]["least"], content["variant"]["alpha"]  # as an older version wrote it
+    (store.folder(other) / "run.json").write_text(json.dumps(content))
+    frame = results.load(TINY, tmp_path).frame
+    assert frame[frame.diversity == 1.0].evaluation.tolist() == [Evaluation(40).id]  # 41 are another setting's
+
+
+def test_a_corrupt_record_is_named(tmp_path: Path) -> None:
+    file = next(scores_in(tmp_path, range(1)).store.root.glob("runs/*/metrics.json"))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DPNetError, match=r"metrics\.json: corrupt"):
+        results.load(TINY, tmp_path)
+
+
+def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match=r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"):
+        results.table(3, benchmark="pascal", preset="paper", results=tmp_path)
+
+
+def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
+    assert list(scores_in(tmp_path).seeds) == [0]
+    add_seed(tmp_path, 1, range(3))
+    assert list(results.load(TINY, tmp_path).seeds) == [0]
+    add_seed(tmp_path, 1, [3])
+    both = results.load(TINY, tmp_path)
+    assert list(both.seeds) == [0, 1]
+    each = [one.samples(one.of_row(TABLE_3.best), "mean", "canet").value for one in map(both.of_seed, both.seeds)]
+    assert each[0] != each[1]
+    assert both.samples(both.of_row(TABLE_3.best), "mean", "canet").value == pytest.approx(np.mean(each))
+    assert results.load(TINY, tmp_path, 3).samples(both.of_row(TABLE_3.best), "mean", "canet") is None
+
+
+def test_seeds_draw_the_same_images() -> None:
+    counts = np.random.default_rng(0).integers(10, 100, (6, 2, 3))
+    order, classes = np.array([3, 1, 1, 0, 5, 2, 4]), np.array([1, 1, 1, 2, 2, 2])
+    first, second = scores.resampling(0, [(counts, classes), (counts[order], classes[order])])
+    assert np.array_equal(first[:, order], second)
+    assert first.std(0).min() > 0
+
+
+# ---- tables
+
+
+def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
+    tidy = results.table(3, benchmark="shapes", preset="tiny", results=invented.store.root.parent)
+    columns = ["pim", "msf", "ccm", "fold", "metric", "miou", "low", "high", "paper", "delta", "status", "runs"]
+    assert list(tidy.columns) == columns
+    assert len(tidy) == 4 * 5 * 2
+    assert ((tidy.low <= tidy.miou) & (tidy.miou <= tidy.high)).all()
+    full = tidy.query("pim == 1 and msf == 1 and ccm == 1 and metric == 'canet'").set_index("fold")
+    assert full.paper.to_dict() == {"0": 54.6, "1": 66.6, "2": 57.2, "3": 53.5, "mean": 58.0}
+    assert full.miou["mean"] == pytest.approx(full.miou.drop("mean").mean(), abs=0.01)
+    assert full.runs["mean"].split() == [TINY.run(Variant(), fold, 0).id for fold in range(4)]
+    assert set(tidy.status) == {"not comparable"}  # not the paper's benchmark: no absolute comparison
+    assert tidy.delta.isna().all()
+
+
+def test_the_papers_setting_is_compared(invented: Scores) -> None:
+    def comparable(benchmark: str, preset: str, table: int) -> bool:
+        one = dataclasses.replace(invented, setting=presets.resolve(benchmark, preset))
+        return one.comparable(experiments.get(f"table{table}"))
+
+    cell = {"miou": 50.0, "low": 48.0, "high": 52.0}
+    assert results._against_paper(cell, 51.0, True) == {"delta": -1.0, "status": "reproduced"}
+    assert results._against_paper(cell, 55.0, True) == {"delta": -5.0, "status": "differs"}
+    assert np.isnan(results._against_paper(cell, 51.0, False)["delta"])
+    assert comparable("pascal", "paper", 3)
+    assert comparable("coco", "paper", 2)
+    others = [("shapes", "tiny", 3), ("pascal", "paper", 2), ("coco", "paper", 3), ("pascal", "quick", 3)]
+    assert not any(comparable(*other) for other in others)
+
+
+def test_effects_are_paired(invented: Scores) -> None:
+    effects = results.effects(invented, TABLE_3)
+    canet = effects.query("metric == 'canet' and fold == 'mean'").set_index("effect")
+    assert canet.loc["PIM", ["difference", "low", "high"]].tolist() == [0, 0, 0]  # equal counts in every resample
+    assert canet.status[["PIM", "MSF"]].tolist() == ["undecided", "same direction"]
+    assert canet.loc["MSF", "low"] > 0
+    assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0, "all three": 4.2}
+    assert canet.status.iloc[-1] == "positive"  # the full model over the training-free prototype
+
+
+def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
+    clear = {"difference": 5.0, "low": 4.0, "high": 6.0}
+    words = [scores.direction(clear, theirs) for theirs in (0.0, -0.1, 0.1)]
+    assert words == ["positive", "opposite direction", "same direction"]
+
+
+def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
+    three = scores_in(tmp_path, range(3))
+    table = tables.beside(three, TABLE_3)
+    assert set(table["mean"]) == set(table["fold 3"]) == {"—"}
+    assert "—" not in set(table["fold 2"])
+    (sentence,) = tables.missing(three, TABLE_3)  # one for all that lack the same fold
+    assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in sentence
+    assert set(results.rows(three, TABLE_3).query("fold == 'mean'").status) == {"not run"}
+    assert "not run" in tables.support_verdict(three, TABLE_3)
+
+
+# ---- what means do not say
+
+
+def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
+    pairs = details.pairs(invented, TABLE_3)
+    assert len(pairs) == 8  # in each fold half of the queries have one wrong class, and half the other
+    ((counts, _),) = invented.counts(invented.of_row(TABLE_3.best), 2)
+    hit = sum(int(counts[i, 1, 1]) for i in range(40) if i % 2)
+    union = sum(int(counts[i, 1, 1] + counts[i, 0, 1] + counts[i, 1, 0]) for i in range(40) if i % 2)
+    row = pairs[(pairs["class"] == "c") & (pairs.support == "a")].iloc[0]
+    assert (row.episodes, row.right) == (20, pytest.approx(100 * hit / union))
+    classes = details.by_class(invented, TABLE_3).query("row == 'base'")
+    assert classes["class"].tolist() == list("abcd")
+    assert classes.images.tolist() == classes.episodes.tolist() == [40] * 4
+    folds = results.rows(invented, TABLE_3).query("pim == 0 and metric == 'canet' and fold != 'mean'")
+    assert classes.iou.to_numpy() == pytest.approx(folds.miou.to_numpy(), abs=0.01)
+
+
+@pytest.mark.parametrize(("theirs", "rank", "status"), [(20, 1, "same direction"), (0, 16, "opposite direction")])
+def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: str, tmp_path: Path) -> None:
+    one = scores_in(tmp_path)
+    assert details.best_weights(one) is None
+    for fold in range(4):
+        cohort = runner.Cohort("table5", TINY, fold, 0, tmp_path)
+        for number, (run, names) in enumerate(cohort.scored.items()):
+            counts = np.full((40, 2, 3), 100) + np.arange(40)[:, None, None]
+            gain = theirs if (run.variant.lambda_1, run.variant.lambda_2) == (1, 1) else 1 + number % 15
+            counts[:, :, 1] += np.array([-gain, gain])
+            keep(one.store, run, names, counts)
+    best = details.best_weights(results.load(TINY, tmp_path))
+    assert best is not None
+    assert (best["theirs"], best["rank"], best["status"]) == ("λ1 = 1, λ2 = 1", rank, status)
+
+
+def test_fig_4_shows_what_its_rule_chooses(invented: Scores) -> None:
+    fig4 = experiments.get("fig4")
+    examples = details.qualitative_examples(invented, fig4, 1)
+    assert examples.rule.tolist() == ["largest gain", "median", "largest loss"]
+    assert examples["query"].tolist() == [f"q{n}" for n in examples.episode]
+    assert (examples.gain == 0).all()  # the invented counts are the same for both branches
+    assert details.qualitative_examples(dataclasses.replace(invented, seeds=range(2), _cache={}), fig4, 1).empty
+
+
+def test_matches_are_rates_of_cells(invented: Scores) -> None:
+    matches = details.matches(invented).set_index(["matches", "fold"])
+    ((counts, _),) = invented.counts(invented.select(variant="matches-cycle"), 2)
+    total = counts.sum(0)
+    assert matches.precision["cycle", "2"] == pytest.approx(100 * total[1, 1] / total[1, :2].sum(), abs=0.01)
+    assert matches.recall["cycle", "2"] == pytest.approx(100 * total[1, 1] / total[:, 1].sum(), abs=0.01)
+    assert matches.cells["cosine", "2"] == pytest.approx(counts[:, 1].sum(1).mean(), abs=0.01)
+    assert (matches.loc["cycle - cosine"][["precision", "precision_low", "precision_high"]] == 0).all(axis=None)
+
+
+# ---- words
+
+
+def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:
+    one = scores_in(tmp_path)
+    assert "folds 0, 1, 2, 3;" in tables.protocol(one, TABLE_3)
+    write(one.store.root / "benchmark.json", json.dumps(ABOUT | {"tested": [[], [2], [3], []]}).encode())
+    assert "folds 1 (b), 2 (c);" in tables.protocol(results.load(TINY, tmp_path), TABLE_3)
+
+
+def test_the_verdict_says_when_the_support_is_ignored(invented: Scores) -> None:
+    """The invented counts are the same for right and wrong supports: the very case that it must catch."""
+    assert "hardly reads which class is asked for" in tables.support_verdict(invented, TABLE_3)
+
+
+# ---- what is committed
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
+def test_committed_tables_are_what_their_runs_give(folder: Path) -> None:
+    setting = presets.resolve(*folder.name.rsplit("-", 1))
+    committed = results.load(setting, folder.parent)
+    for experiment in experiments.several("all", setting.benchmark):
+        if not (folder / f"{experiment.name}.csv").exists():
+            continue
+        for suffix, table in results.tables(committed, experiment).items():
+            text = table.to_csv(index=False, lineterminator="\n")
+            assert text == (folder / f"{experiment.name}{suffix}.csv").read_text()
+    assert (folder / "REPORT.md").read_text() == report.as_markdown(committed), "run `make report`"
+
+
+def test_there_are_committed_tables() -> None:
+    assert len(COMMITTED) >= 2
+    assert all(pd.read_csv(folder / "table3.csv").miou.notna().all() for folder in COMMITTED)
