@@ -23,38 +23,36 @@ def module(name: str) -> str:
     return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-MODULES = {module(name) for name in FILES}
+MODULES = {f"dpnet.{module(name)}" for name in FILES}
 
 
 def imported(tree: ast.AST) -> Iterator[Finding]:
-    """Every module that is imported, wherever it stands; the package's own without their `dpnet.`."""
+    """Every module that is imported, wherever it stands; `from dpnet import io, cli` gives dpnet.io, dpnet.cli."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the layer"
-            home = f"{node.module}.".removeprefix("dpnet.")
-            inner = [f"{home}{alias.name}" for alias in node.names if node.module and node.module.startswith("dpnet")]
-            names = [name if name in MODULES else home.rstrip(".") for name in inner] or [str(node.module)]
-            yield from ((node.lineno, name) for name in names)
+            assert node.module, "relative imports hide the layer"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from ((node.lineno, name) for name in (names & MODULES or {node.module}))
 
 
 def layers(name: str, tree: ast.AST) -> Iterator[Finding]:
-    """io < config < data < the paper's files < companion < cli."""
+    """io < config < data < the paper's files < companion < verbs < cli."""
     here = module(name)
     for line, other in imported(tree):
-        top = other.removeprefix("dpnet.").split(".")[0]
-        own = top in {m.split(".")[0] for m in MODULES}
+        first, top = f"{other}.".split(".")[:2]
+        own = first == "dpnet"
         if (
             (here == "io" and own)
             or (here == "config" and own and top != "io")
             or (here.split(".")[0] == "data" and own and top not in {"io", "config", "data"})
-            or (here in PAPER and top == "companion")
-            or (here in WITHOUT_DATA and top == "data")
-            or (here == "companion.runner" and other in {"companion.results", "companion.figures"})
-            or (here != "__main__" and top == "cli")
-            or (here != "cli" and top == "verbs")
-            or top in OUTSIDE
+            or (here in PAPER and own and top == "companion")
+            or (here in WITHOUT_DATA and own and top == "data")
+            or (here == "companion.runner" and other in {"dpnet.companion.results", "dpnet.companion.figures"})
+            or (here != "__main__" and own and top == "cli")
+            or (here != "cli" and own and top == "verbs")
+            or first in OUTSIDE
         ):
             yield line, f"imports {other}"
 

@@ -53,14 +53,15 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"betta": 0.2}, r"unknown parameter 'betta'.*has beta, name"),
+        ({"betta": 0.2}, r"unknown parameter 'betta'.*has beta, name, seed"),
         ({"beta": "0.2"}, r"beta='0.2': a float is needed, not str"),
         ({"name": 3}, r"name=3: a str is needed, not int"),
-        ({"beta": True}, r"beta=True: a float is needed, not bool"),
+        ({"seed": True}, r"seed=True: a int is needed, not bool"),
     ],
 )
 def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
-    names = {"__annotations__": {"beta": float, "name": str}, "beta": 0.5, "name": "x", "In": [], "np": np, "_": 1}
+    declared = {"beta": float, "name": str, "seed": int}
+    names = {"__annotations__": declared, "beta": 0.5, "name": "x", "seed": 0, "In": [], "np": np, "_": 1}
     notebooks.check_parameters(names)
     with pytest.raises(DPNetError, match=message):
         notebooks.start({**names, **values})
