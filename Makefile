@@ -23,6 +23,8 @@ export JUPYTER_CONFIG_DIR := $(abspath $(VENV))/.config/jupyter
 export MPLCONFIGDIR     := $(abspath $(VENV))/.config/matplotlib
 export PYTHONDONTWRITEBYTECODE := 1
 
+TINY    := tests/companion/test_end_to_end.py
+BROWSER = $(shell grep -rl --include='test_*.py' 'from chromium import' tests)
 TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
 
 .DEFAULT_GOAL := help
@@ -57,27 +59,27 @@ prepare: $(READY)  ## render or index BENCHMARK
 $(TARGETS:%=reproduce-%): reproduce-%: $(READY)
 	@$(DPNET) reproduce $* $(WHAT) $(WHERE)
 
-## plan-table3        (or -table1 … -all) trainings needed, there, shared, and the expected time; runs nothing
+## plan-table3        (or -table1 … -all) trainings needed, there and shared, and their steps; runs nothing
 $(TARGETS:%=plan-%): plan-%: $(READY)
 	@$(DPNET) plan $* $(WHAT) $(WHERE)
 
 report: $(READY)  ## tables, figures, reports and README from the results that are there; trains nothing
 	@$(DPNET) report --results "$(RESULTS)"
 
-speed: $(READY)  ## measure this package against the field's habits on this machine: results/speed/ (5 minutes)
+speed: $(READY)  ## measure this package against usual code on this machine: results/speed/ (5 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)" --device "$(DEVICE)"
 
-explore: $(READY)  ## JupyterLab on kept predictions: move the threshold, click a cell and see its cycle
+explore: $(READY)  ## JupyterLab on stored predictions: move the threshold and see the answer
 	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
 
 site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
 	@$(DPNET) site --results "$(RESULTS)"
 
 test-site: $(READY)  ## the site and the explorer in a headless Chromium (Debian: chromium, chromium-driver)
-	@$(PY) -m pytest -q tests/test_site.py tests/test_explore_browser.py
+	@$(PY) -m pytest -q $(BROWSER)
 
 test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, fill disks, tear files (15 minutes)
-	@$(PY) -m pytest -q -s tests/test_faults.py
+	@$(PY) -m pytest -q -s tests/companion/test_faults.py
 
 test: lint unit tiny nbval  ## lint, unit and property tests, every target end to end at tiny, committed notebooks
 
@@ -87,11 +89,10 @@ lint: $(READY)
 	@$(VENV)/bin/mypy dpnet
 
 unit: $(READY)
-	@$(PY) -m pytest -q --ignore tests/test_end_to_end.py --ignore tests/test_site.py \
-		--ignore tests/test_explore_browser.py -m "not long"
+	@$(PY) -m pytest -q --durations=10 -m "not long" $(patsubst %,--ignore %,$(BROWSER) $(TINY))
 
 tiny: $(READY)
-	@$(PY) -m pytest -q --durations=5 tests/test_end_to_end.py
+	@$(PY) -m pytest -q --durations=5 $(TINY)
 
 # The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/test_guides.py runs them.
 nbval: $(READY)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpnet.config import VOID
+
 SCALE = (0.75, 1.15)
 DEGREES = 10.0  # PFENet's rotation, with probability 1/2
 
@@ -35,11 +37,10 @@ def geometric(images: Tensor, labels: Tensor, theta: np.ndarray) -> tuple[Tensor
     Returns:
         float images [N, 3, S, S] in 0..1, grey where nothing was; labels [N, S, S], void (255) there.
     """
-    grid = F.affine_grid(
-        torch.tensor(theta, dtype=torch.float32, device=images.device), list(images.shape), align_corners=True
-    )
-    # Zero padding is made grey, and void, by shifting values so that zero means just that.
+    motion = torch.tensor(theta, dtype=torch.float32, device=images.device)
+    grid = F.affine_grid(motion, list(images.shape), align_corners=True)
+    # What comes from outside is zero: values are shifted so that zero is grey, and void.
     moved = F.grid_sample(images.float() / 255 - 0.5, grid, align_corners=True) + 0.5
-    inverted = 255 - labels[:, None].float()
-    marked = 255 - F.grid_sample(inverted, grid, mode="nearest", align_corners=True)
-    return moved, marked[:, 0].round().to(torch.uint8)
+    inverted = VOID - labels[:, None].float()
+    ids = VOID - F.grid_sample(inverted, grid, mode="nearest", align_corners=True)
+    return moved, ids[:, 0].round().to(torch.uint8)

@@ -14,11 +14,11 @@ from dpnet.io import DPNetError
 class Backbone(nn.Module):
     """Maps images to one tensor per cell: `low` channels of stride 8, then `high` ones of the next block.
 
-    The high ones are taken before their last activation, so that the comparison sees their negative part;
-    stored once, they serve both `reduced` features and `comparison`. Always in evaluation mode: the
-    statistics of its BatchNorm do not drift.
+    The high ones are taken before their last activation, so that the comparison sees their negative part; so one
+    tensor serves both `features` and `comparison`. Always in evaluation mode: its BatchNorm does not drift.
     """
 
+    name: str
     low: int
     high: int
     rectify: bool  # whether the network itself would apply a ReLU to the high channels
@@ -31,18 +31,21 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the result."""
+        """Of the result."""
         return self.low + self.high
 
+    @property
+    def device(self) -> torch.device:
+        """Of its parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def key(self) -> str:
+        """What its features depend on besides the images; it starts with the name."""
+        return f"{self.name} {torch.__version__}" + ("" if self.device.type == "cpu" else f" {self.device.type}")
+
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images.
-
-        Arguments:
-            images: [N, 3, H, W]; uint8 in 0..255, or float in 0..1.
-
-        Returns:
-            [N, low + high, ceil(H / 8), ceil(W / 8)].
-        """
+        """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""
         x = images.float() / 255 if images.dtype == torch.uint8 else images
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in (self.mean, self.std))
         return self.encode((x - mean) / std)
@@ -50,6 +53,13 @@ class Backbone(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Normalised images -> features, as `forward` returns them."""
         raise NotImplementedError
+
+    def encode_exactly(self, images: Tensor) -> Tensor:
+        """`forward` without gradients, and without TF32 on the way, for features that are stored."""
+        self.to(memory_format=torch.channels_last)
+        unchanged = {"enabled": None, "benchmark": None, "benchmark_limit": None, "deterministic": None}
+        with torch.inference_mode(), torch.backends.cudnn.flags(**unchanged, allow_tf32=False):
+            return self(images.to(self.device))
 
     def features(self, raw: Tensor) -> Tensor:
         """What the head reduces: `raw` [..., C, h, w] with the high channels activated as in the network."""
@@ -66,15 +76,18 @@ class Backbone(nn.Module):
 class ResNet50(Backbone):
     """torchvision's ResNet-50 to layer3, dilated there so that the stride stays 8."""
 
-    low, high, rectify = 512, 1024, True
+    name, low, high, rectify = "resnet50", 512, 1024, True
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
         super().__init__()
         from torchvision.models import ResNet50_Weights, resnet50
+        from torchvision.models.feature_extraction import create_feature_extractor
 
         net = resnet50(weights=None, replace_stride_with_dilation=[False, True, False])
-        if weights == "imagenet":
+        if weights is None:
+            reset(net, generator)
+        elif weights == "imagenet":
             try:
                 net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
@@ -83,27 +96,20 @@ class ResNet50(Backbone):
                     f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means into {torch.hub.get_dir()}/checkpoints, or "
                     "choose a preset with efficientnet_lite0, whose weights come with a package"
                 ) from error
-        elif weights is not None:
-            net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)
         else:
-            reset(net, generator)
-        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
+            net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)
+        # layer3.5.add is what the last ReLU of layer3 would see.
+        self.net = create_feature_extractor(net.eval(), {"layer2": "low", "layer3.5.add": "high"})
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised images -> layer2, and layer3 before its last ReLU."""
-        low = self.layer2(self.layer1(self.stem(x)))
-        last: Any = self.layer3[-1]
-        x = self.layer3[:-1](low)
-        y = last.relu(last.bn1(last.conv1(x)))
-        y = last.relu(last.bn2(last.conv2(y)))
-        return torch.cat([low, last.bn3(last.conv3(y)) + x], 1)  # before the last ReLU
+        return torch.cat(list(self.net(x).values()), 1)
 
 
 class EfficientNetLite0(Backbone):
     """timm's EfficientNet-Lite0 to its fifth stage; linear bottlenecks keep the negative part by themselves."""
 
-    low, high, rectify = 40, 112, False
+    name, low, high, rectify = "efficientnet_lite0", 40, 112, False
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
 
     def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
@@ -123,35 +129,21 @@ class EfficientNetLite0(Backbone):
             theirs = [v for k, v in _load(weights).items() if not k.endswith("num_batches_tracked")]
             ours = [k for k in net.state_dict() if not k.endswith("num_batches_tracked")]
             net.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
-        self.stem = nn.Sequential(net.conv_stem, net.bn1)
-        self.to_low, self.to_high = net.blocks[:3], net.blocks[3:5]
+        # Not by `create_feature_extractor`: timm's padding depends on the input's size, which cannot be traced.
+        self.to_low = nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:3])
+        self.to_high = net.blocks[3:5]
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised images -> third and fifth stage."""
-        low = self.to_low(self.stem(x))
+        low = self.to_low(x)
         return torch.cat([low, self.to_high(low)], 1)
 
 
-BACKBONES: dict[str, type[ResNet50] | type[EfficientNetLite0]] = {
-    "resnet50": ResNet50,
-    "efficientnet_lite0": EfficientNetLite0,
-}
+BACKBONES: dict[str, type[ResNet50] | type[EfficientNetLite0]] = {b.name: b for b in (ResNet50, EfficientNetLite0)}
 
 
 def build(name: str, weights: str | Path | None = "imagenet", generator: torch.Generator | None = None) -> Backbone:
-    """A frozen backbone.
-
-    Arguments:
-        name: "resnet50" or "efficientnet_lite0".
-        weights: "imagenet", a file (.pth or .safetensors), or None for random ones drawn from `generator`.
-        generator: only for random weights.
-
-    Returns:
-        the backbone, in evaluation mode, without gradients.
-
-    Raises:
-        DPNetError: an unknown name, or weights that cannot be had.
-    """
+    """A frozen backbone; weights are "imagenet", a file (.pth, .safetensors), or None: drawn from `generator`."""
     if name not in BACKBONES:
         raise DPNetError(f"unknown backbone {name!r}: choose from {', '.join(BACKBONES)}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before weights are set
@@ -160,12 +152,7 @@ def build(name: str, weights: str | Path | None = "imagenet", generator: torch.G
 
 
 def reset(module: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw all convolutions and linear layers anew (PyTorch's default law), from an explicit generator.
-
-    Arguments:
-        module: changed in place.
-        generator: None takes the global one.
-    """
+    """Draw all convolutions and linear layers anew (PyTorch's default law); `generator` None: the global one."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             bound = part.weight[0].numel() ** -0.5
@@ -176,16 +163,16 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
 
 def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:
     """What a file has for the layers of a ResNet that are used; others may be of another shape, or not there."""
-    used = {k: v for k, v in net.state_dict().items() if not k.startswith(("layer4.", "fc."))}
+    unused = ("layer4.", "fc.")
+    used = {k: v for k, v in net.state_dict().items() if not k.startswith(unused) and "num_batches" not in k}
     for name, value in used.items():
-        there = name in state or name.endswith("num_batches_tracked")
-        if not there or state.get(name, value).shape != value.shape:
-            what = f"{name} has shape {list(state[name].shape)}" if there else f"no {name} in it"
+        if name not in state or state[name].shape != value.shape:
+            what = f"{name} has shape {list(state[name].shape)}" if name in state else f"no {name} in it"
             raise DPNetError(
                 f"weights: {file}: {what}, and {list(value.shape)} is expected: give the state_dict of a ResNet-50 "
                 "with torchvision's names, or 'imagenet'"
             )
-    return {name: state[name] for name in used if name in state}
+    return {name: state[name] for name in used}
 
 
 def _load(file: str | Path) -> dict[str, Tensor]:
@@ -194,8 +181,8 @@ def _load(file: str | Path) -> dict[str, Tensor]:
     if Path(file).suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        found = load_file(file)
+        state = load_file(file)
     else:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        found = found.get("state_dict", found)  # as training programs keep it, perhaps of a parallel network
-    return {name.removeprefix("module."): value for name, value in found.items()}
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)  # as training programs store it, perhaps of a parallel network
+    return {name.removeprefix("module."): value for name, value in state.items()}

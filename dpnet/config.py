@@ -34,21 +34,19 @@ class Recipe:
 
     @property
     def mark(self) -> str:
-        """What a run's name says of a `diversity` other than the usual one; mostly nothing."""
+        """The part of a run's id that names a `diversity` other than the default."""
         return "" if self.diversity == Recipe.diversity else f"-diversity{self.diversity:g}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: the modules it has, its loss weights, and the readings of the open points.
+    """One row of an ablation: its modules, its loss weights, and a reading of each point that the paper leaves open.
 
     Arguments:
         pim: prototype interaction (Eq. 4-8); without it P, P_q and F_q pass unchanged.
         msf: multi-scale fusion; without it one 1x1 convolution at full scale.
-        pseudo: where the pseudo-prototype comes from: "cycle" (CCM), "cosine" (forward match only), "global"
-            (all query cells), "none" (P_q = P).
-        lambda_1: weight of the auxiliary loss (Eq. 11).
-        lambda_2: weight of the discriminator's loss (Eq. 11); only "cycle" has a discriminator.
+        pseudo: the cells of P_q: "cycle" (CCM), "cosine" (forward match only), "global" (all), "none" (P_q = P).
+        lambda_1, lambda_2: weights of the auxiliary and the discriminator's loss (Eq. 11).
         beta: the discriminator's threshold while training.
         reduction: "3x3", shared by support and query, or "1x1-separate" (PFENet's).
         confidence: a query cell that several supports reach counts once ("set") or as often ("multiset").
@@ -84,7 +82,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Training:
-    """The network's size and its schedule. Sizes are set in `presets.py`, and nowhere else.
+    """The network's size and its schedule; `companion/presets.py` sets them.
 
     Arguments:
         backbone: "efficientnet_lite0" or "resnet50".
@@ -98,10 +96,9 @@ class Training:
         decay: power of the polynomial decay to zero; 0 keeps the rate fixed.
         weight_decay: as the optimiser defines it.
         augment: "flip", or "geometric" (flip, scale, rotation, crop), which runs the backbone at every step.
-        novel: training images that show a novel class are left out ("drop") or kept, those pixels being
-            background ("background").
+        novel: "drop" leaves out training images that show a novel class; to "background" its pixels are background.
         precision: "fp32" or "bf16" (autocast).
-        least: training images that a class must have to be trained on.
+        least: classes with fewer training images are not trained on.
     """
 
     backbone: str
@@ -134,7 +131,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Readable, and unique to what changes the result."""
+        """Readable, and unique to everything that changes the result."""
         return f"fold{self.fold}-seed{self.seed}{self.recipe.mark}-{self.variant.slug}-{fingerprint(self)}"
 
 
@@ -167,9 +164,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What needs no training, on the same episodes: the measure that a trained model is held against."""
+    """What needs no training, on the same episodes."""
 
-    kind: ClassVar = "Yardsticks"  # part of the id: stored results carry it
+    kind: ClassVar = "Yardsticks"  # the class's name when results were first stored: their ids hash it
 
     benchmark: str
     recipe: Recipe
@@ -180,13 +177,8 @@ class Baselines:
     episodes: int
     shot: int = 1
     names: tuple[str, ...] = (
-        "prototype",
-        "prototype-wrong",
-        "objects",
-        "ceiling",
-        "matches-cosine",
-        "matches-cycle",
-    )
+        "prototype", "prototype-wrong", "objects", "ceiling", "matches-cosine", "matches-cycle"
+    )  # fmt: skip
 
     @property
     def id(self) -> str:
@@ -195,21 +187,12 @@ class Baselines:
 
     @property
     def measured(self) -> list[str]:
-        """`names` that are shown: what a support reaches is counted for a single support only (Fig. 3)."""
+        """`names` that apply: the cells that a support reaches are counted for one shot only (Fig. 3)."""
         return [name for name in self.names if self.shot == 1 or not name.startswith("matches")]
 
 
 def fingerprint(record: Any) -> str:
-    """Eight hex digits of a dataclass's content; fields at their default do not count.
-
-    So a later version may add a reading without giving every stored run another name.
-
-    Arguments:
-        record: a dataclass instance, of plain values and other dataclasses.
-
-    Returns:
-        the digits.
-    """
+    """Eight hex digits of a dataclass's content; defaults do not count, so that a new field renames no run."""
     text = json.dumps({"kind": kind_of(record), **_changed(record)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

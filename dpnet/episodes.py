@@ -1,6 +1,5 @@
 """Episodes: who supports whom. Drawn from explicit seeds, independent of workers, devices and heads."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from dpnet.io import DPNetError
 
 @dataclass(frozen=True)
 class Episode:
-    """One query and its supports; numbers are positions in `Benchmark.entries`.
+    """One query and its supports; images are positions in `Benchmark.entries`.
 
     Arguments:
         class_id: what is to be segmented.
@@ -34,97 +33,55 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     """The fold's list: class first, then query, then supports, all uniform; k shots extend k - 1 shots.
 
     A class with too few images for `shot` supports gets as many as there are (`scarce` names them).
-
-    Arguments:
-        benchmark: its "val" images are used.
-        fold: its tested classes are used.
-        shot: supports per episode.
-        seed: of the list.
-        count: episodes.
-
-    Returns:
-        `count` episodes.
-
-    Raises:
-        DPNetError: the fold is not part of the benchmark, or a class has a single image.
     """
     need_fold(benchmark, fold)
     classes = benchmark.tested[fold]
-    pools = {c: _pool(benchmark, c, "val") for c in classes}
-    result = []
+    pools = {c: _test_pool(benchmark, c) for c in classes}
+    episodes = []
     for number in range(count):
         rng = np.random.default_rng([seed, fold, number])
         class_id = int(rng.choice(classes))
-        order = rng.permutation(pools[class_id])
-        present = benchmark.entries[order[0]].pixels
-        lacking = [c for c in classes if c not in present]
-        wrong = int(rng.choice(lacking)) if lacking else 0
-        others = [i for i in pools[wrong] if i != order[0]] if wrong else []
-        wrong_order = rng.permutation(np.array(others, int))
-        query, supports = int(order[0]), _ints(order[1 : 1 + shot])
-        result.append(Episode(class_id, query, supports, wrong, _ints(wrong_order[:shot])))
-    return result
+        query, *supports = _ints(rng.permutation(pools[class_id])[: 1 + shot])
+        lacking = [c for c in classes if c not in benchmark.entries[query].pixels]
+        wrong_class = int(rng.choice(lacking)) if lacking else 0
+        others = [i for i in pools[wrong_class] if i != query] if wrong_class else []
+        wrong_supports = _ints(rng.permutation(np.array(others, int))[:shot])
+        episodes.append(Episode(class_id, query, tuple(supports), wrong_class, wrong_supports))
+    return episodes
 
 
-def need_fold(benchmark: Benchmark, fold: int) -> None:
-    """DPNetError unless the benchmark has such a fold, with classes to test."""
-    if not (0 <= fold < len(benchmark.tested) and benchmark.tested[fold]):
-        raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
+def training_pools(benchmark: Benchmark, fold: int, novel: str, least: int = 2) -> dict[int, list[int]]:
+    """Training images of each base class of a fold: class id -> positions in `Benchmark.entries`.
+
+    Novel classes are never a target: `novel` is "drop" to leave out images that show one, or "background". Classes
+    with fewer images than `least`, and than two, are left out.
+    """
+    unseen, least = set(benchmark.folds[fold]), max(2, least)
+    pools = {}
+    for class_id in range(1, len(benchmark.classes) + 1):
+        images = benchmark.images_of(class_id, "train")
+        if novel == "drop":
+            images = [i for i in images if not unseen & benchmark.entries[i].pixels.keys()]
+        if class_id not in unseen and len(images) >= least:
+            pools[class_id] = images
+    if len(pools) < 2:
+        raise DPNetError(
+            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have {least} training images, "
+            "and two are needed: add images, or choose another benchmark"
+        )
+    return pools
 
 
 def training_batch(
     benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int
 ) -> list[Episode]:
-    """One-shot episodes of one training step: a function of (seed, fold, step) and nothing else.
-
-    Arguments:
-        benchmark: for its entries.
-        pools: from `training_pools`.
-        fold, seed, step: which batch.
-        size: episodes in it.
-
-    Returns:
-        `size` episodes.
-    """
+    """`size` one-shot episodes from `training_pools`: a function of (seed, fold, step) and nothing else."""
     rng = np.random.default_rng([seed, fold, step])
-    result = []
+    episodes = []
     for class_id in rng.choice(list(pools), size):
         query, support = rng.choice(pools[class_id], 2, replace=False)
-        result.append(Episode(int(class_id), int(query), (int(support),)))
-    return result
-
-
-def training_pools(benchmark: Benchmark, fold: int, novel: str, least: int = 2) -> dict[int, list[int]]:
-    """Training images of each base class of a fold.
-
-    Arguments:
-        benchmark: its "train" images are used.
-        fold: its novel classes are never a target.
-        novel: "drop" leaves out images that show a novel class; "background" keeps them.
-        least: classes with fewer images than that, and than two, are left out.
-
-    Returns:
-        class id -> positions in `Benchmark.entries`.
-
-    Raises:
-        DPNetError: fewer than two classes are left.
-    """
-    unseen = set(benchmark.folds[fold])
-    pools = {}
-    for class_id in range(1, len(benchmark.classes) + 1):
-        if class_id in unseen:
-            continue
-        images = benchmark.images_of(class_id, "train")
-        if novel == "drop":
-            images = [i for i in images if not unseen & benchmark.entries[i].pixels.keys()]
-        if len(images) >= max(2, least):
-            pools[class_id] = images
-    if len(pools) < 2:
-        raise DPNetError(
-            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have {max(2, least)} training images, "
-            "and two are needed: add images, or choose another benchmark"
-        )
-    return pools
+        episodes.append(Episode(int(class_id), int(query), (int(support),)))
+    return episodes
 
 
 def folds(benchmark: Benchmark) -> list[int]:
@@ -132,33 +89,10 @@ def folds(benchmark: Benchmark) -> list[int]:
     return [f for f, classes in enumerate(benchmark.tested) if classes]
 
 
-def to_json(benchmark: Benchmark, episodes: Sequence[Episode]) -> str:
-    """Episodes by image id, so that a list outlives the order of an index.
-
-    Arguments:
-        benchmark: for the ids.
-        episodes: the list.
-
-    Returns:
-        JSON text; one episode a line: class, query, supports, wrong class, wrong supports.
-    """
-    ids = [entry.id for entry in benchmark.entries]
-    rows = [
-        [
-            e.class_id,
-            ids[e.query],
-            [ids[i] for i in e.supports],
-            e.wrong_class,
-            [ids[i] for i in e.wrong_supports],
-        ]
-        for e in episodes
-    ]
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
-
-
-def digest(text: str) -> str:
-    """Sixteen hex digits of an episode list's JSON."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def need_fold(benchmark: Benchmark, fold: int) -> None:
+    """DPNetError unless the benchmark has such a fold, with classes to test."""
+    if fold not in folds(benchmark):
+        raise DPNetError(f"{benchmark.name} has no fold {fold} to test: its folds are {folds(benchmark)}")
 
 
 def scarce(benchmark: Benchmark, shot: int) -> dict[str, int]:
@@ -167,15 +101,25 @@ def scarce(benchmark: Benchmark, shot: int) -> dict[str, int]:
     return {benchmark.classes[c - 1]: n - 1 for c, n in counts.items() if n <= shot}
 
 
-def _pool(benchmark: Benchmark, class_id: int, split: str) -> list[int]:
-    images = benchmark.images_of(class_id, split)
+def to_json(benchmark: Benchmark, episodes: Sequence[Episode]) -> str:
+    """A list by image ids, which outlive the order of an index: class, query, supports, wrong class and supports."""
+    ids = [entry.id for entry in benchmark.entries]
+    rows = [
+        [e.class_id, ids[e.query], [ids[i] for i in e.supports], e.wrong_class, [ids[i] for i in e.wrong_supports]]
+        for e in episodes
+    ]
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+
+
+def _test_pool(benchmark: Benchmark, class_id: int) -> list[int]:
+    images = benchmark.images_of(class_id, "val")
     if len(images) < 2:
         raise DPNetError(
-            f"{benchmark.name}: class {benchmark.classes[class_id - 1]!r} has {len(images)} {split} image(s), and "
+            f"{benchmark.name}: class {benchmark.classes[class_id - 1]!r} has {len(images)} val image(s), and "
             "an episode needs a query and a support: add images"
         )
     return images
 
 
-def _ints(values: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+def _ints(values: np.ndarray) -> tuple[int, ...]:
     return tuple(int(v) for v in values)

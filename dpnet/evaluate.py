@@ -9,14 +9,13 @@ from torch import Tensor
 
 from dpnet import backbones, episodes
 from dpnet.backbones import Backbone
-from dpnet.config import VOID, Baselines, Evaluation, Run, Training
+from dpnet.config import VOID, Baselines, Evaluation, Run
 from dpnet.data import cache
-from dpnet.data.cache import FeatureBank, binary
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
 from dpnet.io import progress
 from dpnet.metrics import episode_counts
-from dpnet.model import Head, shared_counts, soft_masks
+from dpnet.model import Head, Matched, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.train import autocast
 
@@ -24,33 +23,14 @@ BATCH = 20  # episodes
 
 
 class Scene:
-    """What the heads of a fold share while they are scored: lists, labels, frozen features.
+    """What the heads of a fold share while they are scored: lists, labels, frozen features of square inputs."""
 
-    Arguments:
-        benchmark: the prepared data.
-        backbone: encodes each image once per scale.
-        name: of the backbone.
-        size: side of the square input in pixels.
-        fold: whose novel classes are tested.
-        seed: of the episode list.
-        device: "cpu" or "cuda".
-    """
-
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        backbone: Backbone,
-        name: str,
-        size: int,
-        fold: int,
-        seed: int,
-        device: str,
-    ) -> None:
-        self.benchmark, self.backbone, self.name, self.size = benchmark, backbone, name, size
-        self.fold, self.seed, self.device = fold, seed, device
-        self._banks: dict[int, FeatureBank] = {}
-        self._labels: dict[int, Tensor] = {}
-        self._small: dict[int, Tensor] = {}
+    def __init__(self, benchmark: Benchmark, backbone: Backbone, size: int, fold: int, seed: int) -> None:
+        self.benchmark, self.backbone, self.size, self.fold, self.seed = benchmark, backbone, size, fold, seed
+        self.device = backbone.device
+        self._banks: dict[int, cache.FeatureBank] = {}
+        self._labels: dict[int, Tensor] = {}  # of queries, at their own size
+        self._small: dict[int, Tensor] = {}  # of supports, at `size`
 
     def episodes(self, shot: int, count: int) -> list[Episode]:
         """The fold's list."""
@@ -65,9 +45,24 @@ class Scene:
         supports = sorted({i for e in chosen for i in (*e.supports, *e.wrong_supports)} - self._small.keys())
         self._small |= cache.resized_labels(self.benchmark, supports, self.size)
 
+    def raw(self, positions: Sequence[int], scale: float = 1.0) -> Tensor:
+        """Backbone features [n, C_b, h, w] of images, at a scale of the input (rounded to 8k + 1 pixels)."""
+        size = self.size if scale == 1 else 8 * round(scale * (self.size - 1) / 8) + 1
+        if size not in self._banks:
+            encode, key, channels = self.backbone.encode_exactly, self.backbone.key, self.backbone.channels
+            self._banks[size] = cache.features(self.benchmark, "val", size, encode, key, channels)
+        return self._banks[size](positions).to(self.device)
+
+    def supports(self, batch: Sequence[Episode], which: str) -> tuple[Tensor, Tensor]:
+        """Supports of a batch: raw features [B, K, C_b, h, w], and their masks on the grid [B, K, h, w]."""
+        pairs = [(e.class_id, e.supports) if which == "right" else (e.wrong_class, e.wrong_supports) for e in batch]
+        raw = self.raw([i for _, supports in pairs for i in supports]).unflatten(0, (len(batch), -1))
+        masks = torch.stack([torch.stack([cache.binary(self._small[i], c) for i in s]) for c, s in pairs])
+        return raw, soft_masks(masks.to(self.device), raw.shape[-2:])
+
     def target(self, episode: Episode) -> Tensor:
-        """The query's target at its native size: uint8 [H, W] with 0, 1, 255."""
-        return binary(self._labels[episode.query], episode.class_id)
+        """The query's target at its own size: uint8 [H, W] with 0, 1, 255."""
+        return cache.binary(self._labels[episode.query], episode.class_id)
 
     def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
         """The targets of a batch, queries of one size together: their places in it, and uint8 [n, H, W]."""
@@ -77,24 +72,15 @@ class Scene:
         return [(rows, torch.stack([each[i] for i in rows]).to(self.device)) for rows in together]
 
     def objects(self, episode: Episode) -> Tensor:
-        """Every labelled object of the query at its native size: uint8 [H, W] with 0, 1."""
+        """Every labelled object of the query at its own size: uint8 [H, W] with 0, 1."""
         label = self._labels[episode.query]
         return ((label > 0) & (label != VOID)).to(torch.uint8)
 
-    def raw(self, positions: Sequence[int], scale: float = 1.0) -> Tensor:
-        """Backbone features [n, C_b, h, w] of images, at a scale of the input (rounded to 8k + 1 pixels)."""
-        size = self.size if scale == 1 else 8 * round(scale * (self.size - 1) / 8) + 1
-        if size not in self._banks:
-            self._banks[size] = cache.kept(self.benchmark, self.backbone, self.name, size, "val", mirror=False)
-        return self._banks[size](positions).to(self.device)
 
-    def supports(self, batch: Sequence[Episode], which: str) -> tuple[Tensor, Tensor]:
-        """Supports of a batch: raw features [B, K, C_b, h, w], and their masks on the grid [B, K, h, w]."""
-        chosen = [(e.class_id, e.supports) if which == "right" else (e.wrong_class, e.wrong_supports) for e in batch]
-        flat = [i for _, supports in chosen for i in supports]
-        raw = self.raw(flat).unflatten(0, (len(batch), -1))
-        masks = torch.stack([torch.stack([binary(self._small[i], c) for i in s]) for c, s in chosen])
-        return raw, soft_masks(masks.to(self.device), raw.shape[-2:])
+def scene_of(record: Run | Baselines, benchmark: Benchmark, device: str) -> Scene:
+    """The scene in which a run, or baselines, are scored."""
+    of = record.training if isinstance(record, Run) else record
+    return Scene(benchmark, backbones.build(of.backbone).to(device), of.size, record.fold, record.seed)
 
 
 @torch.inference_mode()
@@ -111,10 +97,11 @@ def evaluate(
     Returns:
         (run, evaluation) -> int64 [E, 2, 3]; and evaluation -> its episodes.
     """
-    results: dict[tuple[Run, Evaluation], np.ndarray] = {}
+    counts: dict[tuple[Run, Evaluation], np.ndarray] = {}
     lists: dict[Evaluation, list[Episode]] = {}
-    for shot, support, count in sorted({(e.shot, e.support, e.episodes) for w in wanted.values() for e in w}):
-        group = {
+    for shot, support, count in sorted({(e.shot, e.support, e.episodes) for es in wanted.values() for e in es}):
+        # 1. What has the same supports shares a pass.
+        asked = {
             run: [e for e in evaluations if (e.shot, e.support, e.episodes) == (shot, support, count)]
             for run, evaluations in wanted.items()
         }
@@ -122,137 +109,127 @@ def evaluate(
         if support == "wrong":  # a query that shows every tested class has no wrong support
             chosen = [e for e in chosen if e.wrong_class]
         scene.load_labels(chosen)
-        parts: dict[tuple[Run, Evaluation], list[Tensor]] = {(r, e): [] for r, es in group.items() for e in es}
+        # 2. The pass, a batch of episodes at a time.
         batches = in_batches(chosen)
-        for rows in progress(batches, f"scoring fold {scene.fold}, {shot} shot, {support} support", "batch"):
-            batch = [chosen[i] for i in rows]
-            for which, counts in _score_batch(heads, scene, group, support, batch).items():
-                parts[which].append(counts)
-        results |= {which: joined(counts, batches) for which, counts in parts.items()}
-        lists |= {evaluation: chosen for _, evaluation in parts}
-    return results, lists
+        parts = [
+            _score_batch(heads, scene, asked, support, [chosen[i] for i in rows])
+            for rows in progress(batches, f"scoring fold {scene.fold}, {shot} shot, {support} support", "batch")
+        ]
+        # 3. Counts, in the list's order.
+        for n, key in enumerate((run, e) for run, evaluations in asked.items() for e in evaluations):
+            counts[key] = in_order([part[n] for part in parts], batches)
+            lists[key[1]] = chosen
+    return counts, lists
 
 
 def _score_batch(
     heads: Mapping[Run, Head],
     scene: Scene,
-    group: Mapping[Run, list[Evaluation]],
+    asked: Mapping[Run, Sequence[Evaluation]],
     support: str,
-    batch: list[Episode],
-) -> dict[tuple[Run, Evaluation], Tensor]:
-    """Counts of each run in each way, int64 [B, 2, 3]."""
+    batch: Sequence[Episode],
+) -> Tensor:
+    """Counts of each evaluation that is asked for, in order: int64 [n, B, 2, 3]."""
     raw_s, masks = scene.supports(batch, support)
     F_s = scene.backbone.features(raw_s)
-    queries = [e.query for e in batch]
-    differences: dict[tuple[Run, float, float, str], Tensor] = {}  # run, scale, beta, branch -> [B, h, w]
-    counts: dict[tuple[float, str], Tensor] = {}
     prototypes: dict[Run, Tensor] = {}
-    for scale in sorted({s for es in group.values() for e in es for s in e.scales}):
-        raw_q = scene.raw(queries, scale)
+    differences: dict[tuple[Run, float, float, str], Tensor] = {}  # run, scale, beta, branch -> [B, h, w]
+    for scale in sorted({s for evaluations in asked.values() for e in evaluations for s in e.scales}):
+        # 1. Frozen, hence shared: the queries' features, and candidates of each kind.
+        raw_q = scene.raw([e.query for e in batch], scale)
         F_q = scene.backbone.features(raw_q)
-        for run, head in heads.items():
-            asked = list(dict.fromkeys((e.beta, e.branch) for e in group[run] if scale in e.scales))
-            if not asked:
-                continue
-            kind = head.variant.pseudo
-            if (scale, kind) not in counts:
-                counts[scale, kind] = shared_counts(scene.backbone, raw_s, raw_q, masks, kind)
+        pairs = {run: [(e.beta, e.branch) for e in es if scale in e.scales] for run, es in asked.items()}
+        kinds = sorted({run.variant.pseudo for run in pairs if pairs[run]})
+        counts = {kind: shared_counts(scene.backbone, raw_s, raw_q, masks, kind) for kind in kinds}
+        # 2. Each head's logits.
+        for run in (run for run in pairs if pairs[run]):
+            head = heads[run]
             with autocast(run.training, scene.device):
                 if run not in prototypes:
                     prototypes[run] = head.prototypes(F_s, masks)
-                matched = head.match(prototypes[run], F_q, counts[scale, kind])
-                for (beta, branch), difference in head.sweep(matched, asked).items():
+                matched = head.match(prototypes[run], F_q, counts[run.variant.pseudo])
+                for (beta, branch), difference in decode_distinct(head, matched, pairs[run]).items():
                     differences[run, scale, beta, branch] = difference
-    asked_for = [(run, e) for run, evaluations in group.items() for e in evaluations]
+    # 3. Counts at each query's own size.
     targets = scene.targets(batch)
-    scored = [score([differences[n, s, e.beta, e.branch] for s in e.scales], targets) for n, e in asked_for]
-    on_host = torch.stack(scored).cpu()  # one copy per batch
-    return dict(zip(asked_for, on_host, strict=True))
+    scored = [
+        score([differences[run, scale, e.beta, e.branch] for scale in e.scales], targets)
+        for run, evaluations in asked.items()
+        for e in evaluations
+    ]
+    return torch.stack(scored).cpu()  # one copy per batch
+
+
+def decode_distinct(
+    head: Head, matched: Matched, asked: Sequence[tuple[float, str]]
+) -> dict[tuple[float, str], Tensor]:
+    """Several thresholds and branches from one match of B episodes; what selects the same cells is decoded once.
+
+    Pairs of beta and branch ("main" or "aux") -> foreground minus background logit, float32 [B, h, w].
+    """
+    # 1. Number the selections that differ, in the order of thresholds, then episodes.
+    betas = sorted({beta for beta, _ in asked})
+    selected = torch.stack([head.select(matched, beta) for beta in betas])  # bool [T, B, K, N]
+    row_of: dict[tuple[int, bytes], int] = {}  # an episode's cells -> row
+    rows = np.array([
+        [row_of.setdefault((e, cells.tobytes()), len(row_of)) for e, cells in enumerate(of_beta)]
+        for of_beta in selected.cpu().numpy()
+    ])  # fmt: skip
+    at = torch.from_numpy(rows).to(selected.device)  # [T, B]
+    first = torch.from_numpy(np.unique(rows, return_index=True)[1]).to(selected.device)  # row -> its place in T x B
+    episode, cells = first % rows.shape[1], selected.flatten(0, 1)[first]
+    # 2. Decode the rows that each branch needs, as many at a time as there are episodes.
+    needed = {branch: at[[betas.index(b) for b, of in asked if of == branch]].unique() for _, branch in asked}
+    decoded = {
+        branch: first.new_empty((len(first), *matched.F_q.shape[2:]), dtype=torch.float32) for branch in needed
+    }
+    for part in torch.arange(len(first), device=first.device).split(rows.shape[1]):
+        some = Matched(*(None if t is None else t[episode[part]] for t in matched))  # type: ignore[arg-type]
+        maps = head.fuse(some.F_q, some.P.mean(1), head.pseudo_prototypes(some, cells[part]))
+        for branch, of_branch in needed.items():
+            own = torch.isin(part, of_branch)
+            if own.any():
+                decoded[branch][part[own]] = _difference(head, branch, *maps, own)
+    # 3. What each pair asked for.
+    return {(beta, branch): decoded[branch][at[betas.index(beta)]] for beta, branch in asked}
+
+
+def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor, rows: Tensor) -> Tensor:
+    """Foreground minus background logit of some rows of what `Head.fuse` gives."""
+    if not rows.all():
+        with_P, with_P_q = (with_P[rows],) * 2 if with_P_q is with_P else (with_P[rows], with_P_q[rows])
+    logits = head.decode(with_P, with_P_q) if branch == "main" else head.aux_decoder(with_P)
+    return (logits[:, 1] - logits[:, 0]).float()
+
+
+def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+    """Counts int64 [B, 2, 3] of predictions at each query's own size, averaged over scales.
+
+    `differences` are foreground minus background logits, one [B, h, w] per scale; `targets` from `Scene.targets`.
+    """
+    first, *_ = differences
+    counts = torch.empty(len(first), 2, 3, dtype=torch.long, device=first.device)
+    for rows, target in targets:
+        full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
+        # One scale: sigmoid(d) > 0.5 is d > 0, to the last bit.
+        predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
+        counts[rows] = episode_counts(predicted, target)
+    return counts
 
 
 def in_batches(chosen: Sequence[Episode]) -> list[list[int]]:
     """Positions of episodes, `BATCH` at a time, those of a batch with equally many supports."""
     kinds = [(len(e.supports), len(e.wrong_supports)) for e in chosen]
-    found = []
+    batches = []
     for kind in sorted(set(kinds)):
         rows = [i for i, k in enumerate(kinds) if k == kind]
-        found += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    return found
+        batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return batches
 
 
-def joined(parts: list[Tensor], batches: list[list[int]]) -> np.ndarray:
-    """int64 [E, 2, 3] in the list's order; E is 0 where no query lacks any tested class: no wrong support."""
-    result = np.empty((sum(map(len, batches)), 2, 3), np.int64)
+def in_order(parts: list[Tensor], batches: list[list[int]]) -> np.ndarray:
+    """Counts of batches as int64 [E, 2, 3] in the list's order; E is 0 where no query has a wrong support."""
+    counts = np.empty((sum(map(len, batches)), 2, 3), np.int64)
     for rows, part in zip(batches, parts, strict=True):
-        result[rows] = part.cpu().numpy()
-    return result
-
-
-def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
-    """Resize predictions to each query's native size, average over scales, and count.
-
-    Arguments:
-        differences: foreground minus background logit, one [B, h, w] per scale.
-        targets: of the B episodes, from `Scene.targets`.
-
-    Returns:
-        int64 [B, 2, 3], where the logits are.
-    """
-    first, *_ = differences
-    result = torch.empty(len(first), 2, 3, dtype=torch.long, device=first.device)
-    for rows, target in targets:
-        full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
-        # One scale: sigmoid(d) > 0.5 is d > 0, to the last bit.
-        predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
-        result[rows] = episode_counts(predicted, target)
-    return result
-
-
-def class_ids(chosen: Sequence[Episode]) -> np.ndarray:
-    """The class of each episode, int64 [E]."""
-    return np.array([e.class_id for e in chosen], np.int64)
-
-
-@torch.inference_mode()
-def predictions(head: Head, scene: Scene, training: Training, chosen: Sequence[Episode], beta: float) -> list[Tensor]:
-    """Masks of some episodes.
-
-    Arguments:
-        head: trained.
-        scene: the fold.
-        training: for the precision.
-        chosen: one-shot episodes.
-        beta: the discriminator's threshold.
-
-    Returns:
-        uint8 [2, H, W] per episode, at the query's native size: auxiliary and main branch.
-    """
-    scene.load_labels(chosen)
-    raw_s, masks = scene.supports(chosen, "right")
-    raw_q = scene.raw([e.query for e in chosen])
-    counts = shared_counts(scene.backbone, raw_s, raw_q, masks, head.variant.pseudo)
-    features_of = scene.backbone.features
-    with autocast(training, scene.device):
-        output = head(features_of(raw_s), masks, features_of(raw_q), counts, beta)
-    found = []
-    for i, episode in enumerate(chosen):
-        both = torch.stack([output.aux_logits[i], output.logits[i]]).float()
-        full = resize((both[:, 1] - both[:, 0])[None], scene.target(episode).shape)[0]
-        found.append((full > 0).to(torch.uint8).cpu())
-    return found
-
-
-def first_of_each_class(listed: Sequence[Episode]) -> list[int]:
-    """The rule by which examples are picked: the list's first episode of each class, by class -> positions."""
-    classes = [e.class_id for e in listed]
-    return [classes.index(c) for c in sorted(set(classes))]
-
-
-def scene_of(record: Run | Baselines, benchmark: Benchmark, device: str) -> Scene:
-    """The scene in which a run, or baselines, are scored."""
-    if isinstance(record, Run):
-        name, size = record.training.backbone, record.training.size
-    else:
-        name, size = record.backbone, record.size
-    backbone = backbones.build(name).to(device)
-    return Scene(benchmark, backbone, name, size, record.fold, record.seed, device)
+        counts[rows] = part.cpu().numpy()
+    return counts

@@ -8,16 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from filelock import SoftFileLease, Timeout
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
+DEVICES = ("auto", "cpu", "cuda")
 LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
 RELAY = "DPNET_PROGRESS"  # environment: a file that takes a kernel's progress; its parent draws the bar
+CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
 
 
@@ -27,44 +31,38 @@ class DPNetError(Exception):
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are, and on what to compute; no result depends on them.
-
-    Arguments:
-        data: the folder of all data.
-        results: the folder of all results.
-        device: "cpu" or "cuda".
-    """
+    """The folders of all data and of all results, and the device to compute on; no result depends on them."""
 
     data: Path
     results: Path
     device: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another process needs in its environment, so that `places()` gives the same there."""
+        return {f"DPNET_{name.upper()}": str(value) for name, value in vars(self).items()}
 
-def places() -> Places:
-    """What DPNET_DATA, DPNET_RESULTS and DPNET_DEVICE say; else `data` and `results` in the checkout, and the CPU."""
-    device = os.environ.get("DPNET_DEVICE") or "cpu"
-    if device == "auto":
-        import torch
 
+def places(data: Path | None = None, results: Path | None = None, device: str | None = None) -> Places:
+    """What is not given is DPNET_DATA, DPNET_RESULTS, DPNET_DEVICE; else `data` and `results` here, and the CPU."""
+    device = device or os.environ.get("DPNET_DEVICE") or "cpu"
+    if device not in DEVICES:
+        raise DPNetError(f"unknown device {device!r}: choose from {', '.join(DEVICES)}")
+    if device != "cpu":
+        import torch  # here, since it takes seconds
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise DPNetError("no CUDA device is available here: DEVICE=cpu")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data, results = (
-        Path(os.environ.get(f"DPNET_{name.upper()}") or ROOT / name).expanduser().absolute()
-        for name in ("data", "results")
-    )
-    return Places(data, results, device)
+
+    def folder(name: str, given: Path | None) -> Path:
+        return Path(given or os.environ.get(f"DPNET_{name.upper()}") or ROOT / name).expanduser().absolute()
+
+    return Places(folder("data", data), folder("results", results), device)
 
 
 def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
-    """Write a file, and its folder; an existing one with the same bytes is left alone.
-
-    Arguments:
-        file: the target.
-        content: its bytes.
-        option: what the user would set to have it elsewhere.
-
-    Raises:
-        DPNetError: it cannot be written; what was there stays.
-    """
+    """Write a file, and its folder; the same bytes are not written again, and on an error what was there stays."""
     try:
         if file.exists() and file.read_bytes() == content:
             return
@@ -74,16 +72,7 @@ def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
 
 
 def save(file: Path, through: Callable[[Path], object], option: str = "RESULTS=…") -> None:
-    """Write a file part by part.
-
-    Arguments:
-        file: the target.
-        through: writes to the path that it is given.
-        option: what the user would set to have it elsewhere.
-
-    Raises:
-        DPNetError: it cannot be written; what was there stays.
-    """
+    """Like `write`, by a function that writes to the path that it is given."""
     # Several processes, of several machines, may write the same folder.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
@@ -99,19 +88,11 @@ def save(file: Path, through: Callable[[Path], object], option: str = "RESULTS=�
 
 @contextmanager
 def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[None]:
-    """Be the only process that does something, among all machines that share the folder; wait while another is.
+    """Be the only process that does `what`, among all machines that share the folder; wait while another is.
 
-    Who dies loses it: at once on the same machine, elsewhere after `LEASE` seconds without a sign of life, which
-    the one that waits counts by its own clock. Whoever was only suspended and goes on beside its successor does no
-    harm, since both write the same bytes.
-
-    Arguments:
-        file: the lock; there while it is held.
-        what: the other process is doing, for the one that waits.
-        option: what the user would set to have it elsewhere.
-
-    Raises:
-        DPNetError: the lock cannot be written.
+    A process that dies loses the lock: at once on the same machine, elsewhere after `LEASE` seconds without a sign
+    of life, by the clock of the one that waits. One that was only suspended does no harm beside its successor:
+    both write the same bytes.
     """
     lease = SoftFileLease(file, lease_duration=LEASE)
     try:
@@ -132,7 +113,7 @@ def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[No
 
 
 def unwritable(file: Path, error: OSError, option: str) -> DPNetError:
-    """What is said of a file that cannot be written."""
+    """The error for a file that cannot be written; `option` is what the user would set to have it elsewhere."""
     return DPNetError(
         f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
         f"or choose another folder with {option}"
@@ -140,17 +121,7 @@ def unwritable(file: Path, error: OSError, option: str) -> DPNetError:
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` while the terminal shows what is done, what is left and for how long.
-
-    Arguments:
-        items: anything iterable.
-        what: what is being done, in a few words.
-        unit: what one item is called.
-        total: number of items, where `items` has no length.
-
-    Returns:
-        the same items, in order.
-    """
+    """The same items, while the terminal shows how many are done and how long the rest takes."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     relay = os.environ.get(RELAY)
@@ -173,11 +144,7 @@ def to_json(content: Any) -> bytes:
 
 
 def read_json(file: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        DPNetError: it is corrupt; the message names it and the way out.
-    """
+    """Parse a JSON file; a corrupt one is an error that names it and the way out."""
     try:
         return json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
@@ -185,5 +152,82 @@ def read_json(file: Path) -> Any:
 
 
 def corrupt(file: Path, why: str) -> DPNetError:
-    """What is said of a file whose content is not what was written."""
+    """The error for a file whose content is not what was written."""
     return DPNetError(f"{file}: corrupt ({why}): remove the folder {file.parent} and run again")
+
+
+def save_every() -> float:
+    """Seconds between two states of a training."""
+    return float(os.environ.get("DPNET_SAVE_EVERY", "120"))
+
+
+def states(folder: Path) -> list[Path]:
+    """The states that a killed training left, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Store everything that the next step of a training depends on."""
+    import torch
+
+    torch.save(state, buffer := BytesIO())
+    write(folder / f"state-{step:08}.pt", buffer.getvalue())
+    for old in states(folder)[:-2]:  # a state that a full disk or a power cut tore leaves the one before
+        old.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, device: str) -> dict[str, Any] | None:
+    """The newest whole state; torn ones go, since the one before, or the start, leads to the same end."""
+    for file in reversed(states(folder)):
+        if (state := _read_state(file, map_location=device)) is not None:
+            return state
+        file.unlink(missing_ok=True)
+    return None
+
+
+def _read_state(file: Path, **how: Any) -> dict[str, Any] | None:
+    """A state, or None if it is torn."""
+    import torch
+
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True, **how)
+        return state
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
+        return None
+
+
+def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None:
+    """Write a trained head, with the mark of its data; whole or not at all: the file says that training is done."""
+    from safetensors.torch import save as to_bytes
+
+    write(folder / CHECKPOINT, to_bytes(parameters, {"data": data}))
+    for state in states(folder):
+        state.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """The parameters of a trained head.
+
+    Raises:
+        DPNetError: no checkpoint, or a corrupt one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / CHECKPOINT
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+    except (SafetensorError, OSError) as error:
+        raise corrupt(file, str(error).splitlines()[0]) from error
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The marks of the data that a run's checkpoint and states are of; torn files, and older ones, have none."""
+    from safetensors import SafetensorError, safe_open
+
+    contents = [_read_state(state, map_location="cpu", mmap=True) for state in states(folder)]
+    with suppress(SafetensorError, OSError), safe_open(folder / CHECKPOINT, "pt") as checkpoint:
+        contents.append(checkpoint.metadata())
+    return {content["data"] for content in contents if content and "data" in content}

@@ -10,43 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnet.config import VOID
+
 Metric = Literal["canet", "pfenet"]
 METRICS: tuple[Metric, ...] = ("canet", "pfenet")
 RESAMPLES = 2000  # of the bootstrap
-VOID = 255
 
 
 def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
-    """Count the pixels of one prediction.
-
-    Arguments:
-        prediction: 0 or 1, any shape and dtype.
-        target: 0, 1 or 255 (void), the same shape.
-
-    Returns:
-        int64 [2, 3].
-
-    Raises:
-        ValueError: shapes differ, or other values occur.
-    """
+    """Count the pixels of one prediction (0 or 1) against its target (0, 1 or 255), of any shape: int64 [2, 3]."""
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
     return episode_counts(prediction[None], target[None])[0]
 
 
 def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
-    """Count the pixels of many predictions at once.
-
-    Arguments:
-        prediction: [E, ...] of 0 and 1.
-        target: [E, ...] of 0, 1 and 255.
-
-    Returns:
-        int64 [E, 2, 3].
-
-    Raises:
-        ValueError: other values occur.
-    """
+    """Count the pixels of E predictions [E, ...] against their targets [E, ...] at once: int64 [E, 2, 3]."""
     prediction, target = prediction.flatten(1), target.flatten(1)
     foreground = prediction == 1
     kinds = [target == value for value in (0, 1, VOID)]
@@ -63,15 +42,9 @@ def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection and union of the foreground.
+    """Intersection and union of the foreground, int64 [...] each, of counts [..., 2, 3].
 
-    Arguments:
-        counts: int64 [..., 2, 3].
-        metric: "canet" takes void as background, so foreground on it is a false positive; "pfenet" leaves
-            void out.
-
-    Returns:
-        int64 [...] each.
+    "canet" takes void as background, so foreground on it is a false positive; "pfenet" leaves void out.
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: choose from {', '.join(METRICS)}")
@@ -95,37 +68,19 @@ def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: 
 
 
 def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
-    """mIoU of resampled episode lists; under the same weights the results of one list pair up.
-
-    Arguments:
-        counts: int64 [E, 2, 3].
-        classes: int [E].
-        metric: "canet" or "pfenet".
-        weights: float64 [R, E], from `draws`.
-
-    Returns:
-        float64 [R], 0..100.
-    """
+    """`mean_iou` under each row of weights [R, E], from `draws`: float64 [R]; equal weights pair results up."""
     # Sums of integers below 2^53 are exact in float64.
     hit, union = intersection_union(counts, metric)
     per_class = []
     for c in np.unique(classes):
-        chosen = classes == c
-        both = weights[:, chosen] @ np.stack([hit[chosen], union[chosen]], 1).astype(np.float64)
+        of_class = classes == c
+        both = weights[:, of_class] @ np.stack([hit[of_class], union[of_class]], 1).astype(np.float64)
         per_class.append(both[:, 0] / np.maximum(both[:, 1], 1))
     return 100 * np.mean(per_class, 0) if per_class else np.full(len(weights), np.nan)
 
 
 def queries(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Which episodes have the same query: a class and the pixels of its label tell images apart.
-
-    Arguments:
-        counts: int64 [E, 2, 3], of any prediction.
-        classes: int [E].
-
-    Returns:
-        int64 [E]: equal numbers for equal queries.
-    """
+    """Equal numbers for episodes of equal queries, int64 [E]: class and pixels of its label tell an image apart."""
     label = np.concatenate([classes[:, None], counts.sum(1)], 1)
     return np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
 
@@ -135,28 +90,21 @@ def draws(classes: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
 
     Query images are drawn, within their class, each with all its episodes: a few images make many episodes, and
     these are no independent trials. So no class ever vanishes, and all that share a seed and a list pair up.
-
-    Arguments:
-        classes: int [E].
-        query: int [E], from `queries`.
-        seed: of the resampling.
-
-    Returns:
-        float64 [RESAMPLES, E].
+    `query` is from `queries`; the result is float64 [RESAMPLES, E].
     """
     return _draws(classes.astype(np.int64).tobytes(), query.astype(np.int64).tobytes(), seed).astype(np.float64)
 
 
 @lru_cache(32)  # every row of a table draws from the same few lists
 def _draws(classes: bytes, query: bytes, seed: int) -> np.ndarray:
-    of_class, image = (np.frombuffer(part, np.int64) for part in (classes, query))
+    class_ids, images = (np.frombuffer(part, np.int64) for part in (classes, query))
     rng = np.random.default_rng(seed)
-    weights = np.zeros((RESAMPLES, len(image)), np.uint16)
-    for c in np.unique(of_class):
-        mine = of_class == c
-        distinct, which = np.unique(image[mine], return_inverse=True)
+    weights = np.zeros((RESAMPLES, len(images)), np.uint16)
+    for c in np.unique(class_ids):
+        of_class = class_ids == c
+        distinct, which = np.unique(images[of_class], return_inverse=True)
         n = len(distinct)
-        weights[:, mine] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)[:, which]
+        weights[:, of_class] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)[:, which]
     return weights
 
 

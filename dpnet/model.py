@@ -1,6 +1,5 @@
 """DPNet (Fig. 2): a frozen backbone, and a head that holds everything that is trained."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,20 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnet import backbones
+from dpnet import backbones, modules
 from dpnet.backbones import Backbone
 from dpnet.config import Pseudo, Variant
-from dpnet.modules import (
-    ASPPDecoder,
-    CycleComparison,
-    Dropout2d,
-    MultiScaleFusion,
-    PrototypeInteraction,
-    candidate_counts,
-    masked_average,
-    pseudo_prototype,
-    resize,
-)
 
 FOREGROUND = 1
 
@@ -36,17 +24,17 @@ class Output(NamedTuple):
     scores: Tensor | None  # [B, K, h, w]: logits of the discriminator
 
 
-class Head(nn.Module):
-    """Everything that is trained, on features that several heads may share.
+class Matched(NamedTuple):
+    """A head's state before the threshold."""
 
-    Arguments:
-        channels: of the backbone's features.
-        variant: modules and readings.
-        width: channels of the reduced features (256 in the paper).
-        dilations: of the decoder's 3x3 branches, in cells.
-        dropout: probability of dropping a channel.
-        generator: of the initial parameters; None: the global one.
-    """
+    F_q: Tensor  # reduced query features [B, C, h, w]
+    P: Tensor  # prototype of each support [B, K, C]
+    counts: Tensor  # int64 [B, K, N]: how often each query cell is a candidate
+    scores: Tensor | None  # logits of the discriminator [B, K, N]
+
+
+class Head(nn.Module):
+    """Everything that is trained, on backbone features (of `channels`) that several heads may share; see `DPNet`."""
 
     def __init__(
         self,
@@ -59,43 +47,91 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.variant = variant
+        # The order of these lines is the order in which parameters are drawn.
         self.reduce: nn.Module
         if variant.reduction == "3x3":
             self.reduce = nn.Conv2d(channels, width, 3, padding=1)
         else:  # PFENet's: one for the support, one for the query
             self.reduce = nn.ModuleList(nn.Conv2d(channels, width, 1, bias=False) for _ in range(2))
-        self.dropout = Dropout2d(dropout)
+        self.dropout = modules.Dropout2d(dropout)
         cycle = variant.pseudo == "cycle"
-        self.comparison = CycleComparison(width, variant.discriminator_width * width) if cycle else None
-        self.interaction = PrototypeInteraction(width, variant.alpha) if variant.pim else None
+        self.comparison = modules.CycleComparison(width, variant.discriminator_width * width) if cycle else None
+        self.interaction = modules.PrototypeInteraction(width, variant.alpha) if variant.pim else None
         fusions = 1 if variant.msf_convs == "shared" else 2
-        self.fusion = nn.ModuleList(MultiScaleFusion(width, 3 if variant.msf else 1) for _ in range(fusions))
-        self.decoder = ASPPDecoder(2 * width, width, dilations, dropout)
-        self.aux_decoder = ASPPDecoder(width, width, dilations, dropout)
+        self.fusion = nn.ModuleList(modules.MultiScaleFusion(width, 3 if variant.msf else 1) for _ in range(fusions))
+        self.decoder = modules.ASPPDecoder(2 * width, width, dilations, dropout)
+        self.aux_decoder = modules.ASPPDecoder(width, width, dilations, dropout)
         backbones.reset(self, generator)
 
-    def draw_dropout_from(self, generator: torch.Generator, rank: int = 0, size: int = 1) -> None:
-        """Let all dropout of this head come from `generator`, as for the `rank`th of `size` parts of a batch."""
+    def draw_dropout_from(self, generator: torch.Generator) -> None:
+        """Let all dropout of this head come from `generator`."""
         for module in self.modules():
-            if isinstance(module, Dropout2d):
-                module.generator, module.rank, module.size = generator, rank, size
+            if isinstance(module, modules.Dropout2d):
+                module.generator = generator
+
+    def forward(self, F_s: Tensor, masks: Tensor, F_q: Tensor, counts: Tensor, beta: float) -> Output:
+        """Segment queries.
+
+        Arguments:
+            F_s, F_q: backbone features of supports [B, K, C_b, h, w] and queries [B, C_b, h, w].
+            masks: of the supports, on the grid [B, K, h, w].
+            counts: int64 [B, K, N], from `shared_counts`.
+            beta: the discriminator's threshold in [0, 1]; 0 selects every candidate.
+        """
+        return self.segment(self.match(self.prototypes(F_s, masks), F_q, counts), beta)
+
+    def prototypes(self, F_s: Tensor, masks: Tensor) -> Tensor:
+        """P of each support [B, K, C]; arguments as in `forward`."""
+        B, K = F_s.shape[:2]
+        reduced = self.reduced(F_s.flatten(0, 1), "support")
+        return modules.masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
+
+    def match(self, P: Tensor, F_q: Tensor, counts: Tensor) -> Matched:
+        """Everything up to the threshold, which several values of beta share; arguments as in `forward`."""
+        B, K = P.shape[:2]
+        F_q = self.reduced(F_q, "query")
+        if self.comparison is None:
+            return Matched(F_q, P, counts, None)
+        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # else L_dis has no say
+            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
+        return Matched(F_q, P, counts, scores)
+
+    def segment(self, matched: Matched, beta: float) -> Output:
+        """Select C' (Eq. 3), fuse, and decode."""
+        F_q, P, counts, scores = matched
+        grid = (*P.shape[:2], *F_q.shape[-2:])
+        selected = self.select(matched, beta)
+        with_P, with_P_q = self.fuse(F_q, P.mean(1), self.pseudo_prototypes(matched, selected))
+        logits = self.decode(with_P, with_P_q)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_1 > 0):  # else L_aux has no say
+            aux_logits = self.aux_decoder(with_P)
+        on_grid = None if scores is None else scores.reshape(grid)
+        return Output(logits, aux_logits, (counts > 0).reshape(grid), selected.reshape(grid), on_grid)
 
     def reduced(self, F: Tensor, of: Literal["support", "query"]) -> Tensor:
         """Backbone features [N, C_b, h, w] of supports or queries -> [N, C, h, w]."""
         reduce = self.reduce[of == "query"] if isinstance(self.reduce, nn.ModuleList) else self.reduce
         return self.dropout(reduce(F).relu_())
 
+    def select(self, matched: Matched, beta: float) -> Tensor:
+        """C' (Eq. 3): candidates that the discriminator believes, bool [B, K, N]."""
+        selected = matched.counts > 0
+        if matched.scores is not None and beta > 0:
+            selected = selected & (matched.scores.sigmoid() > beta)
+        return selected
+
+    def pseudo_prototypes(self, matched: Matched, selected: Tensor) -> Tensor:
+        """P_q of C' (bool [B, K, N]), averaged over the supports: [B, C]."""
+        F_q, P, counts, _ = matched
+        B, K = P.shape[:2]
+        weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
+        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        each = modules.pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
+        return each.unflatten(0, (B, K)).mean(1)
+
     def fuse(self, F_q: Tensor, P: Tensor, P_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Interaction and fusion.
-
-        Arguments:
-            F_q: reduced query features [B, C, h, w].
-            P: prototype [B, C].
-            P_q: pseudo-prototype [B, C].
-
-        Returns:
-            F_q fused with P, and with P_q, [B, C, h, w] each; the same tensor twice where P_q is P.
-        """
+        """F_q [B, C, h, w] fused with P, and with P_q [B, C], after interaction; one tensor twice where P_q is P."""
         if self.interaction is not None:
             P, P_q, F_q = self.interaction(P, P_q, F_q)
         if self.variant.pseudo == "none" and len(self.fusion) == 1:  # P_q = P: one map stands for both
@@ -113,127 +149,6 @@ class Head(nn.Module):
             return self.decoder(with_P, twice=True)
         return self.decoder(torch.cat([with_P, with_P_q], 1))
 
-    def prototypes(self, F_s: Tensor, masks: Tensor) -> Tensor:
-        """Backbone features of supports [B, K, C_b, h, w], their masks [B, K, h, w] -> P of each, [B, K, C]."""
-        B, K = F_s.shape[:2]
-        reduced = self.reduced(F_s.flatten(0, 1), "support")
-        return masked_average(reduced.flatten(2), masks.flatten(0, 1).flatten(1)).unflatten(0, (B, K))
-
-    def match(self, P: Tensor, F_q: Tensor, counts: Tensor) -> "Matched":
-        """Everything up to the threshold, which several values of beta share.
-
-        Arguments:
-            P: prototype of each support [B, K, C].
-            F_q: backbone features of the queries [B, C_b, h, w].
-            counts: int64 [B, K, N]: how often each query cell is a candidate (see `candidate_counts`).
-
-        Returns:
-            reduced query, prototypes, candidates, and the discriminator's logits.
-        """
-        B, K = P.shape[:2]
-        F_q = self.reduced(F_q, "query")
-        if self.comparison is None:
-            return Matched(F_q, P, counts, None)
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # else L_dis has no say
-            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
-        return Matched(F_q, P, counts, scores)
-
-    def select(self, matched: "Matched", beta: float) -> Tensor:
-        """C' (Eq. 3): candidates that the discriminator believes, bool [B, K, N]."""
-        selected = matched.counts > 0
-        if matched.scores is not None and beta > 0:
-            selected = selected & (matched.scores.sigmoid() > beta)
-        return selected
-
-    def pseudo_prototypes(self, matched: "Matched", selected: Tensor, episodes: Tensor | None = None) -> Tensor:
-        """P_q averaged over the supports.
-
-        Arguments:
-            matched: from `match`, for B episodes.
-            selected: bool [n, K, N].
-            episodes: int64 [n]: whose selection each is; None: n is B, in order.
-
-        Returns:
-            [n, C].
-        """
-        F_q, P, counts, _ = matched if episodes is None else Matched(*(_rows(t, episodes) for t in matched))
-        n, K = P.shape[:2]
-        weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
-        found = pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
-        return found.unflatten(0, (n, K)).mean(1)
-
-    def segment(self, matched: "Matched", beta: float) -> Output:
-        """Select C' (Eq. 3), average over the supports, and decode.
-
-        Arguments:
-            matched: from `match`.
-            beta: the discriminator's threshold in [0, 1]; 0 keeps every candidate.
-
-        Returns:
-            logits of both branches, C and C' on the grid.
-        """
-        F_q, P, counts, scores = matched
-        grid = (*P.shape[:2], *F_q.shape[-2:])
-        selected = self.select(matched, beta)
-        maps = self.fuse(F_q, P.mean(1), self.pseudo_prototypes(matched, selected))
-        on_grid = None if scores is None else scores.reshape(grid)
-        candidates = (counts > 0).reshape(grid)
-        logits = self.decode(*maps)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_1 > 0):  # else L_aux has no say
-            aux_logits = self.aux_decoder(maps[0])
-        return Output(logits, aux_logits, candidates, selected.reshape(grid), on_grid)
-
-    def sweep(self, matched: "Matched", wanted: Sequence[tuple[float, str]]) -> dict[tuple[float, str], Tensor]:
-        """Several thresholds and branches from one match; what selects the same cells is decoded once.
-
-        Arguments:
-            matched: from `match`, for B episodes.
-            wanted: pairs of beta and branch ("main" or "aux").
-
-        Returns:
-            pair -> foreground minus background logit, float32 [B, h, w].
-        """
-        betas = sorted({beta for beta, _ in wanted})
-        selected = torch.stack([self.select(matched, beta) for beta in betas])  # [n, B, K, N]
-        same = (selected[:, None] == selected).flatten(3).all(3)  # [n, n, B]
-        first = same.long().argmax(1)  # [n, B]: the first threshold that selects the same cells
-        B = first.shape[1]
-        kept = torch.zeros_like(first, dtype=torch.bool).scatter_(0, first, True)
-        threshold, episode = kept.nonzero(as_tuple=True)
-        place = torch.full_like(first, -1)
-        place[threshold, episode] = torch.arange(len(episode), device=first.device)
-        at = place.gather(0, first)  # [n, B]: which decoded row each pair of threshold and episode reads
-        needed = {b: at[[betas.index(beta) for beta, branch in wanted if branch == b]].unique() for _, b in wanted}
-        decoded: dict[str, Tensor] = {}
-        for start in range(0, len(episode), B):  # as many at a time as there are episodes
-            rows = torch.arange(start, min(start + B, len(episode)), device=first.device)
-            whose = episode[rows]
-            P_q = self.pseudo_prototypes(matched, selected[threshold[rows], whose], whose)
-            maps = self.fuse(matched.F_q[whose], matched.P.mean(1)[whose], P_q)
-            for branch, of_branch in needed.items():
-                mine = torch.isin(rows, of_branch)
-                if mine.any():
-                    some = maps if mine.all() else _chosen(maps, mine)
-                    logits = self.decode(*some) if branch == "main" else self.aux_decoder(some[0])
-                    result = decoded.setdefault(branch, logits.new_empty(len(episode), *logits.shape[2:]).float())
-                    result[rows[mine]] = (logits[:, 1] - logits[:, 0]).float()
-        return {(beta, branch): decoded[branch][at[betas.index(beta)]] for beta, branch in wanted}
-
-    def forward(self, F_s: Tensor, masks: Tensor, F_q: Tensor, counts: Tensor, beta: float) -> Output:
-        """`prototypes`, `match` and `segment` in one call; arguments as there."""
-        return self.segment(self.match(self.prototypes(F_s, masks), F_q, counts), beta)
-
-
-class Matched(NamedTuple):
-    """A head's state before the threshold."""
-
-    F_q: Tensor  # reduced query features [B, C, h, w]
-    P: Tensor  # [B, K, C]
-    counts: Tensor  # int64 [B, K, N]
-    scores: Tensor | None  # logits of the discriminator [B, K, N]
-
 
 class DPNet(nn.Module):
     """The Dual Prototype Network.
@@ -241,14 +156,11 @@ class DPNet(nn.Module):
     Arguments:
         backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
         weights: the backbone's: "imagenet", a file, or None for random ones.
-        width: channels of the head.
+        width: channels of the reduced features.
         dilations: of the decoder's 3x3 branches, in cells.
         dropout: probability of dropping a channel.
         generator: of the random parameters; None: the global one.
         readings: fields of `Variant`: which modules, and each point that the paper leaves open.
-
-    Raises:
-        DPNetError: an unknown backbone, or weights that cannot be had.
     """
 
     def __init__(
@@ -271,7 +183,7 @@ class DPNet(nn.Module):
     def forward(
         self, support_images: Tensor, support_masks: Tensor, query_images: Tensor, beta: float = 0.2
     ) -> Output:
-        """Segment queries with the help of k supports each.
+        """Segment queries with the help of K supports each.
 
         Arguments:
             support_images: [B, K, 3, H, W], uint8 or float in 0..1.
@@ -291,22 +203,15 @@ class DPNet(nn.Module):
                 "expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got "
                 f"{list(support_images.shape)}, {list(support_masks.shape)}, {list(query_images.shape)}"
             )
+        # 1. Frozen features, and the supports' masks on their grid.
         raw_s = self.backbone(support_images.flatten(0, 1)).unflatten(0, (B, K))
         raw_q = self.backbone(query_images)
         masks = soft_masks(support_masks, raw_s.shape[-2:])
+        # 2. Candidates: the cycle from support to query and back (Eq. 1-2).
         counts = shared_counts(self.backbone, raw_s, raw_q, masks, self.head.variant.pseudo)
+        # 3. Prototypes, interaction, fusion, decoding (Eq. 3-8).
         features = self.backbone.features
         return self.head(features(raw_s), masks, features(raw_q), counts, beta)
-
-
-def _rows(values: Tensor | None, rows: Tensor) -> Any:
-    return None if values is None else values[rows]
-
-
-def _chosen(maps: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Some rows of both maps; still one tensor where they are one."""
-    first = maps[0][rows]
-    return first, first if maps[1] is maps[0] else maps[1][rows]
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
@@ -314,29 +219,16 @@ def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
 
     Inputs of 8k + 1 pixels are read at pixels 0, 8, ..., 8k: 0 or 1. Other sizes are read between pixels. An object
     that no cell reads has its share of each cell's area instead: its prototype is never one of nothing.
-
-    Arguments:
-        masks: [B, K, H, W] with 0, 1, 255.
-        grid: (h, w).
-
-    Returns:
-        float32 [B, K, h, w] in 0..1.
+    [B, K, H, W] with 0, 1, 255 -> float32 [B, K, h, w] in 0..1.
     """
     foreground = (masks == FOREGROUND).float()
-    read = resize(foreground, grid)
+    read = modules.resize(foreground, grid)
     shares = F.adaptive_avg_pool2d(foreground, (grid[0], grid[1]))
     return torch.where(read.amax((-2, -1), keepdim=True) > 0, read, shares)
 
 
 def hard_masks(soft: Tensor) -> Tensor:
-    """Labels of support cells for the comparison: > 0.5; where none is, the highest cell.
-
-    Arguments:
-        soft: [..., h, w].
-
-    Returns:
-        bool [..., h w]; at least one cell per mask.
-    """
+    """Foreground cells of supports: above 0.5; where none is, the highest. [..., h, w] -> bool [..., h w]."""
     soft = soft.flatten(-2)
     hard = soft > 0.5
     highest = F.one_hot(soft.argmax(-1), soft.shape[-1]).bool()
@@ -348,9 +240,7 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
     """Candidates of all (query, support) pairs; frozen, so heads of the same kind share them.
 
     Arguments:
-        backbone: says which channels are compared.
-        raw_s: its features of the supports [B, K, C_b, h, w].
-        raw_q: its features of the queries [B, C_b, h', w'].
+        raw_s, raw_q: features of `backbone`, of supports [B, K, C_b, h, w] and queries [B, C_b, h', w'].
         masks: of the supports, on the grid [B, K, h, w].
         pseudo: "cycle", "cosine", "global" (every cell) or "none" (no cell).
 
@@ -363,4 +253,4 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
         return torch.full((B, K, raw_q.shape[-2] * raw_q.shape[-1]), value, device=raw_q.device)
     F_s = backbone.comparison(raw_s).flatten(0, 1).float()
     F_q = backbone.comparison(raw_q).float().repeat_interleave(K, 0)
-    return candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))
+    return modules.candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))

@@ -15,15 +15,13 @@ BLOCK = 1024  # support cells that are compared at a time: all of them up to 249
 
 
 def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
-    """Nearest query cell of each support cell, and nearest support cell of each query cell (Eq. 1, 2).
+    """Nearest query cell of each support cell, and nearest support cell of each query cell, by cosine (Eq. 1, 2).
 
-    Both arg-maxes come from one affinity, of which only `block` support rows exist at a time, so memory grows
-    with the cells of one image and not with their square.
+    Only `block` rows of the affinity exist at a time: memory grows with the cells of an image, not with their square.
 
     Arguments:
-        F_s: support features [B, C, N_s], any scale; compared by cosine.
-        F_q: query features [B, C, N_q].
-        block: support rows at a time; None: `BLOCK`.
+        F_s, F_q: features of support [B, C, N_s] and query [B, C, N_q].
+        block: support cells at a time; None: `BLOCK`.
 
     Returns:
         j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
@@ -43,21 +41,6 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
     return torch.cat(forward, 1), backward
 
 
-def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
-    """The confidence set C: query cells that a foreground support cell reaches, and that lead back to one.
-
-    Arguments:
-        F_s: support features [B, C, N_s].
-        F_q: query features [B, C, N_q].
-        foreground: bool [B, N_s].
-        block: support rows at a time (see `cycle_matches`).
-
-    Returns:
-        bool [B, N_q] (Eq. 1-2).
-    """
-    return candidate_counts(F_s, F_q, foreground, "cycle", block) > 0
-
-
 def candidate_counts(
     F_s: Tensor,
     F_q: Tensor,
@@ -68,8 +51,9 @@ def candidate_counts(
     """How many foreground support cells reach each query cell: the multiset behind C.
 
     Arguments:
-        F_s, F_q, foreground, block: as in `cycle_candidates`.
-        pseudo: "cycle" keeps cells whose way back ends on foreground; "cosine" keeps all (Table 4).
+        F_s, F_q, block: as in `cycle_matches`.
+        foreground: bool [B, N_s].
+        pseudo: "cycle" counts cells whose way back ends on foreground; "cosine" counts all (Table 4).
 
     Returns:
         int64 [B, N_q].
@@ -79,42 +63,38 @@ def candidate_counts(
     return counts * foreground.gather(1, backward) if pseudo == "cycle" else counts
 
 
+def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
+    """C (Eq. 1-2), bool [B, N_q]: query cells that foreground reaches and that lead back; see `candidate_counts`."""
+    return candidate_counts(F_s, F_q, foreground, "cycle", block) > 0
+
+
 def masked_average(features: Tensor, weights: Tensor) -> Tensor:
-    """Average of features under non-negative weights (Eq. 3, and the prototype).
-
-    Arguments:
-        features: [B, C, N].
-        weights: [B, N], not negative.
-
-    Returns:
-        [B, C]; zero where all weights are zero.
-    """
+    """Average of features [B, C, N] under weights >= 0 [B, N] -> [B, C]; zero where all weights are zero."""
     total = torch.einsum("bcn,bn->bc", features, weights.to(features.dtype))
     return total / weights.sum(1, keepdim=True).clamp(min=EPSILON).to(features.dtype)
 
 
-class Dropout2d(nn.Module):
-    """Dropout of whole channels, from an explicit generator, so that heads trained together stay independent.
+def pseudo_prototype(F_q: Tensor, P: Tensor, weights: Tensor) -> Tensor:
+    """P_q [B, C], the mean of query cells [B, C, N_q] under weights [B, N_q] (Eq. 3); P where all are 0 (K = 0)."""
+    any_selected = (weights > 0).any(1, keepdim=True)
+    return torch.where(any_selected, masked_average(F_q, weights), P)
 
-    Arguments:
-        p: probability of dropping a channel.
-    """
+
+class Dropout2d(nn.Module):
+    """Dropout of whole channels, from a generator of its own, so that heads trained together stay independent."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
         self.generator: torch.Generator | None = None
-        self.rank, self.size = 0, 1  # of the processes that share a batch: all draw the same, each takes its rows
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, ...] -> the same shape; the identity in evaluation."""
         if not self.training or self.p == 0:
             return x
-        rows, channels = x.shape[:2]
-        draws = torch.rand((self.size * rows, channels), device=x.device, generator=self.generator)
-        draws = draws[self.rank * rows : (self.rank + 1) * rows]
-        keep = (draws >= self.p).to(x.dtype) / (1 - self.p)
-        return x * keep.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+        draws = torch.rand(x.shape[:2], device=x.device, generator=self.generator)
+        scale = (draws >= self.p).to(x.dtype) / (1 - self.p)
+        return x * scale.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
 
 
 class CycleComparison(nn.Module):
@@ -122,10 +102,6 @@ class CycleComparison(nn.Module):
 
     [F_q at j ; P] -> FC -> ReLU -> FC; a sigmoid and the threshold beta follow where C' is selected. The
     candidates themselves come from frozen features (`candidate_counts`), and heads share them.
-
-    Arguments:
-        width: channels of F_q and P.
-        hidden: units of the discriminator's first layer.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -134,34 +110,11 @@ class CycleComparison(nn.Module):
         self.second = nn.Linear(hidden, 1)
 
     def forward(self, F_q: Tensor, P: Tensor) -> Tensor:
-        """Logits.
-
-        Arguments:
-            F_q: reduced query features [B, C, N_q].
-            P: [B, C].
-
-        Returns:
-            [B, N_q].
-        """
+        """F_q [B, C, N_q] and P [B, C] -> logits [B, N_q]."""
         # FC([F_q ; P]) without tiling P: the weight's two halves act on cells and on the prototype apart.
         on_cells, on_P = self.first.weight.split([F_q.shape[1], P.shape[1]], 1)
         hidden = F_q.transpose(1, 2) @ on_cells.T + F.linear(P, on_P, self.first.bias)[:, None]
         return self.second(hidden.relu_()).squeeze(2)
-
-
-def pseudo_prototype(F_q: Tensor, P: Tensor, weights: Tensor) -> Tensor:
-    """P_q, the mean of the selected query cells (Eq. 3), or P where none is selected (K = 0).
-
-    Arguments:
-        F_q: [B, C, N_q].
-        P: [B, C].
-        weights: [B, N_q], 0 where a cell is not selected.
-
-    Returns:
-        [B, C].
-    """
-    found = (weights > 0).any(1, keepdim=True)
-    return torch.where(found, masked_average(F_q, weights), P)
 
 
 class PrototypeInteraction(nn.Module):
@@ -192,8 +145,6 @@ class MultiScaleFusion(nn.Module):
     """Fuses a prototype with the query at full, half and quarter scale (Fig. 2, green block).
 
     One unshared 1x1 convolution per scale on [F_q ; prototype]; the maps are resized, summed and rectified.
-    The convolution's weight acts on cells and on the prototype apart, so several prototypes share the cells'
-    part, and no prototype is tiled.
 
     Arguments:
         width: channels of F_q, prototype and result.
@@ -207,18 +158,18 @@ class MultiScaleFusion(nn.Module):
     def forward(self, F_q: Tensor, *prototypes: Tensor) -> list[Tensor]:
         """F_q [B, C, h, w], prototypes [B, C] each -> one [B, C, h, w] per prototype."""
         width, size = F_q.shape[1], F_q.shape[2:]
-        cells = []
-        mapped = [torch.zeros_like(P) for P in prototypes]
+        maps, biases = [], [torch.zeros_like(P) for P in prototypes]
         for level, conv in enumerate(self.convs):
             assert isinstance(conv, nn.Linear)
+            # The weight's two halves act on cells and on the prototype apart: no prototype is tiled.
             on_cells, on_P = conv.weight.split([width, width], 1)
             step = 2**level
             scaled = F.avg_pool2d(F_q, step, step, ceil_mode=True, count_include_pad=False) if level else F_q
             scaled = F.conv2d(scaled, on_cells[:, :, None, None])
-            cells.append(resize(scaled, size) if level else scaled)
-            mapped = [m + F.linear(P, on_P, conv.bias) for m, P in zip(mapped, prototypes, strict=True)]
-        summed = torch.stack(cells).sum(0) if len(cells) > 1 else cells[0]
-        return [(summed + m[:, :, None, None]).relu_() for m in mapped]
+            maps.append(resize(scaled, size) if level else scaled)
+            biases = [b + F.linear(P, on_P, conv.bias) for b, P in zip(biases, prototypes, strict=True)]
+        summed = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        return [(summed + b[:, :, None, None]).relu_() for b in biases]
 
 
 class ASPPDecoder(nn.Module):
@@ -241,18 +192,11 @@ class ASPPDecoder(nn.Module):
         self.dropout = Dropout2d(dropout)
 
     def forward(self, x: Tensor, twice: bool = False) -> Tensor:
-        """Classify each cell.
-
-        Arguments:
-            x: [B, channels, h, w]; half the channels if `twice`.
-            twice: x stands for [x ; x], whose convolution is that of x under the sum of the weight's halves.
-
-        Returns:
-            logits [B, 2, h, w].
-        """
+        """[B, channels, h, w] -> logits [B, 2, h, w]; `twice`: x, of half the channels, stands for [x ; x]."""
 
         def convolve(conv: nn.Module, x: Tensor) -> Tensor:
             assert isinstance(conv, nn.Conv2d)
+            # A convolution of [x ; x] is one of x under the sum of the weight's halves.
             weight = torch.stack(conv.weight.chunk(2, 1)).sum(0) if twice else conv.weight
             return F.conv2d(x, weight, conv.bias, padding=conv.padding, dilation=conv.dilation)
 
@@ -263,13 +207,5 @@ class ASPPDecoder(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Bilinear, corners aligned: inputs of 8k + 1 pixels have their cells at pixels 0, 8, ..., 8k.
-
-    Arguments:
-        x: [B, C, h, w].
-        size: (height, width).
-
-    Returns:
-        [B, C, height, width].
-    """
+    """Bilinear, [B, C, h, w] -> [B, C, *size]; corners aligned: of 8k + 1 pixels, cells are pixels 0, 8, ..., 8k."""
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)

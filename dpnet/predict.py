@@ -1,9 +1,9 @@
 """Segment your own image: a query, some supports with masks, and a trained run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,66 +13,44 @@ from torch import Tensor, nn
 from dpnet.config import Training, Variant
 from dpnet.data import images
 from dpnet.data.images import Source
-from dpnet.io import DPNetError, read_json, write
+from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json, write
 from dpnet.model import FOREGROUND, DPNet
 from dpnet.modules import resize
-from dpnet.train import load_checkpoint
 
 BETA = 0.2  # as in the paper's tests
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A network that is ready to segment.
+class Trained(NamedTuple):
+    """A network that is ready to segment."""
 
-    Arguments:
-        model: in evaluation mode, on the CPU.
-        size: side in pixels of the square that it sees.
-    """
-
-    model: DPNet
-    size: int
+    model: DPNet  # in evaluation mode, on the CPU
+    size: int  # side in pixels of the square that it sees
 
 
 def load(checkpoint: str | Path) -> Trained:
-    """The network of a trained run.
-
-    Arguments:
-        checkpoint: its folder, or the file in it.
-
-    Returns:
-        the network.
-
-    Raises:
-        DPNetError: no such run, or a corrupt file.
-    """
+    """The network of a trained run, given its folder or the file in it; DPNetError if there is none."""
     folder = Path(checkpoint)
     folder = folder.parent if folder.is_file() else folder
     about = read_json(folder / "run.json") if (folder / "run.json").exists() else None
     if not isinstance(about, dict) or about.get("kind") != "Run":
         raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
-    if not (folder / "checkpoint.safetensors").exists():
+    if not (folder / CHECKPOINT).exists():
         raise DPNetError(
-            f"{folder}: no checkpoint.safetensors in it: published results come without; train it here, "
+            f"{folder}: no {CHECKPOINT} in it: published results come without; train it here, "
             f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
         )
     try:
-        training = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-        model = DPNet(
-            training.backbone,
-            width=training.width,
-            dilations=training.dilations,
-            dropout=training.dropout,
-            **vars(Variant(**about["variant"])),
-        )
-        model.head.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors"))
+        t = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
+        readings = vars(Variant(**about["variant"]))
+        model = DPNet(t.backbone, width=t.width, dilations=t.dilations, dropout=t.dropout, **readings)
+        model.head.load_state_dict(load_checkpoint(folder))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise DPNetError(
             f"{folder / 'run.json'}: does not describe the network beside it ({why}): give another run, or train it "
             "again"
         ) from error
-    return Trained(model.eval().requires_grad_(False), training.size)
+    return Trained(model.eval().requires_grad_(False), t.size)
 
 
 @torch.inference_mode()
@@ -107,44 +85,42 @@ def segment(
     >>> mask.shape == probability.shape
     True
     """
+    # 1. Read.
     supports, masks = images.several(supports, 3), images.several(masks, 2)
     if not supports or len(supports) != len(masks):
         raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
     _need_beta(beta)
-    picture = images.photograph(query, "query")
-    shown = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
-    found = [
+    image = images.photograph(query, "query")
+    photographs = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
+    labels = [
         images.mask(mask, support.size, soft, label, f"mask {i}")
-        for i, (mask, support) in enumerate(zip(masks, shown, strict=True), 1)
+        for i, (mask, support) in enumerate(zip(masks, photographs, strict=True), 1)
     ]
-    trained = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
-    size = trained.size
-    squashed = [square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for mask in found]
-    for number, mask in enumerate(squashed, 1):
+    model, size = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
+    # 2. Squash to the network's square.
+    small = [square(Image.fromarray(marked), size, Image.Resampling.NEAREST) for marked in labels]
+    for number, mask in enumerate(small, 1):
         if not (mask == FOREGROUND).any():
             raise DPNetError(
                 f"mask {number}: what it marks is less than a pixel at the network's {size}x{size}: cut support and "
                 "mask to where the object is"
             )
-    logits = trained.model(
-        torch.stack([square(support, size) for support in shown])[None],
-        torch.stack(squashed)[None],
-        square(picture, size)[None],
-        beta,
-    ).logits
-    difference = resize(logits[:, 1:] - logits[:, :1], (picture.height, picture.width))[0, 0]
+    inputs = torch.stack([square(support, size) for support in photographs]), torch.stack(small), square(image, size)
+    # 3. Segment, at the query's own size.
+    logits = model(*(tensor[None] for tensor in inputs), beta).logits
+    difference = resize(logits[:, 1:] - logits[:, :1], (image.height, image.width))[0, 0]
     return (difference > 0).to(torch.uint8).numpy(), difference.sigmoid().numpy()
-
-
-def _need_beta(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
 
 
 def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
     """An image squashed to a square, as in training: uint8 [3, size, size], or [size, size] of one channel."""
     pixels = torch.from_numpy(np.array(image.resize((size, size), how)))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+
+
+def _need_beta(beta: float) -> None:
+    if not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
 
 
 class Program(nn.Module):
@@ -171,18 +147,15 @@ def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BET
 
     Returns:
         what was exported.
-
-    Raises:
-        DPNetError: no such run, no such threshold, or the file is none of `.pt2` or cannot be written.
     """
     _need_beta(beta)
     if Path(file).suffix != ".pt2":
         raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
     trained = load(checkpoint)
     S = trained.size
-    seen = [torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,))]
+    blank = tuple(torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,)))
     with torch.no_grad():
-        program = torch.export.export(Program(trained, beta).eval(), tuple(seen))
+        program = torch.export.export(Program(trained, beta).eval(), blank)
     torch.export.save(program, packed := BytesIO())
     write(file, packed.getvalue(), "--out")
     return trained

@@ -1,165 +1,25 @@
 """The house: configuration, run ids, store, notebooks, commands, files that must agree."""
 
-import argparse
 import dataclasses
 import json
-import os
-import re
-import subprocess
-import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from dpnet import cli, io
-from dpnet.companion import experiments, notebooks, paper, presets, report, results, runner, tables
-from dpnet.companion.store import COUNTS, Store, Thing
-from dpnet.config import Evaluation, Run, Variant, fingerprint
+from dpnet.companion import experiments, paper, report, results, runner, tables
+from dpnet.companion.store import Store, Thing
+from dpnet.config import Evaluation, Run, Variant
 from dpnet.io import DPNetError, write
 
 ROOT = Path(__file__).parents[1]
-TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EXECUTED = sorted((ROOT / "results").glob("*/*.ipynb")) + sorted((ROOT / "results").glob("*/train/*.ipynb"))
-EXECUTED = [n for n in EXECUTED if "-tiny" not in n.parent.as_posix() and ".failed" not in n.name]
 
 
 def some_run(**changes: object) -> Run:
     run = experiments.run(Variant(), "shapes", "tiny", 0, 0)
     return dataclasses.replace(run, **changes)
-
-
-# ---- run ids
-
-
-def test_a_runs_id_changes_with_what_changes_its_result() -> None:
-    run = some_run()
-    others = [
-        some_run(fold=1),
-        some_run(seed=1),
-        some_run(benchmark="pascal"),
-        some_run(variant=Variant(lambda_1=0.5)),
-        some_run(training=dataclasses.replace(run.training, steps=31)),
-        some_run(recipe=dataclasses.replace(run.recipe, diversity=0.5)),
-    ]
-    assert len({r.id for r in [run, *others]}) == 1 + len(others)
-    assert run.id == some_run().id
-
-
-def test_a_new_reading_at_its_default_renames_nothing() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Later(Variant):
-        reading: str = "as before"
-
-    def digits(variant: Variant) -> str:
-        object.__setattr__(variant, "__class__", Later)  # the kind's name is part of the id
-        return fingerprint(variant)
-
-    assert digits(Later()) == digits(Later(reading="as before"))
-    assert digits(Later()) != digits(Later(reading="new"))
-
-
-def test_slugs_are_readable() -> None:
-    assert Variant().slug == "pim+msf+ccm"
-    assert Variant(pim=False, msf=False, pseudo="none").slug == "base"
-    assert Variant(lambda_1=0.5, dis_over="C'").slug == "pim+msf+ccm-lambda_1=0.5-dis_over=Cp"
-    assert Evaluation(1000).id == "main-right-1shot-beta0.2-x1-1000ep"
-    assert len({e.id for e in (Evaluation(10), Evaluation(10, beta=0.3), Evaluation(10, scales=(0.7, 1.0)))}) == 3
-
-
-def test_every_preset_is_there() -> None:
-    for benchmark in presets.BENCHMARKS:
-        for preset in presets.PRESETS:
-            sizes = presets.resolve(benchmark, preset)
-            assert sizes.training.size % 8 == 1  # a grid whose cells lie on pixels 0, 8, ...
-            assert sizes.episodes >= 40
-    paper = presets.resolve("pascal", "paper").training
-    assert (paper.size, paper.learning_rate, paper.decay, paper.batch) == (321, 0.0025, 0.0, 4)
-    assert (paper.backbone, paper.width, paper.dilations) == ("resnet50", 256, (6, 12, 18))
-
-
-# ---- store
-
-
-def scored(tmp_path: Path) -> tuple[Store, Run]:
-    store, run = Store(tmp_path), some_run()
-    store.begin(run)
-    counts = np.arange(18).reshape(3, 2, 3)
-    store.finish(run, {"a": counts, "b": counts + 1}, dict.fromkeys("ab", np.array([1, 1, 2])), {"a": {}, "b": {}})
-    return store, run
-
-
-def test_counts_come_back(tmp_path: Path) -> None:
-    store, run = scored(tmp_path)
-    counts, classes = store.counts(run, "b")
-    assert counts.dtype == np.int64
-    assert counts.tolist() == (np.arange(18).reshape(3, 2, 3) + 1).tolist()
-    assert classes.tolist() == [1, 1, 2]
-    assert store.missing(run, ["a", "c"]) == ["c"]
-    store.finish(run, {"c": counts}, {"c": classes}, {"c": {}})
-    assert store.missing(run, ["a", "b", "c"]) == []
-    assert store.counts(run, "a")[0].tolist() == np.arange(18).reshape(3, 2, 3).tolist()
-    at_once = Store(tmp_path / "at once")
-    every = {"c": counts, "b": counts, "a": counts - 1}
-    at_once.begin(run)
-    at_once.finish(run, every, dict.fromkeys("abc", classes), {"a": {}, "b": {}, "c": {}})
-    for file in ("metrics.json", COUNTS):
-        assert (at_once.folder(run) / file).read_bytes() == (store.folder(run) / file).read_bytes()
-
-
-@pytest.mark.parametrize("how", ["truncated", "not json", "another run's", "counts truncated", "counts gone"])
-def test_corrupt_files_are_named_with_the_way_out(how: str, tmp_path: Path) -> None:
-    store, run = scored(tmp_path)
-    metrics, counts = store.folder(run) / "metrics.json", store.folder(run) / COUNTS
-    if how == "truncated":
-        metrics.write_bytes(metrics.read_bytes()[:-20])
-    elif how == "not json":
-        metrics.write_bytes(b"\xff\x00")
-    elif how == "another run's":
-        metrics.write_text('{"id": "x", "evaluations": {}}')
-    elif how == "counts truncated":
-        counts.write_bytes(counts.read_bytes()[:-8])
-    else:
-        counts.unlink()
-    with pytest.raises(DPNetError) as error:  # whichever file it is, reading the counts meets it
-        store.counts(run, "a")
-    assert re.search(
-        rf"(metrics\.json|counts\.npz): corrupt .* remove the folder {re.escape(str(store.folder(run)))}",
-        str(error.value),
-    )
-
-
-def test_metrics_are_written_last_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, run = Store(tmp_path), some_run()
-    replaced: list[str] = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b).name), replace(a, b)))
-    scored(tmp_path)
-    assert replaced[-1] == "metrics.json"
-    monkeypatch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    before = (store.folder(run) / "metrics.json").read_bytes()
-    with pytest.raises(DPNetError, match="No space left on device"):
-        write(store.folder(run) / "metrics.json", b"new")
-    assert (store.folder(run) / "metrics.json").read_bytes() == before
-    assert not list(store.folder(run).glob(".*.part"))
-
-
-def test_the_same_bytes_are_not_written_again(tmp_path: Path) -> None:
-    write(tmp_path / "a", b"x")
-    stamp = (tmp_path / "a").stat().st_mtime_ns
-    write(tmp_path / "a", b"x")
-    assert (tmp_path / "a").stat().st_mtime_ns == stamp
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DPNetError, match=r"cannot be written.*RESULTS="):
-        write(tmp_path / "file" / "inside", b"x")
 
 
 # ---- results
@@ -340,40 +200,6 @@ def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
         results.table(3, benchmark="pascal", preset="paper", results=tmp_path)
 
 
-# ---- notebooks
-
-
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
-def test_templates_carry_no_outputs_and_typed_commented_parameters(path: Path) -> None:
-    notebook = nbformat.read(path, 4)
-    assert all(not c.get("outputs") and c.get("execution_count") is None for c in notebook.cells)
-    assert notebook.metadata.kernelspec.name == "python3"
-    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    for line in parameters.source.splitlines():
-        assert re.fullmatch(r"\w+: (str|int|bool|float) = \S+  # .+", line)
-
-
-@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path) -> None:
-    notebook = nbformat.read(path, 4)
-    code = [c for c in notebook.cells if c.cell_type == "code"]
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
-    outputs = [o for c in code for o in c.outputs]
-    assert outputs
-    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
-    assert set(notebook.metadata) == {"kernelspec", "dpnet"}
-    assert path.stat().st_size < 500_000
-    said = [(o.get("text", ""), {k: v for k, v in o.get("data", {}).items() if "image" not in k}) for o in outputs]
-    text = f"{said} {[c.source for c in notebook.cells]} {notebook.metadata}"  # pictures may hold any letters
-    assert not re.search(r"/(work|home|root|tmp|Users)/|papermill|widget", text)
-    name = "train" if path.parent.name == "train" else path.stem
-    template = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
-    kept = [c.source for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    assert kept == [c.source for c in template.cells]
-    if path.parent.name != "train":
-        assert notebooks.current(path.stem, path), "stale: run its make target again"
-
-
 def test_committed_tables_are_what_their_runs_give() -> None:
     found = [p for p in sorted((ROOT / "results").glob("*/table3.csv")) if not p.parent.name.endswith("-tiny")]
     assert found
@@ -389,144 +215,10 @@ def test_committed_tables_are_what_their_runs_give() -> None:
         assert (path.parent / "REPORT.md").read_text() == report.as_markdown(reader), "run `make report`"
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"betta": 0.2}, r"unknown parameter 'betta'.*has beta, name"),
-        ({"beta": "0.2"}, r"beta='0.2': a float is needed, not str"),
-        ({"name": 3}, r"name=3: a str is needed, not int"),
-        ({"beta": True}, r"beta=True: a float is needed, not bool"),
-    ],
-)
-def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
-    names = {"__annotations__": {"beta": float, "name": str}, "beta": 0.5, "name": "x", "In": [], "np": np, "_": 1}
-    notebooks.check_parameters(names)
-    with pytest.raises(DPNetError, match=message):
-        notebooks.check_parameters({**names, **values})
-
-
-# ---- commands
-
-
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dpnet", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["reproduce", "table9"], r"unknown target 'table9': choose from table1, .*table6, fig3, .*all"),
-        (["reproduce", "diversity", "--benchmark", "pascal"], r"pascal has no diversity to set: make reproduce-d"),
-        (["reproduce", "table3", "--benchmark", "voc"], r"unknown benchmark 'voc': choose from shapes, pascal"),
-        (["reproduce", "table3", "--preset", "huge"], r"unknown preset 'huge': choose from tiny, quick, mini, paper"),
-        (["reproduce", "table3", "--device", "tpu"], r"unknown device 'tpu'"),
-        (["reproduce", "table3", "--benchmark", "pascal-mini", "--data", "nowhere"], r"nowhere: no such folder"),
-        (["train", "--variant", "nope"], r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
-        (["train", "--benchmark", "shapes", "--fold", "9", "--preset", "tiny"], r"no fold 9"),
-        (["evaluate", "--fold", "7", "--preset", "tiny"], r"shapes has no fold 7 to test: its folds are"),
-        (["train", "--diversity", "0.2"], r"--diversity 0\.2: table3 has none to set: it is of target diversity"),
-        (["train", "diversity", "--diversity", "0.33"], r"--diversity 0\.33: diversity has 0"),
-    ],
-)
-def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
-                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    for name in ("DPNET_DATA", "DPNET_RESULTS"):
-        monkeypatch.setenv(name, str(tmp_path))
-    assert cli.main(arguments) == 1
-    err = capsys.readouterr().err
-    assert len(err.splitlines()) == 1
-    assert re.search(message, err)
-    assert not list(tmp_path.glob("*-*/runs"))  # nothing half-written
-
-
-@pytest.mark.parametrize("arguments", [["reproduce", "table3", "--betta", "1"], ["nonsense"], [],
-                                       ["reproduce", "table3", "--seeds", "0"], ["train", "--seed", "-1"],
-                                       ["train", "--fold", "²"]])  # fmt: skip
-def test_wrong_words_are_one_line(arguments: list[str]) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_every_verb_leads_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = next(a for a in cli.parser()._actions if a.dest == "verb").choices
-    assert choices is not None
-    called: list[str] = []
-    names = ("prepare", "check", "plan", "reproduce", "run", "report", "predict", "export", "site", "speed")
-    for name in (*names, "choose", "explore"):
-        monkeypatch.setattr(cli, f"_{name}", lambda _, name=name: called.append(name))
-    for verb in choices:
-        monkeypatch.setattr(cli.Parser, "parse_args", lambda *_, verb=verb: argparse.Namespace(verb=verb))
-        assert cli.main([]) == 0
-        assert called.pop() == {"train": "run", "evaluate": "run"}.get(verb, verb)
-
-
-def test_importing_is_light() -> None:
-    code = (
-        "import sys, dpnet, dpnet.companion.paper; "
-        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'torch', 'timm'} & set(sys.modules); "
-        "assert not bad, bad; dpnet.DPNet; dpnet.results; "
-        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed'} & set(sys.modules); assert not bad, bad"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_a_parameter_cannot_inject_code() -> None:
-    """Whatever a value holds, a notebook's parameters cell reads it back as that value."""
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
-    hostile = "x\"; raise SystemExit #'\n'" + '"' * 3 + "\\{1/0}\n%cd /"
-    template = load_notebook_node(str(ROOT / "notebooks" / "train.ipynb"))
-    made = parameterize_notebook(template, {"benchmark": hostile})
-    (cell,) = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
-    names: dict[str, object] = {}
-    exec(cell.source, names)
-    assert names["benchmark"] == hostile
-
-
-def test_environment_yml_and_the_lock_agree_with_pyproject() -> None:
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python, pip, through_pip = environment["dependencies"]
-    assert (python, pip) == ("python=3.11", "pip")
-    assert through_pip == {"pip": ["-c requirements.lock", "-e .[notebooks,cluster,dev]"]}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    locked = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if "==" in line and not line.startswith("#")
-    )
-    assert (locked["torch"], locked["torchvision"]) == ("2.14.1", "0.29.1")
-    extras = project["optional-dependencies"]
-    for needed in [*project["dependencies"], *extras["notebooks"], *extras["dev"], *extras["cluster"]]:
-        name = re.split(r"[><=]", needed)[0]
-        assert name in locked, name
-
-
 def test_the_readme_reads_its_numbers_from_results() -> None:
     from dpnet.companion import report
 
     assert report.filled((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text(), "run `make report`"
-
-
-def test_make_help_lists_every_public_target() -> None:
-    done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
-    for target in ("setup", "test", "reproduce-table3", "reproduce-all", "plan-table3", "report", "site", "test-site",
-                   "clean"):  # fmt: skip
-        assert re.search(rf"make {target} ", done.stdout)
-    for name in [*experiments.EXPERIMENTS, "all"]:
-        for verb in ("reproduce", "plan"):
-            said = subprocess.run(
-                ["make", "-n", f"{verb}-{name}"], capture_output=True, text=True, cwd=ROOT, check=True
-            ).stdout
-            assert f"dpnet {verb} {name} --benchmark" in said
 
 
 # ---- every table and figure as a declaration
@@ -598,30 +290,6 @@ def test_looks_are_the_best_the_middle_and_the_worst_of_each_class() -> None:
                       ("largest loss", 1, 0), ("largest loss", 2, 4)]  # fmt: skip
 
 
-def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    reader_of(tmp_path)
-    cohort = runner.Cohort("table3", "shapes", "tiny", 0, 0)
-    assert runner.plan([cohort]).iloc[0].to_dict() == {
-        "cohort": "table3-fold0-seed0", "runs": 3, "shared": 1, "finished": 0, "to score": 0, "to train": 3,
-    }  # fmt: skip
-    assert "unknown" in runner.expected([cohort], "cpu")
-    write(cohort.store.root / "throughput.json", json.dumps({"cpu": {"seconds per step and head": 3600.0}}).encode())
-    steps = presets.resolve("shapes", "tiny").training.steps
-    assert f"about {3 * steps} h on cpu to train" in runner.expected([cohort], "cpu")
-    runner.remember(cohort, "cpu", "seconds per step and head", 0.0, 1)
-    write(cohort.store.root / "throughput.json", json.dumps(
-        {"cpu": {"seconds per step and head": 1.0, "seconds per score and run": 10.0}}).encode())  # fmt: skip
-    for run in cohort.runs[:1]:
-        (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
-    assert runner.plan([cohort]).iloc[0]["to train"] == 2
-    scores = sum(len(cohort.scored[run]) for run in cohort.runs[1:])
-    assert f"about {round((2 * steps + 10 * scores) / 60)} min" in runner.expected([cohort], "cpu")
-    for run in cohort.runs[1:]:
-        (cohort.store.folder(run) / "checkpoint.safetensors").write_bytes(b"")
-    assert runner.expected([cohort], "cpu") == "Nothing is left to do."
-
-
 def test_what_the_paper_claims_is_held_against_runs(tmp_path: Path) -> None:
     reader = reader_of(tmp_path)
     found = report.claims(reader).set_index("effect")
@@ -637,21 +305,6 @@ def test_what_the_paper_claims_is_held_against_runs(tmp_path: Path) -> None:
     assert "57.7" in page
     for row in paper.lint().itertuples():
         assert row.where in page
-
-
-def test_no_file_of_the_project_names_a_machine() -> None:
-    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
-    named = [f for f in listed if (ROOT / f).suffix in {".py", ".md", ".toml", ".yml", ".json", ".csv", ".cff", ""}
-             and re.search(r"(?<![\w.])/(work|farm|root|home)/\w", (ROOT / f).read_text(errors="replace"))
-             and f != "tests/test_project.py"]  # fmt: skip
-    assert named == []
-
-
-def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("DPNET_RESULTS", raising=False)
-    assert io.places().results == ROOT / "results"
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    assert io.places().results == tmp_path
 
 
 def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from dpnet import io
-from dpnet.io import RELAY, DPNetError
+from dpnet.companion.notebooks import kernel_environment
+from dpnet.io import RELAY, DPNetError, Places
 
 RETRIES = 2  # of a cohort whose worker was killed
 LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes on where the one before was
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 def spread(
-    work: Callable[[T], str | None], named: Mapping[str, T], jobs: int, device: str, where: str = ""
+    work: Callable[[T], str | None], named: Mapping[str, T], jobs: int, at: Places, where: str = ""
 ) -> Iterator[tuple[str, str | None]]:
-    """Do some work for each of several things, on workers.
+    """Call a function with each of several items, on workers.
 
     Arguments:
         work: returns what went wrong, or None; repeated, since it returns at once where nothing is left to do.
-        named: name -> thing.
+        named: name -> item.
         jobs: workers.
-        device: "cuda" gives each local worker a GPU of its own, "cpu" its share of the cores.
+        at: data and results; the device "cuda" gives each local worker its own GPU, "cpu" its share of the cores.
         where: "" for workers on this machine, "slurm" for jobs as Dask's own configuration describes them, or
             the address of a scheduler that is there already (tcp://…, tls://…).
 
@@ -40,59 +40,66 @@ def spread(
     """
     try:
         import dask
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client, as_completed
     except ImportError:
         raise DPNetError("JOBS above 1, or CLUSTER, needs Dask: pip install -e '.[cluster]', or JOBS=1") from None
     with ExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="dpnet-dask-"))
-        stack.callback(_restore, dict(os.environ))  # Dask leaves its own behind: one thread, among others
-        # What ends wrong is said by us, in one line.
-        for name in ("distributed", "distributed.client"):
+        stack.enter_context(kernel_environment(at))  # and what Dask adds (one thread, among others) ends with it
+        for name in ("distributed", "distributed.client"):  # errors are printed by us, in one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        silence = {"distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
+        scratch = stack.enter_context(TemporaryDirectory(prefix="dpnet-dask-"))
         allowed = LIMITS if where == "slurm" else RETRIES
-        chosen = {
-            "temporary-directory": scratch,
-            "distributed.scheduler.allowed-failures": allowed,
-            "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
-        }
-        # A worker here is not lost while its Nanny starts it again; a job of Slurm's is, and another is submitted.
-        patience = {} if where else {"distributed.deploy.lost-worker-timeout": "365d"}
-        stack.enter_context(dask.config.set({**chosen, **silence, **patience}))
-        slots = min(jobs, len(named))
+        stack.enter_context(dask.config.set(_settings(scratch, allowed, bool(where))))
         try:
-            if "://" in where:
-                client = stack.enter_context(Client(where, timeout="10s"))
-            else:
-                found = _slurm(slots) if where == "slurm" else _local(slots, jobs, device)
-                stack.callback(_close, found)
-                client = stack.enter_context(Client(found))
+            client = stack.enter_context(Client(**_scheduler(stack, min(jobs, len(named)), jobs, at, where)))
         except (OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
-        # Workers elsewhere know neither where results and data are, nor on what to compute.
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
         call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
         futures = {
-            client.submit(_placed, work, thing, here, key=f"{name}-{call}", retries=RETRIES, pure=False): name
-            for name, thing in named.items()
+            client.submit(_placed, work, item, here, key=f"{name}-{call}", retries=RETRIES, pure=False): name
+            for name, item in named.items()
         }
         for future in as_completed(futures):
-            name = futures.pop(future)
-            problem = future.exception()
-            if problem is None:
-                wrong = future.result()
-            elif isinstance(problem, KilledWorker):
-                wrong = f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
-            else:
-                wrong = str(problem)
-            future.release()  # else it would be computed again when the worker that holds it dies
-            yield name, wrong
+            name, problem = futures.pop(future), _problem(future, allowed)
+            future.release()  # else it would be computed again when the worker that has its result dies
+            yield name, problem
 
 
-def _placed(work: Callable[[T], str | None], thing: T, here: dict[str, str]) -> str | None:
-    """On a worker: the driver's locations; and no bars, which would overwrite those of other workers."""
+def _settings(scratch: str, allowed: int, elsewhere: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "temporary-directory": scratch,
+        "distributed.scheduler.allowed-failures": allowed,
+        "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
+        "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
+    }
+    if not elsewhere:  # a worker here is started again by its Nanny; a job of Slurm's is lost, and submitted anew
+        settings["distributed.deploy.lost-worker-timeout"] = "365d"
+    return settings
+
+
+def _scheduler(stack: ExitStack, slots: int, jobs: int, at: Places, where: str) -> dict[str, Any]:
+    """Arguments of a client: an address, or a cluster that ends with the stack."""
+    if "://" in where:
+        return {"address": where, "timeout": "10s"}
+    cluster = _slurm(slots, at) if where == "slurm" else _local(slots, jobs, at.device)
+    stack.callback(_close, cluster)
+    return {"address": cluster}
+
+
+def _problem(future: Any, allowed: int) -> str | None:
+    from distributed import KilledWorker
+
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
+    return str(error) if error else future.result()
+
+
+def _placed(work: Callable[[T], str | None], item: T, here: dict[str, str]) -> str | None:
+    """On a worker: the driver's places; and no bars, which would overwrite those of other workers."""
     os.environ.update(here, **{RELAY: os.devnull})
-    return work(thing)
+    return work(item)
 
 
 def _local(slots: int, jobs: int, device: str) -> Any:
@@ -103,9 +110,9 @@ def _local(slots: int, jobs: int, device: str) -> Any:
     if device == "cuda":
         import torch  # here, since seconds of a worker's start are its import
 
-        here = range(torch.cuda.device_count())
+        there = range(torch.cuda.device_count())
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
-        gpus = [listed.split(",")[i] if listed else str(i) for i in here]
+        gpus = [listed.split(",")[i] if listed else str(i) for i in there]
     share = str(max(1, (os.cpu_count() or 1) // jobs))  # more threads than cores is far slower
     os.environ |= dict.fromkeys(THREADS, share)
 
@@ -118,19 +125,14 @@ def _local(slots: int, jobs: int, device: str) -> Any:
     return SpecCluster({number: slot(number) for number in range(slots)}, scheduler)
 
 
-def _close(found: Any) -> None:
+def _close(cluster: Any) -> None:
     for _ in range(2):  # Dask stumbles over a worker that is just being started again; all work is done by then
         with suppress(Exception):
-            found.close()
+            cluster.close()
             return
 
 
-def _restore(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def _slurm(slots: int) -> Any:
+def _slurm(slots: int, at: Places) -> Any:
     """Jobs of a Slurm queue: cores, memory, partition and time as in ~/.config/dask/jobqueue.yaml."""
     try:
         import dask
@@ -139,19 +141,17 @@ def _slurm(slots: int) -> Any:
         raise DPNetError("CLUSTER=slurm needs dask-jobqueue: pip install -e '.[cluster]'") from None
     theirs = dask.config.get("jobqueue.slurm")
     share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
-    folder = io.places().results
-    folder.mkdir(parents=True, exist_ok=True)
-    found = SLURMCluster(
+    at.results.mkdir(parents=True, exist_ok=True)
+    one_cohort = ["--dashboard-address", DASHBOARD, "--nthreads", "1"]  # at a time: it fills a GPU
+    cluster = SLURMCluster(
         processes=1,
         security=True,  # encrypted and authenticated, since it leaves this host
-        shared_temp_directory=str(folder),
+        shared_temp_directory=str(at.results),
         job_script_prologue=[*(theirs.get("job-script-prologue") or []), *share],
         scheduler_options={**(theirs.get("scheduler-options") or {}), "dashboard_address": DASHBOARD},
-        # One cohort at a time, whatever its cores: it fills a GPU.
-        worker_extra_args=[
-            *(theirs.get("worker-extra-args") or []), "--dashboard-address", DASHBOARD, "--nthreads", "1"
-        ],
-    )  # fmt: skip
-    # A job that Slurm ended, at its time limit, is submitted anew.
-    found.adapt(minimum_jobs=slots, maximum_jobs=slots)
-    return found
+        worker_extra_args=[*(theirs.get("worker-extra-args") or []), *one_cohort],
+    )
+    cluster.adapt(
+        minimum_jobs=slots, maximum_jobs=slots
+    )  # a job that Slurm ended at its time limit is submitted anew
+    return cluster

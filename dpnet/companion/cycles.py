@@ -40,7 +40,7 @@ class Cycle:
 
 @torch.inference_mode()
 def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[Episode]) -> list[Cycle]:
-    """A success and a failure: of the list's first episode that has both, of each kind the most central cell.
+    """A success and a failure (Eq. 1, 2) of the first episode that has both; of each kind the most central cell.
 
     The query's label decides nothing; it only says afterwards where Q_1 came to lie.
 
@@ -51,7 +51,7 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
         listed: one-shot episodes.
 
     Returns:
-        the success and the failure (Eq. 1, 2); empty if no episode has both.
+        the success and the failure; empty if no episode has both.
     """
     for number, episode in enumerate(listed):
         support, query = episode.supports[0], episode.query
@@ -69,7 +69,7 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
         kinds = [foreground & foreground[ends], foreground & ~foreground[ends]]
         if not all(kind.any() for kind in kinds):
             continue
-        found = []
+        pair = []
         for succeeds, kind in zip((True, False), kinds, strict=True):
             start = int(distance.where(kind, torch.inf).argmin())
             target, end = int(forward[start]), int(ends[start])
@@ -77,8 +77,8 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
             under = _label_under(labels[query], target, h, w)
             lands = "void" if under == VOID else "object" if under == episode.class_id else "elsewhere"
             cells = divmod(start, w), divmod(target, w), divmod(end, w)
-            found.append(Cycle(succeeds, number, cells, there, back, lands))
-        return found
+            pair.append(Cycle(succeeds, number, cells, there, back, lands))
+        return pair
     return []
 
 

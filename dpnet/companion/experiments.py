@@ -1,7 +1,7 @@
 """The paper's tables and figures as declarations: what is trained, how it is scored, which rows it gives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,29 +22,17 @@ _ALONE = Variant(pseudo="none")  # the full model, trained without any pseudo-pr
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table, or one point of a figure.
+    """One row of a table, or one point of a figure: what is trained, and how it is scored."""
 
-    Arguments:
-        key: the columns of the paper's CSV that name the row.
-        label: how figures and sentences name it.
-        variant: what is trained.
-        branch: which output is scored.
-        shot: supports per episode.
-        beta: the discriminator's threshold.
-        scales: of the query; several are averaged.
-        metric: the row's only one (Table 1 has a row for each); None: both.
-        diversity: of `shapes`, where it is not the preset's.
-    """
-
-    key: Mapping[str, int | float | str]
-    label: str
+    key: Mapping[str, int | float | str]  # the columns of the paper's CSV that name the row
+    label: str  # how figures and sentences name it
     variant: Variant = _FULL
     branch: Branch = "main"
     shot: int = 1
     beta: float = Evaluation.beta
-    scales: tuple[float, ...] = (1.0,)
-    metric: Metric | None = None
-    diversity: float | None = None
+    scales: tuple[float, ...] = (1.0,)  # of the query; several are averaged
+    metric: Metric | None = None  # the row's only one (Table 1 has a row for each); None: both
+    diversity: float | None = None  # of `shapes`, where it is not the preset's
 
     def evaluation(self, episodes: int, support: Literal["right", "wrong"] = "right") -> Evaluation:
         """How the row is scored."""
@@ -53,23 +41,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a table is meant to show: a weighted sum of rows on the same episodes.
-
-    Arguments:
-        name: how sentences name it.
-        weights: position in `Experiment.rows` -> weight; mostly one row minus another.
-        claim: the paper's words, if it claims it.
-        stated: the paper's numbers for "pascal" and "coco", where its tables have none.
-        unit: of the sum.
-        chief: whether it stands at a glance although the paper does not claim it.
-    """
+    """What a table is meant to show: a weighted sum of rows on the same episodes."""
 
     name: str
-    weights: Mapping[int, float]
-    claim: str = ""
-    stated: Mapping[str, float] | None = None
-    unit: str = "points"
-    chief: bool = False
+    weights: Mapping[int, float]  # position in `Experiment.rows` -> weight; mostly one row minus another
+    claim: str = ""  # the paper's words, if it claims it
+    stated: Mapping[str, float] | None = None  # the paper's numbers by benchmark, where its tables have none
+    unit: str = "points"  # of the sum
+    chief: bool = False  # whether it stands at a glance although the paper does not claim it
 
 
 def difference(
@@ -81,27 +60,16 @@ def difference(
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or a figure of the paper, or one that it lacks.
+    """A table or a figure of the paper, or one that it lacks."""
 
-    Arguments:
-        name: what a user types, and the name of its notebook.
-        title: what it is about.
-        rows: in the paper's order.
-        effects: what it is meant to show.
-        table: number of the paper's table that holds its numbers; None: the paper prints none.
-        metric: the metric that the paper's numbers have.
-        controlled: positions of the rows that are held against baselines, and scored with wrong supports.
-        note: what a reader should know before the numbers.
-    """
-
-    name: str
+    name: str  # what a user types
     title: str
-    rows: tuple[Row, ...]
-    effects: tuple[Effect, ...] = field(default=())
-    table: int | None = None
-    metric: Metric = "canet"
-    controlled: tuple[int, ...] = (-1,)
-    note: str = ""
+    rows: tuple[Row, ...]  # in the paper's order
+    effects: tuple[Effect, ...] = ()
+    table: int | None = None  # the paper's table that holds its numbers; None: the paper prints none
+    metric: Metric = "canet"  # of the paper's numbers
+    controlled: tuple[int, ...] = (-1,)  # rows that are compared with baselines, and scored with wrong supports
+    note: str = ""  # what a reader should know before the numbers
 
     @property
     def keys(self) -> list[str]:
@@ -115,7 +83,7 @@ class Experiment:
 
     @property
     def controlled_rows(self) -> list[Row]:
-        """The rows that are held against baselines, and scored with wrong supports."""
+        """The rows that are compared with baselines, and scored with wrong supports."""
         return [self.rows[i] for i in self.controlled]
 
     @property
@@ -129,20 +97,11 @@ _TABLE_1 = Experiment(
     "table1",
     "One shot and five (the paper: PASCAL-5i)",
     tuple(
-        Row(
-            {"method": f"DPNet({name})", "shot": shot},
-            f"DPNet, {name} metric, {shot} shot",
-            shot=shot,
-            scales=SCALES,
-            metric=metric,
-        )
-        for name, metric in _METRICS
-        for shot in (1, 5)
+        Row({"method": f"DPNet({n})", "shot": k}, f"DPNet, {n} metric, {k} shot", shot=k, scales=SCALES, metric=m)
+        for n, m in _METRICS
+        for k in (1, 5)
     ),
-    (
-        difference("5 shots over 1, CANet metric", 1, 0),
-        difference("5 shots over 1, PFENet metric", 3, 2),
-    ),
+    (difference("5 shots over 1, CANet metric", 1, 0), difference("5 shots over 1, PFENet metric", 3, 2)),
     table=1,
     controlled=(0, 1, 2, 3),
     note="The paper's two DPNet rows are read as one model under two metrics. Inference is multi-scale.",
@@ -220,14 +179,9 @@ _TABLE_6 = Experiment(
     "table6",
     "Multi-scale inference",
     tuple(
-        Row(
-            {"shot": shot, "multiscale": int(many)},
-            f"{shot} shot, {'three scales' if many else 'one scale'}",
-            shot=shot,
-            scales=SCALES if many else (1.0,),
-        )
-        for shot in (1, 5)
-        for many in (False, True)
+        Row({"shot": k, "multiscale": many}, f"{k} shot, {name}", shot=k, scales=scales)
+        for k in (1, 5)
+        for many, name, scales in ((0, "one scale", (1.0,)), (1, "three scales", SCALES))
     ),
     (
         difference("three scales, 1 shot", 1, 0, "“this simple trick brings 0.7% … in 1-shot”"),
@@ -253,10 +207,9 @@ _FIG_4 = Experiment(
         Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
     ),
     (
-        difference(
+        Effect(
             "with the pseudo-prototype over without",
-            1,
-            0,
+            {1: 1.0, 0: -1.0},
             "“the pseudo-prototype is beneficial to focus the predictions on the target category”",
         ),
     ),
@@ -279,98 +232,76 @@ _FIG_5 = Experiment(
 )
 
 
-def _diversity() -> Experiment:
+_KINDS: tuple[tuple[str, Variant, Branch], ...] = (
+    ("without", _FULL, "aux"),
+    ("trained without", _ALONE, "main"),
+    ("with", _FULL, "main"),
+)
+
+
+def _slope(name: str, over: int) -> Effect:
+    """Least squares: how the gain over the kind at position `over` grows with the diversity."""
     middle = sum(DIVERSITIES) / len(DIVERSITIES)
     spread = sum((d - middle) ** 2 for d in DIVERSITIES)
     slope = {i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
-    kinds: tuple[tuple[str, Variant, Branch], ...] = (
-        ("without", _FULL, "aux"),
-        ("trained without", _ALONE, "main"),
-        ("with", _FULL, "main"),
-    )
-    rows = tuple(
+    weights = {3 * i + 2: w for i, w in slope.items()} | {3 * i + over: -w for i, w in slope.items()}
+    return Effect(name, weights, unit="points per unit of diversity")
+
+
+_DIVERSITY = Experiment(
+    "diversity",
+    "The gain of the pseudo-prototype against the diversity of support and query",
+    tuple(
         Row({"diversity": d, "pseudo_prototype": name}, f"{name}, diversity {d:g}", variant, branch, diversity=d)
         for d in DIVERSITIES
-        for name, variant, branch in kinds
-    )
-    return Experiment(
-        "diversity",
-        "The gain of the pseudo-prototype against the diversity of support and query",
-        rows,
-        (
-            *(
-                difference(f"gain at diversity {d:g}", 3 * i + 2, 3 * i, chief=i % 2 == 0)
-                for i, d in enumerate(DIVERSITIES)
-            ),
-            *(
-                difference(f"gain over a model trained without, at {d:g}", 3 * i + 2, 3 * i + 1)
-                for i, d in enumerate(DIVERSITIES)
-            ),
-            Effect(
-                "slope of the gain",
-                {3 * i + 2: w for i, w in slope.items()} | {3 * i: -w for i, w in slope.items()},
-                unit="points per unit of diversity",
-            ),
-            Effect(
-                "slope of the gain over a model trained without",
-                {3 * i + 2: w for i, w in slope.items()} | {3 * i + 1: -w for i, w in slope.items()},
-                unit="points per unit of diversity",
-            ),
+        for name, variant, branch in _KINDS
+    ),
+    (
+        *(
+            difference(f"gain at diversity {d:g}", 3 * i + 2, 3 * i, chief=i % 2 == 0)
+            for i, d in enumerate(DIVERSITIES)
         ),
-        controlled=tuple(range(2, len(rows), 3)),
-        note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
-        "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
-        "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
-    )  # fmt: skip
+        *(
+            difference(f"gain over a model trained without, at {d:g}", 3 * i + 2, 3 * i + 1)
+            for i, d in enumerate(DIVERSITIES)
+        ),
+        _slope("slope of the gain", 0),
+        _slope("slope of the gain over a model trained without", 1),
+    ),
+    controlled=tuple(range(2, 3 * len(DIVERSITIES), 3)),
+    note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
+    "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
+    "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
+)
 
-
-EXPERIMENTS = {
-    e.name: e
-    for e in (
-        _TABLE_1,
-        _TABLE_2,
-        _TABLE_3,
-        _TABLE_4,
-        _TABLE_5,
-        _TABLE_6,
-        _FIG_3,
-        _FIG_4,
-        _FIG_5,
-        _diversity(),
-    )
-}
+_ALL = (_TABLE_1, _TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _FIG_3, _FIG_4, _FIG_5, _DIVERSITY)
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 
 
 def get(name: str) -> Experiment:
-    """An experiment by name.
-
-    Raises:
-        DPNetError: it is unknown.
-    """
+    """An experiment by name."""
     if name not in EXPERIMENTS:
         raise DPNetError(f"unknown target {name!r}: choose from {', '.join(EXPERIMENTS)}, all")
     return EXPERIMENTS[name]
 
 
 def several(targets: str, benchmark: str) -> list[Experiment]:
-    """Experiments by name.
-
-    Arguments:
-        targets: a name; several, joined by "+"; or "all" that a benchmark allows.
-        benchmark: its name; only `shapes` has a diversity to set.
-
-    Returns:
-        them, in the paper's order.
-
-    Raises:
-        DPNetError: a name is unknown, or the benchmark does not allow it.
-    """
+    """Experiments by name: one, several joined by "+", or "all" that a benchmark allows."""
     if targets == "all":
         return [e for e in EXPERIMENTS.values() if benchmark == "shapes" or e.name != "diversity"]
     names = targets.split("+")
     if "diversity" in names and benchmark != "shapes":
         raise DPNetError(f"{benchmark} has no diversity to set: make reproduce-diversity BENCHMARK=shapes")
     return [get(name) for name in names]
+
+
+def check_diversity(targets: str, benchmark: str, diversity: float | None) -> None:
+    """Refuse a diversity that no row of some targets has; None: the usual one."""
+    rows = [row for experiment in several(targets, benchmark) for row in experiment.rows]
+    values = sorted({row.diversity for row in rows if row.diversity is not None})
+    if diversity not in (None, *values):
+        known = f"has {', '.join(f'{value:g}' for value in values)}" if values else "has none to set"
+        raise DPNetError(f"--diversity {diversity:g}: {targets} {known}: it is of target diversity")
 
 
 def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:

@@ -6,17 +6,20 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from dpnet import data as benchmarks
-from dpnet import episodes, evaluate, io
-from dpnet.companion import experiments, results, runner
+from dpnet import data, episodes, io
+from dpnet.companion import experiments, results
 from dpnet.companion.cycles import Cycle
+from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import MEAN, YARDSTICKS, Reader
+from dpnet.companion.results import BASELINES
+from dpnet.companion.scores import MEAN, Scores
+from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
@@ -24,150 +27,65 @@ from dpnet.episodes import Episode
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
 METRIC_NAMES = {"canet": "CANet metric (void is background)", "pfenet": "PFENet metric (void left out)"}
+OUTLINE = (1.0, 0.85, 0.0)
 
 
-def table(reader: Reader, experiment: Experiment) -> Figure:
-    """A table as points with 95 % intervals, per fold and metric, between its yardsticks.
+def of_target(scores: Scores, experiment: Experiment) -> Figure:
+    """The picture of a target: heat maps, a curve over thresholds or diversities, or a table's points."""
+    special = {"table5": heat_maps, "fig5": thresholds, "diversity": gains}
+    return special.get(experiment.name, table)(scores, experiment)
 
-    Arguments:
-        reader: the results.
-        experiment: the table.
 
-    Returns:
-        the figure.
-    """
+def table(scores: Scores, experiment: Experiment) -> Figure:
+    """A table as points with 95 % intervals, per fold and metric, between its baselines."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    tidy, below = results.rows(reader, experiment), results.yardsticks(reader, experiment)
-    folds = [*map(str, reader.folds), MEAN]
-    best = experiment.best
+    tidy, below = results.rows(scores, experiment), results.baselines(scores, experiment)
+    folds, best = scores.columns, experiment.best
     suffix = results.suffix(experiment, best)
-    dashes = {
-        YARDSTICKS["prototype"] + suffix: "-",
-        YARDSTICKS["prototype-wrong"] + suffix: ":",
-        YARDSTICKS["objects"] + suffix: "--",
-    }
-    ignored = "the model, wrong support" + suffix
+    names = [BASELINES[name] + suffix for name in ("prototype", "prototype-wrong", "objects")]
+    dashes = dict(zip(names, ("-", ":", "--"), strict=True))
+    wrong = "the model, wrong support" + suffix
     handles: dict[str, Any] = {}
     for axis, (metric, title) in zip(panels, METRIC_NAMES.items(), strict=True):
-        shown = [row for row in experiment.rows if row.metric in (None, metric)]
-        for number, row in enumerate(shown):
+        of_panel = [row for row in experiment.rows if row.metric in (None, metric)]
+        for number, row in enumerate(of_panel):
             of_row = np.all([tidy[k] == v for k, v in row.key.items()], axis=0)
             cells = tidy[of_row & (tidy.metric == metric)].set_index("fold").loc[folds]
-            x = np.arange(len(folds)) + (number - (len(shown) - 1) / 2) * 0.14
-            error = [cells.miou - cells.low, cells.high - cells.miou]
-            style = experiment.rows.index(row)
-            handles[row.label] = axis.errorbar(
-                x, cells.miou, error, fmt=MARKERS[style], color=COLOURS[style], markersize=5
-            )
-        held = next(row for row in reversed(experiment.rows) if row in shown and row.shot == best.shot)
-        for name, dash in {**dashes, f"{held.label}, wrong support": "-."}.items():
+            x = np.arange(len(folds)) + (number - (len(of_panel) - 1) / 2) * 0.14
+            handles[row.label] = _intervals(axis, x, cells, experiment.rows.index(row), fmt="", linestyle="")
+        controlled = next(row for row in reversed(of_panel) if row.shot == best.shot)
+        for name, dash in {**dashes, f"{controlled.label}, wrong support": "-."}.items():
             cells = below[(below.yardstick == name) & (below.metric == metric)].set_index("fold").loc[folds]
             at = np.arange(len(folds))
             line = axis.hlines(cells.miou, at - 0.4, at + 0.4, color="0.35", linestyle=dash, linewidth=1.2)
-            handles[name if name in dashes else ignored] = line
+            handles[name if name in dashes else wrong] = line
         axis.set_title(title, fontsize=11)
         axis.set_xticks(range(len(folds)), [f if f == MEAN else f"fold {f}" for f in folds])
         _plain(axis)
     panels[0].set_ylabel("mIoU (%), 95 % interval")
     panels[0].set_ylim(bottom=0)
-    order = [row.label for row in experiment.rows] + [*dashes, ignored]
-    figure.legend(
-        [handles[name] for name in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9
-    )
+    order = [row.label for row in experiment.rows] + [*dashes, wrong]
+    lines = [handles[name] for name in order]
+    figure.legend(lines, order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
-def speed(found: dict[str, Any]) -> Figure:
-    """How cost grows with episodes, variants, shots, image size and grid, and where the time goes.
-
-    Arguments:
-        found: the content of `results/speed/<device>.json`.
-
-    Returns:
-        the figure; bars of errors reach from the least to the most of the turns.
-    """
-    figure, panels = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
-    growth = found["growth"]
-    encoded, kept = growth["variants, encoded at each step"], growth["variants, features kept"]
-    lines = [
-        (panels[0, 0], "evaluation of Table 3's four rows, from files", "episodes", "s", [
-            (growth["episodes"], "reference (s)", "one at a time (few measured, scaled)"),
-            (growth["episodes"], "ours (s)", "shared pass"),
-        ]),
-        (panels[0, 1], "a training step", "variants in lockstep", "ms", [
-            (encoded, "reference (ms)", "one after the other (one alone, scaled)"),
-            (encoded, "ours (ms)", "lockstep"),
-            (kept, "ours (ms)", "lockstep, features kept"),
-        ]),
-        (panels[0, 2], "evaluation of the full model, from files", "supports per episode", "ms per episode", [
-            (growth["shots"], "reference (ms)", "one at a time"),
-            (growth["shots"], "ours (ms)", "shared pass"),
-        ]),
-    ]  # fmt: skip
-    for axis, title, x_label, y_label, curves in lines:
-        for number, (data, key, label) in enumerate(curves):
-            middle, least, most = np.array(data[key]).T
-            axis.errorbar(data["x"], middle, [middle - least, most - middle], marker=MARKERS[number],
-                          color=COLOURS[number], label=label, capsize=3)  # fmt: skip
-        axis.set(title=title, xlabel=x_label, ylabel=y_label)
-        axis.set_xticks(curves[0][0]["x"])
-        axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=9)
-    by_size = growth["image size"]
-    parts = {"backbone": COLOURS[0], "comparison": COLOURS[1], "head": COLOURS[2]}
-    below = np.zeros(len(by_size["x"]))
-    for part, colour in parts.items():
-        middle = np.array(by_size[f"{part} (ms)"])[:, 0]
-        panels[1, 0].bar([f"{x}²" for x in by_size["x"]], middle, 0.6, below, color=colour, label=part)
-        below += middle
-    panels[1, 0].set(title="a training step of one model", xlabel="pixels", ylabel="ms")
-    panels[1, 0].legend(frameon=False, fontsize=9)
-    comparison = found["comparison"]
-    cells = [side**2 for side in comparison["x"]]
-    for number, (kind, label) in enumerate(
-        (("whole", "whole affinity"), ("blocks", f"{comparison['block']} support cells at a time"))
-    ):
-        memory = comparison[f"{kind}, largest tensor beside the features (MiB)"]
-        panels[1, 1].plot(cells, memory, marker=MARKERS[number], color=COLOURS[number], label=label)
-    panels[1, 1].set(title="memory of the cycle comparison, one pair", xlabel="cells of one image", ylabel="MiB")
-    panels[1, 1].set_ylim(bottom=0)
-    panels[1, 1].legend(frameon=False, fontsize=9)
-    colours = {"backbone": 0, "comparison": 1, "heads": 2, "data": 3, "scoring": 4, "other": 7}
-    for number, (what, spent) in enumerate(found["where the time goes"].items()):
-        left, whole = 0.0, sum(spent.values())
-        for part, value in spent.items():
-            share = 100 * value / whole
-            known = part in panels[1, 2].get_legend_handles_labels()[1]
-            panels[1, 2].barh(number, share, 0.5, left, color=COLOURS[colours[part]], label=None if known else part)
-            if share >= 6:
-                panels[1, 2].text(left + share / 2, number, f"{share:.0f}", ha="center", va="center", fontsize=9)
-            left += share
-        panels[1, 2].text(0, number + 0.32, what.rpartition(" (")[0], fontsize=9)
-    panels[1, 2].set(title="where the time goes", xlabel="% of the time", yticks=[], ylim=(-0.5, 2.1))
-    panels[1, 2].legend(frameon=False, fontsize=9, ncols=3, loc="upper center")
-    for axis in panels.flat:
-        _plain(axis)
-    return figure
+def _intervals(axis: Axes, x: Any, cells: pd.DataFrame, style: int, **options: Any) -> Any:
+    """Points with their intervals."""
+    middle = cells.difference if "difference" in cells else cells.miou
+    error = [middle - cells.low, cells.high - middle]
+    return axis.errorbar(x, middle, error, marker=MARKERS[style], color=COLOURS[style], markersize=5, **options)
 
 
-def heat_maps(reader: Reader, experiment: Experiment) -> Figure:
-    """Table 5: the mean over folds for each pair of loss weights, ours and the paper's, each on its own scale.
-
-    Arguments:
-        reader: the results.
-        experiment: Table 5.
-
-    Returns:
-        the figure; cells that were not run are empty.
-    """
-    tidy = results.rows(reader, experiment).query(f"metric == 'canet' and fold == '{MEAN}'")
+def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
+    """Table 5: the mean over folds for each pair of loss weights, ours and the paper's, each on its own scale."""
+    tidy = results.rows(scores, experiment).query(f"metric == 'canet' and fold == '{MEAN}'")
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
     for axis, column, title in zip(panels, ("miou", "paper"), ("ours", "the paper's"), strict=True):
         cells = tidy.pivot(index="lambda2_dis", columns="lambda1_aux", values=column)
-        drawn = not cells.isna().all(axis=None)
         sns.heatmap(
             cells, ax=axis, annot=True, fmt=".1f", cmap="cividis", square=True, linewidths=1, mask=cells.isna(),
-            cbar_kws={"label": "mIoU (%), CANet metric", "shrink": 0.9}, cbar=drawn,
+            cbar_kws={"label": "mIoU (%), CANet metric", "shrink": 0.9}, cbar=not cells.isna().all(axis=None),
         )  # fmt: skip
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("λ1, weight of the auxiliary loss")
@@ -176,31 +94,23 @@ def heat_maps(reader: Reader, experiment: Experiment) -> Figure:
     return figure
 
 
-def thresholds(readers: Sequence[Reader], experiment: Experiment) -> Figure:
-    """Fig. 5: mIoU against beta, mean of folds with its 95 % interval, and each fold.
-
-    Arguments:
-        readers: one panel per benchmark.
-        experiment: Fig. 5.
-
-    Returns:
-        the figure; the vertical axis does not begin at zero.
-    """
+def thresholds(scores: Scores, experiment: Experiment) -> Figure:
+    """Fig. 5: mIoU against beta, mean of folds with its 95 % interval; the vertical axis does not begin at zero."""
+    benchmarks = results.papers_pair(scores, experiment)
     figure, panels = plt.subplots(
-        1, len(readers), figsize=(6.8 * len(readers), 4), layout="constrained", squeeze=False
+        1, len(benchmarks), figsize=(6.8 * len(benchmarks), 4), layout="constrained", squeeze=False
     )
-    for axis, reader in zip(panels[0], readers, strict=True):
-        tidy = results.rows(reader, experiment)
+    for axis, one in zip(panels[0], benchmarks, strict=True):
+        tidy = results.rows(one, experiment).query(f"fold == '{MEAN}'")
         for number, (metric, title) in enumerate(METRIC_NAMES.items()):
-            mean = tidy.query(f"metric == '{metric}' and fold == '{MEAN}'")
+            mean = tidy[tidy.metric == metric]
             axis.plot(mean.beta, mean.miou, marker=MARKERS[number], color=COLOURS[number], label=title)
             axis.fill_between(mean.beta, mean.low, mean.high, color=COLOURS[number], alpha=0.2, linewidth=0)
-        axis.axvline(0.2, color="0.5", linestyle=":", linewidth=1)
-        axis.axvline(0.5, color="0.5", linestyle="--", linewidth=1)
         bottom = axis.get_ylim()[0]
-        axis.annotate(" the paper's test", (0.2, bottom), fontsize=8, color="0.3", va="bottom")
-        axis.annotate(" training", (0.5, bottom), fontsize=8, color="0.3", va="bottom")
-        axis.set_title(f"{reader.benchmark}, {reader.preset}: mean of folds", fontsize=11)
+        for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
+            axis.axvline(beta, color="0.5", linestyle=dash, linewidth=1)
+            axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
+        axis.set_title(f"{one.setting.benchmark}, {one.setting.preset}: mean of folds", fontsize=11)
         axis.set_xlabel("discriminator's threshold β in testing")
         axis.set_ylabel("mIoU (%), 95 % interval")
         _plain(axis)
@@ -208,49 +118,30 @@ def thresholds(readers: Sequence[Reader], experiment: Experiment) -> Figure:
     return figure
 
 
-def gains(reader: Reader, experiment: Experiment) -> Figure:
-    """Accuracy, and the gain of the pseudo-prototype, against `diversity`; PFENet metric beside CANet's.
-
-    Arguments:
-        reader: the results.
-        experiment: the one over diversities.
-
-    Returns:
-        the figure.
-    """
+def gains(scores: Scores, experiment: Experiment) -> Figure:
+    """Accuracy, and the gain of the pseudo-prototype, against `diversity`; PFENet metric beside CANet's."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    tidy = results.rows(reader, experiment).query(f"metric == 'canet' and fold == '{MEAN}'")
+    x = np.array(experiments.DIVERSITIES)
+    mean = f"metric == 'canet' and fold == '{MEAN}'"
+    tidy, below = results.rows(scores, experiment).query(mean), results.baselines(scores, experiment).query(mean)
     labels = {"without": "auxiliary branch", "trained without": "trained without", "with": "with pseudo-prototype"}
     for number, (name, label) in enumerate(labels.items()):
-        cells = tidy[tidy.pseudo_prototype == name]
-        error = [cells.miou - cells.low, cells.high - cells.miou]
-        panels[0].errorbar(
-            cells.diversity, cells.miou, error, marker=MARKERS[number], color=COLOURS[number], label=label, capsize=2
-        )
-    prototype = results.yardsticks(reader, experiment).query(f"metric == 'canet' and fold == '{MEAN}'")
-    prototype = prototype[prototype.yardstick.str.match(rf"{YARDSTICKS['prototype']}, diversity")]
-    panels[0].plot(
-        experiments.DIVERSITIES, prototype.miou, color="0.35", linestyle="--", label=YARDSTICKS["prototype"]
-    )
-    panels[0].set_ylabel("mIoU (%), CANet metric, 95 % interval")
+        _intervals(panels[0], x, tidy[tidy.pseudo_prototype == name], number, label=label, capsize=2)
+    prototype = below[below.yardstick.str.startswith(f"{BASELINES['prototype']}, diversity")]
+    panels[0].plot(x, prototype.miou, color="0.35", linestyle="--", label=BASELINES["prototype"])
+    panels[0].set(ylabel="mIoU (%), CANet metric, 95 % interval", title="accuracy")
     panels[0].set_ylim(bottom=0)
-    panels[0].set_title("accuracy", fontsize=11)
-    found = results.effects(reader, experiment).query(f"fold == '{MEAN}'")
+    every = results.effects(scores, experiment).query(f"fold == '{MEAN}'")
     lines = (
         ("gain at diversity", "canet", "over the auxiliary branch"),
         ("gain over a model trained without, at", "canet", "over a model trained without"),
         ("gain at diversity", "pfenet", "over the auxiliary branch, PFENet metric"),
     )
     for number, (start, metric, label) in enumerate(lines):
-        cells = found[found.effect.str.startswith(start) & (found.metric == metric)]
-        error = [cells.difference - cells.low, cells.high - cells.difference]
-        x = np.array(experiments.DIVERSITIES) + 0.008 * (number - 1)
-        panels[1].errorbar(
-            x, cells.difference, error, marker=MARKERS[3 + number], color=COLOURS[3 + number], label=label, capsize=2
-        )
+        cells = every[every.effect.str.startswith(start) & (every.metric == metric)]
+        _intervals(panels[1], x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
     panels[1].axhline(0, color="0.35", linewidth=1)
-    panels[1].set_ylabel("gain (points of mIoU), 95 % interval")
-    panels[1].set_title("gain of the pseudo-prototype", fontsize=11)
+    panels[1].set(ylabel="gain (points of mIoU), 95 % interval", title="gain of the pseudo-prototype")
     for axis in panels:
         axis.set_xlabel("diversity of support and query")
         axis.legend(frameon=False, fontsize=9)
@@ -258,149 +149,108 @@ def gains(reader: Reader, experiment: Experiment) -> Figure:
     return figure
 
 
-def loss_curves(cohort: "runner.Cohort") -> Figure:
-    """L_seg, L_aux and L_dis of a cohort's runs against the step."""
-    runs = cohort.runs
+def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
+    """L_seg, L_aux and L_dis of some runs against the step."""
     many = len(runs) > 8
     colours = sns.color_palette("cividis", len(runs)) if many else COLOURS
     figure, panels = plt.subplots(1, 3, figsize=(11, 5 if many else 3.6), layout="constrained")
     for number, run in enumerate(runs):
-        curve = np.array(cohort.store.history(run))
-        for column, axis in enumerate(panels, 1):
-            axis.plot(
-                curve[:, 0],
-                curve[:, column] if curve[:, column].any() else np.full(len(curve), np.nan),
-                color=colours[number],
-                linestyle=("-", "--", ":")[number % 3] if many else "-",
-                label=run.variant.slug,
-                linewidth=1.4,
-            )
-    for axis, title in zip(panels, ("L_seg", "L_aux", "L_dis"), strict=True):
-        axis.set_title(f"${title[0]}_{{{title[2:]}}}$", fontsize=11)
+        step, *losses = np.array(store.history(run)).T
+        style = {"linestyle": ("-", "--", ":")[number % 3] if many else "-", "linewidth": 1.4}
+        for axis, loss in zip(panels, losses, strict=True):
+            loss = loss if loss.any() else np.full(len(loss), np.nan)  # a variant without this loss
+            axis.plot(step, loss, color=colours[number], label=run.variant.slug, **style)
+    for axis, title in zip(panels, ("$L_{seg}$", "$L_{aux}$", "$L_{dis}$"), strict=True):
+        axis.set_title(title, fontsize=11)
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
         _plain(axis)
     panels[0].set_ylabel("loss (nats per pixel or cell)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3 if many else 4, frameon=False, fontsize=8 if many else 9
-    )
+    lines, labels = panels[0].get_legend_handles_labels()
+    columns, size = (3, 8) if many else (4, 9)
+    figure.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
     return figure
 
 
-def predictions(cohort: "runner.Cohort") -> Figure:
+def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None = None) -> Figure:
     """Support, ground truth, and what the full model says without and with the pseudo-prototype.
 
-    One column per class of the fold: the list's first episode of that class, whatever it looks like.
-
     Arguments:
-        cohort: finished, on a rendered benchmark.
-
-    Returns:
-        the figure.
+        store: where the run is.
+        run: finished, of a benchmark that is prepared.
+        count: episodes of the fold's list.
+        chosen: positions in that list, a column each (Fig. 4); None: the first of each class.
     """
-    benchmark, listed = _listed(cohort)
-    return _strips(cohort, benchmark, listed, evaluate.first_of_each_class(listed), cohort.example_run)
-
-
-def looks(cohort: "runner.Cohort", experiment: Experiment, rule: str) -> Figure:
-    """Fig. 4: one column per class of the fold, the episode chosen by a rule (see `results.looks`).
-
-    Arguments:
-        cohort: finished, on a rendered benchmark.
-        experiment: Fig. 4.
-        rule: "largest gain", "median" or "largest loss".
-
-    Returns:
-        the figure.
-    """
-    benchmark, listed = _listed(cohort)
-    reader = Reader(cohort.usual.benchmark, cohort.usual.preset, seeds=cohort.seed + 1)
-    chosen = results.looks(reader, experiment, cohort.fold).query(f"rule == '{rule}'")
-    run = next(r for r in cohort.runs if r.variant == experiment.best.variant)
-    return _strips(cohort, benchmark, listed, list(chosen.episode), run)
+    benchmark = data.load(run.benchmark, io.places().data, run.recipe)
+    listed = episodes.test_episodes(benchmark, run.fold, 1, run.seed, count)
+    chosen = first_of_each_class(listed) if chosen is None else chosen
+    masks = load_examples(store, run)
+    size = (1.7 * len(chosen) + 0.3, 7.2)
+    figure, axes = plt.subplots(4, len(chosen), figsize=size, layout="constrained", squeeze=False)
+    for column, number in zip(axes.T, chosen, strict=True):
+        episode = listed[number]
+        support, query = (benchmark.entries[i] for i in (episode.supports[0], episode.query))
+        image, truth = benchmark.image(query), benchmark.label(query) == episode.class_id
+        without, with_ = (mask == 1 for mask in masks[number])
+        column[0].imshow(outlined(benchmark.image(support), benchmark.label(support) == episode.class_id))
+        column[0].set_title(benchmark.classes[episode.class_id - 1], fontsize=11)
+        for axis, mask in zip(column[1:], (truth, without, with_), strict=True):
+            axis.imshow(outlined(image, mask))
+        for axis, mask in zip(column[2:], (without, with_), strict=True):
+            overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
+            axis.set_xlabel(f"IoU {100 * overlap:.0f} %", fontsize=9, labelpad=2)
+    titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(title, fontsize=9)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure
 
 
 def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]) -> Figure:
     """Fig. 3: S_1 on the support, Q_1 on the query, S_2 on the support; a success above a failure.
 
-    Arguments:
-        benchmark: the data.
-        listed: the episodes.
-        pair: from `cycles.find`.
-
-    Returns:
-        the figure; brightness over the second and third picture is the similarity to the cell before.
+    Brightness over the second and third picture is the similarity to the cell before.
     """
     figure, axes = plt.subplots(len(pair), 3, figsize=(9, 3.15 * len(pair)), layout="constrained", squeeze=False)
+    titles = (
+        "$S_1$: a cell of the support's object",
+        "$Q_1$: the most similar in the query",
+        "$S_2$: the most similar back in the support",
+    )
     for line, cycle in zip(axes, pair, strict=True):
         episode = listed[cycle.episode]
         support, query = (benchmark.entries[i] for i in (episode.supports[0], episode.query))
-        maps = (None, cycle.forward, cycle.backward)
-        titles = ("$S_1$: a cell of the support's object", "$Q_1$: the most similar in the query",
-                  "$S_2$: the most similar back in the support")  # fmt: skip
-        points = []
-        for axis, entry, cell, heat, title in zip(
-            line, (support, query, support), cycle.cells, maps, titles, strict=True
-        ):
-            image, label = benchmark.image(entry), benchmark.label(entry)
+        panels = zip(line, (support, query, support), (None, cycle.forward, cycle.backward), titles, strict=True)
+        for axis, entry, similarity, title in panels:
+            label = benchmark.label(entry)
             height, width = label.shape
-            h, w = cycle.forward.shape
-            axis.imshow(outlined(image, label == episode.class_id, dim=heat is None))
-            if heat is not None:
-                axis.imshow(
-                    heat, cmap="cividis", alpha=0.45, extent=(0, width - 1, height - 1, 0), interpolation="bilinear"
-                )
-            points.append((cell[1] * (width - 1) / (w - 1), cell[0] * (height - 1) / (h - 1)))
-            axis.plot(*points[-1], "o", color="white", markeredgecolor="black", markersize=9, markeredgewidth=1.5)
+            axis.imshow(outlined(benchmark.image(entry), label == episode.class_id, dim=similarity is None))
+            if similarity is not None:
+                extent = (0, width - 1, height - 1, 0)
+                axis.imshow(similarity, cmap="cividis", alpha=0.45, extent=extent, interpolation="bilinear")
             axis.set_title(title, fontsize=9)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        for number in range(2):
-            ends = {"axesA": line[number], "axesB": line[number + 1], "coordsA": "data", "coordsB": "data"}
-            style = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 1.8, "shrinkA": 6, "shrinkB": 6}
-            figure.add_artist(ConnectionPatch(points[number], points[number + 1], **ends, **style))
-        line[0].set_ylabel(
-            "kept: $S_2$ on the object" if cycle.succeeds else "rejected: $S_2$ off the object", fontsize=9
+            axis.set(xticks=[], yticks=[])
+        _join_cells(figure, line, cycle, [benchmark.label(entry).shape for entry in (support, query, support)])
+        way_back = "kept: $S_2$ on the object" if cycle.succeeds else "rejected: $S_2$ off the object"
+        line[0].set_ylabel(way_back, fontsize=9)
+    return figure
+
+
+def _join_cells(figure: Figure, line: Sequence[Axes], cycle: Cycle, sizes: Sequence[tuple[int, ...]]) -> None:
+    """A dot at each cell, and arrows from one to the next."""
+    h, w = cycle.forward.shape
+    points = [
+        (column * (width - 1) / (w - 1), row * (height - 1) / (h - 1))
+        for (row, column), (height, width) in zip(cycle.cells, sizes, strict=True)
+    ]
+    for axis, point in zip(line, points, strict=True):
+        axis.plot(*point, "o", color="white", mec="black", markersize=9, mew=1.5, clip_on=False)
+    style: dict[str, Any] = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 1.8, "shrinkA": 6, "shrinkB": 6}
+    for i in range(2):
+        figure.add_artist(
+            ConnectionPatch(points[i], points[i + 1], "data", "data", axesA=line[i], axesB=line[i + 1], **style)
         )
-    return figure
-
-
-def _listed(cohort: "runner.Cohort") -> tuple[Benchmark, list[Episode]]:
-    benchmark = benchmarks.load(cohort.usual.benchmark, io.places().data, cohort.setting.recipe)
-    return benchmark, episodes.test_episodes(benchmark, cohort.fold, 1, cohort.seed, cohort.usual.episodes)
-
-
-def _strips(
-    cohort: "runner.Cohort", benchmark: Benchmark, listed: Sequence[Episode], chosen: Sequence[int], run: Run
-) -> Figure:
-    masks = runner.examples(cohort, run)
-    titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")
-    figure, axes = plt.subplots(
-        4, len(chosen), figsize=(1.7 * len(chosen) + 0.3, 7.2), layout="constrained", squeeze=False
-    )
-    for column, number in enumerate(chosen):
-        episode = listed[number]
-        support, query = (benchmark.entries[i] for i in (episode.supports[0], episode.query))
-        label = benchmark.label(query)
-        truth = label == episode.class_id
-        pairs = [
-            (benchmark.image(support), benchmark.label(support) == episode.class_id),
-            (benchmark.image(query), truth),
-            *((benchmark.image(query), mask == 1) for mask in masks[number]),
-        ]
-        axes[0, column].set_title(benchmark.classes[episode.class_id - 1], fontsize=11)
-        for row, (image, mask) in enumerate(pairs):
-            axis = axes[row, column]
-            axis.imshow(outlined(image, mask))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row > 1:
-                overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
-                axis.set_xlabel(f"IoU {100 * overlap:.0f} %", fontsize=9, labelpad=2)
-    for row, title in enumerate(titles):
-        axes[row, 0].set_ylabel(title, fontsize=9)
-    return figure
 
 
 def _plain(axis: Axes) -> None:
@@ -410,43 +260,32 @@ def _plain(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def compact(figure: Figure | None) -> Any:
-    """A figure of images for a notebook, as a JPEG: a fifth of the PNG's bytes.
-
-    Arguments:
-        figure: closed thereafter; None: nothing to show.
-
-    Returns:
-        what a cell displays.
-    """
+def compact(figure: Figure) -> Any:
+    """A figure of images for a notebook, as a JPEG (a fifth of the PNG's bytes); it is closed thereafter."""
     from IPython.display import Image
 
-    if figure is None:
-        return None
     buffer = BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg", alt="predictions")
 
 
-def outlined(
-    image: np.ndarray, mask: np.ndarray, colour: Sequence[float] = (1.0, 0.85, 0.0), dim: bool = True
-) -> np.ndarray:
-    """An image that is dimmed and grey outside a mask, whose border is drawn in a colour.
+def outlined(image: np.ndarray, mask: np.ndarray, dim: bool = True) -> np.ndarray:
+    """An image whose mask has a coloured border, and whose outside is dimmed and grey.
 
     Arguments:
         image: uint8 [H, W, 3].
         mask: bool [H, W].
-        colour: of the border, 0..1.
         dim: whether the outside is dimmed.
 
     Returns:
         float [H, W, 3] in 0..1.
     """
     picture = image / 255
-    outside = 0.35 * picture.mean(2, keepdims=True) + 0.1 if dim else picture
-    shown = np.where(mask[..., None], picture, np.broadcast_to(outside, picture.shape))
+    if dim:
+        grey = 0.35 * picture.mean(2, keepdims=True) + 0.1
+        picture = np.where(mask[..., None], picture, np.broadcast_to(grey, picture.shape))
     padded = np.pad(mask, 1)
     inner = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    shown[mask & ~inner] = colour
-    return shown
+    picture[mask & ~inner] = OUTLINE
+    return picture

@@ -1,4 +1,4 @@
-"""Notebooks as functions: parameters are checked, failures keep no output, what is kept has no churn."""
+"""Notebooks as functions: parameters are checked, a failure writes nothing, equal runs give equal files."""
 
 import hashlib
 import json
@@ -6,10 +6,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dpnet import io
 from dpnet.data.index import end_with_parent
-from dpnet.io import RELAY, DPNetError, progress, write
+from dpnet.io import RELAY, ROOT, DPNetError, Places, places, progress, write
 
+TEMPLATES = ROOT / "notebooks"
 ATTEMPTS = 3  # at a notebook whose kernel dies
 AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
-
+PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 200, "display.max_colwidth": 120}
 # What differs between two identical runs.
 CHURN = [
     "metadata.papermill",
@@ -43,15 +43,19 @@ def installed() -> bool:
     return find_spec("papermill") is not None
 
 
+def start(names: Mapping[str, Any]) -> None:
+    """What a template does first, with its globals(): check parameters, widen tables, let `import drawing` work."""
+    check_parameters(names)
+    import pandas as pd
+
+    for option, size in PANDAS.items():
+        pd.set_option(option, size)
+    if str(TEMPLATES) not in sys.path:
+        sys.path.insert(0, str(TEMPLATES))
+
+
 def check_parameters(names: Mapping[str, Any]) -> None:
-    """Fail on an unknown or mistyped parameter; papermill itself only warns, and runs the default.
-
-    Arguments:
-        names: the notebook's globals(), after its parameters and before anything else but imports.
-
-    Raises:
-        DPNetError: a name that the template does not declare, or a value of another type.
-    """
+    """Refuse a name that a template does not declare (papermill only warns), and a value of another type."""
     declared = names["__annotations__"]
     for name, value in names.items():
         if name.startswith("_") or name in PREDEFINED or isinstance(value, type(sys)):
@@ -63,68 +67,87 @@ def check_parameters(names: Mapping[str, Any]) -> None:
             raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
 
 
-def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
+def set_environment(results: Path, config: Path) -> None:
+    """What a JupyterLab that is started here inherits: the results, and settings below the user's own."""
+    layers = [str(config), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ |= {"DPNET_RESULTS": str(results), "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, layers))}
+
+
+@contextmanager
+def kernel_environment(at: Places, **more: str) -> Iterator[None]:
+    """Within it, `io.places()` gives these, here and in every kernel and process that is started."""
+    before = dict(os.environ)
+    os.environ.update(at.environment, **more)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places | None = None) -> None:
     """Execute a template.
 
     Arguments:
-        name: of the template in `notebooks/`, without its suffix.
-        output: the executed notebook; written only on success, without timestamps and random ids. A failed
-            one is kept beside it as `.failed.ipynb`.
+        name: of the notebook, without its suffix; see `template`.
+        output: the executed notebook; written only on success, without timestamps and random ids. A failed one
+            stays beside it as `.failed.ipynb`.
         parameters: for its parameters cell.
+        at: where its kernel finds data and results; None: where this process does.
 
     Raises:
         DPNetError: the notebook failed, and the message is its error's; or its kernel died `ATTEMPTS` times.
     """
     from nbclient.exceptions import DeadKernelError
 
-    # A folder that cannot be written is found out before hours of training.
+    # A folder that cannot be written is an error before hours of training.
     write(output.with_suffix(".failed.ipynb"), b"")
     output.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     for _ in range(ATTEMPTS):
         # Aside, since another process may be executing the same one, and killed ones leave no trace in the results.
-        with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside, suppress(DeadKernelError):
-            return _execute(name, output, parameters, Path(aside))
+        with (
+            suppress(DeadKernelError),
+            TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside,
+            _relayed_progress(Path(aside) / "progress.log") as relay,
+            kernel_environment(at or places(), **{RELAY: str(relay)}),
+        ):
+            return write(output, _executed(name, output, parameters, Path(aside) / output.name))
     raise DPNetError(f"{output.name}: its kernel died {ATTEMPTS} times (killed, or out of memory)")
 
 
-def _execute(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> None:
+def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> bytes:
     import nbformat
     import papermill
     from nbstripout import strip_output
     from papermill.exceptions import PapermillExecutionError
 
-    executed = aside / output.name
-    with _relayed_progress(aside / "progress.log"):
-        try:
-            papermill.execute_notebook(
-                io.ROOT / "notebooks" / f"{name}.ipynb",
-                executed,
-                dict(parameters),
-                kernel_name="python3",
-                cwd=io.ROOT,
-                progress_bar=False,
-                coalesce_streams=True,
-                extra_arguments=["--IPKernelApp.log_level=50"],
-            )
-        except PapermillExecutionError as error:
-            if error.ename == "DPNetError":
-                raise DPNetError(error.evalue) from None
-            failed = output.with_suffix(".failed.ipynb")
-            write(failed, executed.read_bytes())
-            raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
-    notebook = strip_output(nbformat.read(executed, 4), True, True, False, CHURN)
-    for shown in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
-        shown.data.pop(WIDGET, None)  # the picture beside it stays
+    try:
+        papermill.execute_notebook(
+            template(name),
+            aside,
+            dict(parameters),
+            kernel_name="python3",
+            cwd=ROOT,
+            progress_bar=False,
+            coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
+    except PapermillExecutionError as error:
+        if error.ename == "DPNetError":
+            raise DPNetError(error.evalue) from None
+        failed = output.with_suffix(".failed.ipynb")
+        write(failed, aside.read_bytes())
+        raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
+    notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
+    for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
+        displayed.data.pop(WIDGET, None)  # the picture beside it stays
     notebook.metadata["dpnet"] = {"source": source(name, output)}
-    write(output, (nbformat.writes(notebook) + "\n").encode())
+    return (nbformat.writes(notebook) + "\n").encode()
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Execute the templates whose notebooks are not up to date, `AT_ONCE` at a time.
-
-    Arguments:
-        folder: of the executed notebooks.
-        wanted: template -> parameters.
+    """Execute the templates (name -> parameters) whose notebooks in a folder are not up to date, two at a time.
 
     Raises:
         DPNetError: one failed; the others are finished first.
@@ -132,12 +155,10 @@ def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None
     if not installed():
         print("papermill is not installed: no executed notebooks (pip install -e '.[notebooks]')")
         return
-    stale = []
+    stale = [name for name in wanted if not current(name, folder / f"{name}.ipynb")]
     for name in wanted:
-        if current(name, folder / f"{name}.ipynb"):
+        if name not in stale:
             print(f"{name}.ipynb: up to date")
-        else:
-            stale.append(name)
     # Processes, since papermill changes the working directory; fresh ones: a fork would inherit torch's threads.
     fresh = get_context("spawn")
     with ProcessPoolExecutor(AT_ONCE, fresh, _beside_others) as pool:
@@ -154,25 +175,27 @@ def _beside_others() -> None:
     end_with_parent()
 
 
+def template(name: str) -> Path:
+    """The template of an executed notebook: its own, or the one that all tables share."""
+    own = TEMPLATES / f"{name}.ipynb"
+    return own if own.exists() else TEMPLATES / "table.ipynb"
+
+
 def source(name: str, output: Path) -> str:
-    """Twelve hex digits of what an executed notebook was made from.
+    """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale.
 
-    Arguments:
-        name: of the template.
-        output: the executed notebook; a table's depends on the CSVs beside it, the report's on all of them, the
-            explorer's on what is kept for it.
-
-    Returns:
-        the digits; if they are not those that the notebook carries, it is stale.
+    A training notebook was made from its template; the others also from the CSVs beside them (the report from all,
+    the explorer from what is stored for it), and from the code that reads and draws results.
     """
-    template = json.loads((io.ROOT / "notebooks" / f"{name}.ipynb").read_text())
-    found = hashlib.sha256(json.dumps([cell["source"] for cell in template["cells"]]).encode())
+    cells = json.loads(template(name).read_text())["cells"]
+    digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
         beside += sorted(output.parent.glob(f"{name}.npz"))
-        for file in [*sorted(Path(__file__).parent.glob("*.py")), *beside]:
-            found.update(file.read_bytes())
-    return found.hexdigest()[:12]
+        code = [*sorted(Path(__file__).parent.glob("*.py")), *sorted(TEMPLATES.glob("*.py"))]
+        for file in [*code, *beside]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def current(name: str, output: Path) -> bool:
@@ -183,47 +206,35 @@ def current(name: str, output: Path) -> bool:
     return metadata.get("dpnet", {}).get("source") == source(name, output)
 
 
-class _relayed_progress:  # noqa: N801 - used as a statement
-    """Draws on this terminal the progress that a kernel writes to a file."""
+@contextmanager
+def _relayed_progress(file: Path) -> Iterator[Path]:
+    """Draw on this terminal the progress that a kernel writes to a file; without a terminal, nothing is written."""
+    if RELAY in os.environ or not sys.stderr.isatty():
+        yield Path(os.devnull)
+        return
+    file.touch()
+    ended = threading.Event()
+    follower = threading.Thread(target=_follow, args=(file, ended), daemon=True)
+    follower.start()
+    try:
+        yield file
+    finally:
+        ended.set()
+        follower.join()
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.stop = file, threading.Event()
-        self.outer = os.environ.get(RELAY)  # set: this process draws nothing itself
-        self.quiet = self.outer is not None or not sys.stderr.isatty()
 
-    def __enter__(self) -> None:
-        self.file.write_text("")
-        os.environ[RELAY] = str(self.file)
-        self.thread = threading.Thread(target=self.follow, daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        del os.environ[RELAY]
-        if self.outer is not None:
-            os.environ[RELAY] = self.outer
-        self.file.unlink()
-
-    def follow(self) -> None:
-        bar, shown, rest = None, None, ""
-        with self.file.open() as lines:
-            while not self.stop.is_set():
-                *whole, rest = (rest + lines.read()).split("\n")  # the last line may still be in the writing
-                for now in map(json.loads, whole):
-                    if bar is None or shown != (now["what"], now["total"]):
-                        if bar is not None:
-                            bar.close()
-                        shown = (now["what"], now["total"])
-                        bar = tqdm(
-                            total=now["total"],
-                            desc=now["what"],
-                            unit=now["unit"],
-                            leave=False,
-                            dynamic_ncols=True,
-                            disable=self.quiet,
-                        )
-                    bar.update(now["done"] - bar.n)
-                time.sleep(0.3)
-        if bar is not None:
-            bar.close()
+def _follow(file: Path, ended: threading.Event) -> None:
+    bar, drawn, rest = tqdm(disable=True), None, ""
+    with file.open() as lines:
+        while not ended.is_set():
+            *whole, rest = (rest + lines.read()).split("\n")  # the last line may still be in the writing
+            for now in map(json.loads, whole):
+                if drawn != (now["what"], now["total"]):
+                    bar.close()
+                    drawn = (now["what"], now["total"])
+                    bar = tqdm(
+                        total=now["total"], desc=now["what"], unit=now["unit"], leave=False, dynamic_ncols=True
+                    )
+                bar.update(now["done"] - bar.n)
+            time.sleep(0.3)
+    bar.close()

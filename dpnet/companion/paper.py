@@ -100,25 +100,17 @@ def printed(number: int, tidy: pd.DataFrame) -> pd.DataFrame:
     lines: dict[tuple[Any, ...], dict[str, float]] = {}
     for cell in tidy.to_dict("records"):
         lines.setdefault(tuple(cell[k] for k in keys), {})[cell["column"]] = cell["miou"]
-    found = [dict(zip(keys, key, strict=True)) | line for key, line in lines.items()]
-    return type(tidy)(found).reindex(columns=columns)
+    rows = [dict(zip(keys, key, strict=True)) | line for key, line in lines.items()]
+    return type(tidy)(rows).reindex(columns=columns)
 
 
 def claims() -> list[Claim]:
-    """Check what the paper claims in numbers: its means, its sentences, rows that it prints twice.
-
-    Returns:
-        one `Claim` each, those that hold and those that do not.
-    """
+    """What the paper claims in numbers (means, sentences, rows printed twice), each checked: it holds or not."""
     return [*_means(), *_comparisons()]
 
 
 def lint() -> pd.DataFrame:
-    """Collect the claims that do not hold.
-
-    Returns:
-        one row per such claim, one column per field of `Claim`.
-    """
+    """The claims that do not hold, one row each, one column per field of `Claim`."""
     import pandas as pd
 
     return pd.DataFrame([asdict(c) for c in claims() if not c.holds], columns=[f.name for f in fields(Claim)])

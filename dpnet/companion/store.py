@@ -18,37 +18,21 @@ from dpnet.metrics import METRICS, mean_iou
 
 Record = Run | Baselines
 COUNTS = "counts.npz"
-Counts = dict[str, np.ndarray]  # evaluation (or yardstick) -> int64 [E, 2, 3]
+Counts = dict[str, np.ndarray]  # evaluation (or baseline) -> int64 [E, 2, 3]
 
 
 class Store:
-    """The results of one benchmark at one preset.
-
-    Arguments:
-        root: its folder, `results/<benchmark>-<preset>`.
-    """
+    """The results of one benchmark at one preset; `root` is `results/<benchmark>-<preset>`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, record: Record) -> Path:
-        """Where a run or a set of yardsticks is kept."""
+        """Where a run, or baselines, are stored."""
         return self.root / "runs" / record.id
 
     def missing(self, record: Record, wanted: list[str], data: str | None = None) -> list[str]:
-        """Which evaluations of a run are still to be made.
-
-        Arguments:
-            record: a run, or yardsticks.
-            wanted: ids of evaluations.
-            data: the benchmark's mark; those that were made on other data count as missing. None: on any.
-
-        Returns:
-            those that are not there, in the same order.
-
-        Raises:
-            DPNetError: the folder has a corrupt file; it is named.
-        """
+        """Which of the wanted evaluations are still to be made; those of other data than `data`, if given, count."""
         there = self.metrics(record)["evaluations"]
         return [n for n in wanted if n not in there or data not in (None, there[n].get("data", data))]
 
@@ -57,20 +41,13 @@ class Store:
         file = self.folder(record) / "metrics.json"
         if not file.exists():
             return {"evaluations": {}}
-        found = read_json(file)
-        if not isinstance(found, dict) or found.get("id") != record.id or "evaluations" not in found:
+        metrics = read_json(file)
+        if not isinstance(metrics, dict) or metrics.get("id") != record.id or "evaluations" not in metrics:
             raise corrupt(file, "it is not this run's")
-        return found
+        return metrics
 
     def counts(self, record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The counts of one evaluation.
-
-        Arguments:
-            record: a run, or yardsticks.
-            name: an evaluation's id.
-
-        Returns:
-            int64 [E, 2, 3], and the class of each episode, int64 [E].
+        """The counts of one evaluation, int64 [E, 2, 3], and the class of each episode, int64 [E].
 
         Raises:
             DPNetError: they are not there, or not what `metrics.json` says.
@@ -89,7 +66,7 @@ class Store:
         return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
 
     def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
-        """Keep an episode list (JSON text, from `episodes.to_json`) under `episodes/`."""
+        """Store an episode list (JSON text, from `episodes.to_json`) under `episodes/`."""
         write(self._episodes(fold, seed, shot, count), text.encode())
 
     def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
@@ -126,15 +103,9 @@ class Store:
     def finish(
         self, record: Record, counts: Counts, lists: Mapping[str, Sequence[Episode]], benchmark: Benchmark
     ) -> None:
-        """Keep the counts of some evaluations, then `metrics.json`, last and atomically.
+        """Store the counts of some evaluations, then `metrics.json`, last and atomically; `lists` are their episodes.
 
         On disk is what differs: of each list of queries class and pixels, once; of each evaluation its prediction.
-
-        Arguments:
-            record: a run, or baselines.
-            counts: evaluation -> int64 [E, 2, 3].
-            lists: evaluation -> its E episodes.
-            benchmark: whose.
         """
         metrics = {"id": record.id, **self.metrics(record)}
         file, arrays = self.folder(record) / COUNTS, {}
@@ -145,16 +116,16 @@ class Store:
             target, predicted = np.concatenate([classes[:, None], values.sum(1)], 1), values[:, 1]
             key = f"target-{_digest(target)}"
             arrays |= {key: _small(target), name: _small(predicted)}
+            scores: dict[str, float | None] = {
+                m: round(mean_iou(values, classes, m), 4) if len(values) else None for m in METRICS
+            }
             metrics["evaluations"][name] = {
                 "counts": _digest(target, predicted),
                 "target": key,
-                "episodes": episodes.digest(episodes.to_json(benchmark, lists[name])),
+                "episodes": hashlib.sha256(episodes.to_json(benchmark, lists[name]).encode()).hexdigest()[:16],
                 "data": benchmark.digest[:16],
+                **scores,
             }
-            for metric in METRICS:
-                metrics["evaluations"][name][metric] = (
-                    round(mean_iou(values, classes, metric), 4) if len(values) else None
-                )
         np.savez_compressed(buffer := BytesIO(), **{n: arrays[n] for n in sorted(arrays)})  # type: ignore[arg-type]
         write(file, buffer.getvalue())
         write(self.folder(record) / "metrics.json", to_json(metrics))
@@ -163,8 +134,8 @@ class Store:
 def _read(file: Path, *names: str) -> Counts:
     """Arrays of an archive, in the order of their names; all of them if none is named."""
     try:
-        with np.load(BytesIO(file.read_bytes())) as kept:
-            return {name: kept[name] for name in names or kept.files}
+        with np.load(BytesIO(file.read_bytes())) as archive:
+            return {name: archive[name] for name in names or archive.files}
     except Exception as error:  # whatever a broken archive makes numpy, zipfile and zlib raise
         raise corrupt(file, " ".join(str(error).split()) or type(error).__name__) from error
 

@@ -1,0 +1,153 @@
+"""What means do not say: Fig. 3's matches, each class, pairs of classes, the best weights, Fig. 4's episodes."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpnet.companion import experiments, paper
+from dpnet.companion.experiments import PAPER_METRIC, Experiment
+from dpnet.companion.scores import MEAN, Samples, Scores, cell, combined, direction, resampling
+from dpnet.config import Baselines
+from dpnet.metrics import intersection_union, mean_iou, queries
+
+
+def matches(scores: Scores) -> pd.DataFrame:
+    """How reliable the matches of frozen features are, one way (cosine) and with the way back (cycle).
+
+    Returns:
+        tidy: matches ("cosine", "cycle", "cycle - cosine"), fold, cells (candidates per episode), precision (% of
+        them on the query's foreground, void left out), recall (% of its foreground cells), each with low and
+        high (95 %).
+    """
+    parts = {
+        name: [_matched(scores, f"matches-{name}", fold) for fold in scores.folds] for name in ("cosine", "cycle")
+    }
+    both = zip(parts["cycle"], parts["cosine"], strict=True)
+    parts["cycle - cosine"] = [None if a is None or b is None else a - b for a, b in both]
+    lines = []
+    for name, of_folds in parts.items():
+        whole = [p for p in of_folds if p is not None]
+        mean = np.mean(whole, 0) if len(whole) == len(of_folds) else None
+        for fold, part in zip(scores.columns, [*of_folds, mean], strict=True):
+            line: dict[str, Any] = {"matches": name, "fold": fold}
+            for i, rate in enumerate(("cells", "precision", "recall")):
+                of_rate = cell(None if part is None else Samples(float(part[0, i]), part[1:, i]), rate)
+                line |= {rate: of_rate[rate], f"{rate}_low": of_rate["low"], f"{rate}_high": of_rate["high"]}
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _matched(scores: Scores, name: str, fold: int) -> np.ndarray | None:
+    """Cells per episode, precision and recall: the value, then its resamples, float64 [1 + R, 3]."""
+    one_shot = {"kind": Baselines.kind, "shot": 1, "diversity": scores.setting.recipe.diversity}
+    lists = scores.counts(scores.select(variant=name, **one_shot), fold)
+    pixels = scores.counts(scores.select(variant="prototype", **one_shot), fold)
+    if not lists or not pixels:
+        return None
+    of_seeds = []
+    # Pixels tell queries apart, cells may not.
+    for (counts, classes), drawn in zip(lists, resampling(fold, pixels), strict=True):
+        weights = np.concatenate([np.ones((1, len(classes))), drawn])
+        hit, false, missed = (weights @ counts[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
+        rates = [100 * hit / np.maximum(hit + false, 1), 100 * hit / np.maximum(hit + missed, 1)]
+        of_seeds.append(np.stack([weights @ counts[:, 1].sum(1) / weights.sum(1), *rates], 1))
+    return np.asarray(np.mean(of_seeds, 0))
+
+
+def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """What a fold's mean hides: each class by itself.
+
+    Returns:
+        tidy: class, fold, images (distinct queries), episodes, row, iou (%, the table's metric, mean of seeds).
+    """
+    lines: list[list[Any]] = []
+    for fold, row in product(scores.folds, experiment.rows):
+        lists = scores.counts(scores.of_row(row), fold)
+        if not lists:
+            continue
+        counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
+        query = queries(counts, classes)
+        for c in np.unique(classes):
+            of_class = classes == c
+            each = [mean_iou(k[own == c], own[own == c], experiment.metric) for k, own in lists]
+            about = [scores.about["classes"][c - 1], fold, len(np.unique(query[of_class])), int(of_class.sum())]
+            lines.append([*about, row.label, float(np.mean(each))])
+    return pd.DataFrame(lines, columns=["class", "fold", "images", "episodes", "row", "iou"])
+
+
+def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """Which classes the best row tells apart: the same queries, with a support of their class and with a wrong one.
+
+    Returns:
+        class (of the query), support (the wrong one's class), episodes, right, wrong (IoU in %, PFENet metric, all
+        seeds together); empty if either was not run.
+    """
+    best = experiment.best
+    lines: list[list[Any]] = []
+    for fold in scores.folds:
+        right, wrong = (scores.counts(scores.of_row(best, support), fold) for support in ("right", "wrong"))
+        if not right or not wrong:
+            continue
+        parts = []
+        for seed, (counts, classes), (wrong_counts, _) in zip(scores.seeds, right, wrong, strict=True):
+            listed = scores.store.episodes(fold, seed, best.shot, scores.setting.episodes)
+            wrong_class = np.array([entry[3] for entry in listed])
+            asked = wrong_class > 0  # a query that lacks no class of its fold has no wrong support
+            parts.append((classes[asked], wrong_class[asked], counts[asked], wrong_counts))
+        classes, others, *both = (np.concatenate(part) for part in zip(*parts, strict=True))
+        for c, other in np.unique(np.stack([classes, others], 1), axis=0):
+            of_pair = (classes == c) & (others == other)
+            names = [scores.about["classes"][i - 1] for i in (c, other)]
+            ious = [mean_iou(counts[of_pair], classes[of_pair], "pfenet") for counts in both]
+            lines.append([*names, int(of_pair.sum()), *ious])
+    return pd.DataFrame(lines, columns=["class", "support", "episodes", "right", "wrong"])
+
+
+def best_weights(scores: Scores) -> dict[str, Any] | None:
+    """Where the paper's best pair of loss weights stands among ours: what pairwise effects do not say.
+
+    Returns:
+        theirs and ours (labels of the paper's best cell and of ours), rank (of theirs among ours), miou and highest
+        (of both), difference (theirs - ours) with low and high (95 %), status; None if a cell was not run.
+    """
+    table5 = experiments.get("table5")
+    cells = [scores.samples(scores.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows]
+    values = np.array([np.nan if cell is None else cell.value for cell in cells])
+    if np.isnan(values).any():
+        return None
+    papers = paper.cells(5).set_index(table5.keys)["miou"]
+    ours, theirs = int(values.argmax()), int(np.argmax([papers[*row.key.values()] for row in table5.rows]))
+    gap = cell(combined([(1, cells[theirs]), (-1, cells[ours])]), "difference")
+    return {
+        "theirs": table5.rows[theirs].label,
+        "ours": table5.rows[ours].label,
+        "rank": 1 + int((values > values[theirs]).sum()),
+        "miou": values[theirs],
+        "highest": values[ours],
+        **gap,
+        "status": "same direction" if ours == theirs else direction(gap, 1.0),
+    }
+
+
+def qualitative_examples(scores: Scores, experiment: Experiment, fold: int) -> pd.DataFrame:
+    """The episodes that Fig. 4 shows, by rule: of each class the largest gain, the median, the largest loss.
+
+    Returns:
+        rule, class, class_id, episode (its position in the list of the first seed), query and support (image ids),
+        without, with (IoU in %, CANet metric), gain; empty if the fold has not been run.
+    """
+    columns = ["rule", "class", "class_id", "episode", "query", "support", "without", "with", "gain"]
+    lists = [scores.counts(scores.of_row(row), fold) for row in experiment.rows]
+    if not all(lists):
+        return pd.DataFrame(columns=columns)
+    overlaps = [intersection_union(of_row[0][0], PAPER_METRIC) for of_row in lists]
+    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
+    listed = scores.store.episodes(fold, scores.seeds[0], 1, scores.setting.episodes)
+    lines = []
+    for rule, class_id, episode in experiments.qualitative_examples(before, after, lists[0][0][1]):
+        _, query, supports, *_ = listed[episode]
+        ious = [before[episode], after[episode], after[episode] - before[episode]]
+        lines.append([rule, scores.about["classes"][class_id - 1], class_id, episode, query, supports[0], *ious])
+    return pd.DataFrame(lines, columns=columns).round(1)

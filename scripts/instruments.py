@@ -1,0 +1,99 @@
+"""The instruments of `speed.py`: a stopwatch, the largest tensor, and ratios of what was measured in turns."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Stopwatch:
+    """Seconds on a device; each measurement is taken `repeats` times."""
+
+    def __init__(self, device: str, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, works: Mapping[str, Callable[[], Any]], repeats: int | None = None) -> dict[str, np.ndarray]:
+        """Seconds of some works, each in turn, as often as `repeats`; a first turn does not count."""
+        taken: dict[str, list[float]] = {name: [] for name in works}
+        for turn in range(1 + (repeats or self.repeats)):
+            for name, work in works.items():
+                self.wait()
+                begun = time.perf_counter()
+                work()
+                self.wait()
+                if turn:
+                    taken[name].append(time.perf_counter() - begun)
+        return {name: np.array(values) for name, values in taken.items()}
+
+    @contextmanager
+    def shares(self, functions: Mapping[str, list[tuple[Any, str]]], rest: str) -> Iterator[dict[str, float]]:
+        """Seconds inside some functions, each second counted once, for the innermost; and the rest."""
+        spent = dict.fromkeys([*functions, rest], 0.0)
+        stack, last = [rest], time.perf_counter()
+
+        def switch() -> None:
+            nonlocal last
+            self.wait()
+            now = time.perf_counter()
+            spent[stack[-1]] += now - last
+            last = now
+
+        def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                switch()
+                stack.append(part)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    switch()
+                    stack.pop()
+
+            return call
+
+        with ExitStack() as patches:
+            for part, owners in functions.items():
+                for owner, name in owners:
+                    patches.enter_context(patch.object(owner, name, timed(getattr(owner, name), part)))
+            yield spent
+            switch()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that comes into being, but for those of a known shape."""
+
+    def __init__(self, known: torch.Size) -> None:
+        super().__init__()
+        self.known, self.bytes = known, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and look at what it gives."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.numel() != self.known.numel():
+                self.bytes = max(self.bytes, leaf.numel() * leaf.element_size())
+        return result
+
+
+def ratio(
+    what: str, unit: str, ours: np.ndarray, reference: str, against: np.ndarray, budget: float | None = None
+) -> dict[str, Any]:
+    """A line of the table: what was measured in the same turn is divided, then the median is taken."""
+    numbers = {"ours": spread(ours), "against": spread(against), "ratio": spread(ours / against)}
+    about = {"what": what, "unit": unit, "reference": reference, "budget": budget}
+    return numbers | about | {"more is better": unit.endswith("/s")}
+
+
+def spread(values: np.ndarray) -> list[float]:
+    """Median, least and most, with four digits."""
+    return [float(f"{v:.4g}") for v in (np.median(values), values.min(), values.max())]

@@ -1,0 +1,200 @@
+"""The explorer's predictions are the network's own, survive storing, and are refused where they are another run's."""
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import drawing
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import PathCollection
+
+from dpnet import backbones, evaluate, io
+from dpnet import data as benchmarks
+from dpnet.companion import explorer, presets
+from dpnet.companion.experiments import BETAS
+from dpnet.companion.explorer import Predictions
+from dpnet.companion.runner import RENDERED, Cohort
+from dpnet.config import Evaluation, Recipe, Run, Variant
+from dpnet.episodes import Episode
+from dpnet.evaluate import Scene
+from dpnet.io import DPNetError
+from dpnet.metrics import episode_counts
+from dpnet.model import Head, shared_counts
+from dpnet.train import autocast, build_head
+
+RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
+# fp32: in bf16 a pixel whose two logits are equal may fall either way, as thresholds are decoded together or apart.
+TRAINING = dataclasses.replace(presets.resolve("shapes", "tiny").training, width=8, precision="fp32")
+
+
+class Tiny(NamedTuple):
+    head: Head
+    scene: Scene
+    listed: list[Episode]
+    arrays: dict[str, np.ndarray]
+    stored: Predictions
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A head that was never trained, whose discriminator is made to decide."""
+    data = benchmarks.prepare("shapes", tmp_path_factory.mktemp("data"), RECIPE)
+    backbone = backbones.build(TRAINING.backbone)
+    head = build_head(Run("shapes", RECIPE, TRAINING, 0, 0, Variant()), backbone.channels).eval()
+    assert head.comparison is not None
+    with torch.no_grad():
+        head.comparison.second.weight *= 30
+    scene = Scene(data, backbone, TRAINING.backbone, TRAINING.size, 0, 0, "cpu")
+    listed = scene.episodes(1, 30)
+    arrays = explorer.predict(head, scene, TRAINING, listed, explorer.first_of_each(listed, 2))
+    return Tiny(head, scene, listed, arrays, explorer.unpack(pack(arrays)))
+
+
+def pack(arrays: dict[str, np.ndarray], run: str = "a run", scores: str = "0") -> bytes:
+    return explorer.pack({"run": np.array(run), "scores": np.array(scores), **arrays})
+
+
+def test_the_first_episodes_of_each_class_are_stored(tiny: Tiny) -> None:
+    of_class = [e.class_id for e in tiny.listed]
+    first_two = [[n for n, k in enumerate(of_class) if k == c][:2] for c in sorted(set(of_class))]
+    assert tiny.stored.numbers.tolist() == [n for pair in first_two for n in pair]
+
+
+def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
+    """Against the network's own forward call and `evaluate.predictions`, threshold by threshold."""
+    stored, scene = tiny.stored, tiny.scene
+    chosen = [tiny.listed[n] for n in stored.numbers]
+    raw_s, soft = scene.supports(chosen, "right")
+    raw_q = scene.raw([e.query for e in chosen])
+    counts = shared_counts(scene.backbone, raw_s, raw_q, soft, "cycle")
+    features_of = scene.backbone.features
+    for beta in BETAS:
+        with torch.inference_mode(), autocast(TRAINING, "cpu"):
+            output = tiny.head(features_of(raw_s), soft, features_of(raw_q), counts, beta)
+        assert output.scores is not None
+        assert np.allclose(stored.probability, output.scores[:, 0].float().sigmoid(), atol=1e-3)
+        assert np.array_equal(stored.candidates, output.candidates[:, 0])
+        for i, (alone, mask) in enumerate(evaluate.predictions(tiny.head, scene, TRAINING, chosen, beta)):
+            selected, answer = stored.at(i, beta)
+            assert np.array_equal(selected, output.selected[i, 0])
+            assert np.array_equal(answer, mask)
+            assert np.array_equal(stored.alone[i], alone)
+    assert (stored.candidates & ~stored.selected[:, -1]).any()  # the discriminator does discard some
+    assert (stored.masks != stored.masks[:, :1]).any()  # and that does change an answer
+
+
+def test_candidates_are_the_ends_of_cycles(tiny: Tiny) -> None:
+    """Eq. 1 and 2 as two loops over the stored matches."""
+    stored = tiny.stored
+    for i in range(len(stored.numbers)):
+        foreground = stored.foreground[i].ravel()
+        forward, backward = stored.forward[i].tolist(), stored.backward[i].tolist()
+        closed = [s for s in range(len(forward)) if foreground[s] and foreground[backward[forward[s]]]]
+        assert np.flatnonzero(stored.closes(i)).tolist() == closed
+        assert set(np.flatnonzero(stored.candidates[i])) == {forward[s] for s in closed}
+
+
+def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -> None:
+    again = explorer.predict(tiny.head, tiny.scene, TRAINING, tiny.listed, tiny.stored.numbers.tolist())
+    assert pack(again) == pack(tiny.arrays)
+    for name, array in tiny.arrays.items():
+        there = np.asarray(getattr(tiny.stored, name))
+        assert there.shape == array.shape
+        if name == "images":
+            assert np.abs(there.astype(int) - array).mean() < 10  # JPEG
+        else:
+            assert np.array_equal(there, array), name
+
+
+def test_words_and_tables_count_what_is_stored(tiny: Tiny) -> None:
+    stored = tiny.stored
+    table = drawing.episode_scores(stored, stored.betas)
+    for t, beta in enumerate(stored.betas):
+        words, line = drawing.in_words(stored, 1, beta), table.iloc[1]
+        candidates, selected = int(stored.candidates[1].sum()), int(stored.selected[1, t].sum())
+        truth = stored.target[1] == 1
+        overlap, before = (100 * (m & truth).sum() / (m | truth).sum() for m in stored.masks[1, [t, 0]])
+        assert f": {candidates} candidate" in words
+        assert f"{candidates - selected} discarded at β = {beta:.2f}" in words
+        assert (f"mean of the {selected} selected" in words) is (selected > 0)
+        assert ("P_q = P" in words) is (selected == 0)
+        assert f"IoU {overlap:.1f} % (without filtering {before:.1f} %" in words
+        assert line[f"selected at {beta:g}"] == selected
+        assert line[f"IoU at {beta:g}"] == round(overlap, 1)
+
+
+def test_the_picture_marks_the_cells_and_names_the_numbers(tiny: Tiny) -> None:
+    stored, beta = tiny.stored, 0.5
+    for episode in range(len(stored.numbers)):
+        support, query, answer = drawing.explored(stored, episode, beta).axes
+        selected, mask = stored.at(episode, beta)
+        for axis, marks in ((support, (stored.closes(episode), stored.foreground[episode] & ~stored.closes(episode))),
+                            (query, (selected, stored.candidates[episode] & ~selected))):  # fmt: skip
+            drawn = [c for c in axis.collections if isinstance(c, PathCollection)]
+            assert [len(c.get_offsets()) for c in drawn] == [cells.sum() for cells in marks]
+        assert f"IoU {stored.iou(episode, mask):.1f} %" in answer.get_title()
+        assert f"without filtering {stored.iou(episode, stored.masks[episode, 0]):.1f} %" in answer.get_title()
+        drawing.plt.close()
+
+
+# ---- the file in the results
+
+
+def test_the_stored_predictions_are_those_that_were_scored() -> None:
+    """Against the counts that the run's own evaluation wrote, at each of Fig. 5's thresholds."""
+    of = explorer.cohort("shapes", "quick")
+    stored = explorer.load(of)
+    assert explorer.path(of).stat().st_size < 600_000
+    for t, beta in enumerate(stored.betas):
+        counts, _ = of.store.counts(of.example_run, Evaluation(of.usual.episodes, beta=beta).id)
+        masks = torch.from_numpy(stored.masks[:, t])
+        assert np.array_equal(episode_counts(masks, torch.from_numpy(stored.target)), counts[stored.numbers])
+
+
+def results_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> Cohort:
+    """The committed run's scores beside some stored predictions, no checkpoint."""
+    of = explorer.cohort("shapes", "quick")
+    folder = tmp_path / of.store.root.name
+    run = folder / "runs" / of.example_run.id
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_bytes((of.store.folder(of.example_run) / "metrics.json").read_bytes())
+    (folder / "benchmark.json").write_bytes((of.store.root / "benchmark.json").read_bytes())
+    if content:
+        (folder / "explore.npz").write_bytes(content)
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    return explorer.cohort("shapes", "quick")
+
+
+def test_only_predictions_of_this_training_are_shown(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = explorer.cohort("shapes", "quick")
+    run, scores = of.example_run.id, explorer.load(of).scores
+    good = pack(tiny.arrays, run, scores)
+    wrong = {
+        "no stored predictions": b"",
+        f"of run another, expected {run}": pack(tiny.arrays, "another", scores),
+        "of another training": pack(tiny.arrays, run, "another"),
+        "corrupt": good[:-100],
+    }
+    for number, (message, content) in enumerate(wrong.items()):
+        there = results_with(tmp_path / str(number), monkeypatch, content)
+        for call in (explorer.load, explorer.keep):
+            with pytest.raises(DPNetError, match=rf"(?s){re.escape(message)}.*make reproduce-table3.*make explore"):
+                call(there)
+        monkeypatch.undo()
+    assert explorer.keep(results_with(tmp_path / "good", monkeypatch, good)).run == run
+    with pytest.raises(DPNetError, match="no results: run `make reproduce-table3 BENCHMARK=coco PRESET=paper`"):
+        explorer.cohort("coco", "paper")
+
+
+def test_no_photographs_are_committed() -> None:
+    git = {"capture_output": True, "text": True, "cwd": io.ROOT, "check": False}
+    listed = subprocess.run(["git", "ls-files", "results/*/explore.npz"], **git)
+    assert {p.split("/")[1].rsplit("-", 1)[0] for p in listed.stdout.split()} <= set(RENDERED)
+    ignored = subprocess.run(["git", "check-ignore", "results/pascal-mini-quick/explore.npz"], **git)
+    assert ignored.returncode == 0

@@ -1,0 +1,117 @@
+"""Templates carry no outputs, executed notebooks are their templates, and parameters are checked."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpnet import io
+from dpnet.companion import notebooks
+from dpnet.io import DPNetError, Places
+
+TEMPLATES = sorted(notebooks.TEMPLATES.glob("*.ipynb"))
+EXECUTED = [*io.ROOT.glob("results/*/*.ipynb"), *io.ROOT.glob("results/*/train/*.ipynb")]
+EXECUTED = sorted(n for n in EXECUTED if "-tiny" not in n.parent.as_posix() and ".failed" not in n.name)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_templates_carry_no_outputs_and_typed_commented_parameters(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in notebook.cells)
+    assert notebook.metadata.kernelspec.name == "python3"
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for line in parameters.source.splitlines():
+        assert re.fullmatch(r"\w+: (str|int|bool|float) = \S+  # .+", line)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    outputs = [o for c in code for o in c.outputs]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    assert outputs
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
+    assert set(notebook.metadata) == {"kernelspec", "dpnet"}
+    assert path.stat().st_size < 500_000
+    # Pictures may hold any letters.
+    texts = [(o.get("text", ""), {k: v for k, v in o.get("data", {}).items() if "image" not in k}) for o in outputs]
+    text = f"{texts} {[c.source for c in notebook.cells]} {notebook.metadata}"
+    assert not re.search(r"/(work|home|root|tmp|Users)/|papermill|widget", text)
+    name = "train" if path.parent.name == "train" else path.stem
+    template = nbformat.read(notebooks.template(name), 4)
+    sources = [c.source for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    assert sources == [c.source for c in template.cells]
+    assert notebooks.current(name, path), "stale: run its make target again"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"betta": 0.2}, r"unknown parameter 'betta'.*has beta, name"),
+        ({"beta": "0.2"}, r"beta='0.2': a float is needed, not str"),
+        ({"name": 3}, r"name=3: a str is needed, not int"),
+        ({"beta": True}, r"beta=True: a float is needed, not bool"),
+    ],
+)
+def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
+    names = {"__annotations__": {"beta": float, "name": str}, "beta": 0.5, "name": "x", "In": [], "np": np, "_": 1}
+    notebooks.check_parameters(names)
+    with pytest.raises(DPNetError, match=message):
+        notebooks.start({**names, **values})
+
+
+def test_a_notebook_finds_what_lies_beside_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["elsewhere"])
+    with pd.option_context(*(x for option in notebooks.PANDAS for x in (option, pd.get_option(option)))):
+        notebooks.start({"__annotations__": {}})
+        notebooks.start({"__annotations__": {}})
+        assert sys.path == [str(notebooks.TEMPLATES), "elsewhere"]
+        assert pd.get_option("display.max_rows") == 200
+
+
+def test_a_parameter_cannot_inject_code() -> None:
+    """Whatever a value holds, a notebook's parameters cell reads it back as that value."""
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    hostile = "x\"; raise SystemExit #'\n'" + '"' * 3 + "\\{1/0}\n%cd /"
+    made = parameterize_notebook(load_notebook_node(str(notebooks.TEMPLATES / "train.ipynb")), {"benchmark": hostile})
+    (cell,) = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    names: dict[str, object] = {}
+    exec(cell.source, names)
+    assert names["benchmark"] == hostile
+
+
+def test_what_a_notebook_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training notebook stays current when results or code change; a table's does not."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name in ("train", "fig3"):
+        folder.joinpath(f"{name}.ipynb").write_bytes((notebooks.TEMPLATES / f"{name}.ipynb").read_bytes())
+    monkeypatch.setattr(notebooks, "TEMPLATES", folder)
+    marks = {name: [notebooks.source(name, tmp_path / f"{name}.ipynb")] for name in ("train", "fig3")}
+    for file in (tmp_path / "fig3.csv", folder / "drawing.py"):
+        file.write_text("changed")
+        for name, seen in marks.items():
+            seen.append(notebooks.source(name, tmp_path / f"{name}.ipynb"))
+    assert [len(set(seen)) for seen in marks.values()] == [1, 3]
+
+
+def test_kernels_find_the_places_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNET_RESULTS", "before")
+    before = dict(os.environ)
+    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
+    with notebooks.kernel_environment(at, MORE="1"):
+        assert io.places() == at
+        assert os.environ["MORE"] == "1"
+    assert dict(os.environ) == before
+    assert io.places().results.name == "before"
+    assert io.places(results=tmp_path).results == tmp_path
+    monkeypatch.delenv("DPNET_RESULTS")
+    assert io.places().results == io.ROOT / "results"

@@ -1,0 +1,140 @@
+"""Run ids, and the store: what is written is what comes back, and what is not whole is named."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpnet.companion import presets
+from dpnet.companion.store import COUNTS, Store
+from dpnet.config import Evaluation, Variant, fingerprint
+from dpnet.data.index import Benchmark, Entry
+from dpnet.episodes import Episode
+from dpnet.io import DPNetError, write
+
+RUN = presets.resolve("shapes", "tiny").run(Variant(), 0, 0)
+ENTRIES = tuple(Entry(f"image{n}", "val", "", "", (4, 4), {1: 8}) for n in range(3))
+BENCHMARK = Benchmark("shapes", Path(), ("a", "b"), ((1,), (2,)), ((1,), (2,)), ENTRIES, "0123456789abcdef" * 4)
+EPISODES = [Episode(1, 0, (1,)), Episode(1, 1, (2,)), Episode(2, 2, (0,))]
+TABLE = np.arange(18).reshape(3, 2, 3)
+
+
+# ---- run ids
+
+
+def test_a_runs_id_changes_with_what_changes_its_result() -> None:
+    changes = [
+        {"fold": 1},
+        {"seed": 1},
+        {"benchmark": "pascal"},
+        {"variant": Variant(lambda_1=0.5)},
+        {"training": dataclasses.replace(RUN.training, steps=31)},
+        {"recipe": dataclasses.replace(RUN.recipe, diversity=0.5)},
+    ]
+    ids = {RUN.id, *(dataclasses.replace(RUN, **change).id for change in changes)}
+    assert len(ids) == 1 + len(changes)
+    assert dataclasses.replace(RUN).id == RUN.id
+
+
+def test_a_new_reading_at_its_default_renames_nothing() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Later(Variant):
+        kind = "Variant"
+        reading: str = "as before"
+
+    assert fingerprint(Later()) == fingerprint(Variant())
+    assert fingerprint(Later(reading="new")) != fingerprint(Variant())
+
+
+def test_slugs_are_readable() -> None:
+    assert Variant().slug == "pim+msf+ccm"
+    assert Variant(pim=False, msf=False, pseudo="none").slug == "base"
+    assert Variant(lambda_1=0.5, dis_over="C'").slug == "pim+msf+ccm-lambda_1=0.5-dis_over=Cp"
+    assert Evaluation(1000).id == "main-right-1shot-beta0.2-x1-1000ep"
+    assert len({e.id for e in (Evaluation(10), Evaluation(10, beta=0.3), Evaluation(10, scales=(0.7, 1.0)))}) == 3
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("benchmark", presets.BENCHMARKS)
+def test_every_preset_is_there(benchmark: str, preset: str) -> None:
+    setting = presets.resolve(benchmark, preset)
+    assert setting.training.size % 8 == 1  # a grid whose cells lie on pixels 0, 8, ...
+    assert setting.episodes >= 40
+
+
+def test_the_papers_setting() -> None:
+    paper = presets.resolve("pascal", "paper").training
+    assert (paper.size, paper.learning_rate, paper.decay, paper.batch) == (321, 0.0025, 0.0, 4)
+    assert (paper.backbone, paper.width, paper.dilations) == ("resnet50", 256, (6, 12, 18))
+
+
+# ---- the store
+
+
+def finish(store: Store, **tables: np.ndarray) -> Path:
+    folder = store.begin(RUN)
+    store.finish(RUN, tables, dict.fromkeys(tables, EPISODES), BENCHMARK)
+    return folder
+
+
+def test_counts_come_back_and_the_order_of_finishing_leaves_no_trace(tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
+    finish(one, a=TABLE, b=TABLE + 1)
+    assert one.missing(RUN, ["c", "a"]) == ["c"]
+    assert one.missing(RUN, ["a"], data="of other data") == ["a"]
+    finish(one, c=TABLE)
+    finish(other, c=TABLE, b=TABLE + 1, a=TABLE)
+    for file in ("metrics.json", COUNTS, "run.json"):
+        assert (one.folder(RUN) / file).read_bytes() == (other.folder(RUN) / file).read_bytes()
+    counts, classes = one.counts(RUN, "b")
+    assert counts.dtype == np.int64
+    assert np.array_equal(counts, TABLE + 1)
+    assert classes.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", lambda whole: whole[:-20]),
+        ("metrics.json", lambda _: b"\xff\x00"),
+        ("metrics.json", lambda _: b'{"id": "x", "evaluations": {}}'),
+        (COUNTS, lambda whole: whole[:-8]),
+        (COUNTS, None),
+    ],
+    ids=["truncated", "not json", "another run's", "counts truncated", "counts gone"],
+)
+def test_corrupt_files_are_named_with_the_way_out(file: str, content: object, tmp_path: Path) -> None:
+    folder = finish(Store(tmp_path), a=TABLE)
+    if callable(content):
+        (folder / file).write_bytes(content((folder / file).read_bytes()))
+    else:
+        (folder / file).unlink()
+    message = rf"{re.escape(file)}: corrupt .* remove the folder {re.escape(str(folder))}"
+    with pytest.raises(DPNetError, match=message):
+        Store(tmp_path).counts(RUN, "a")
+
+
+def test_metrics_are_written_last_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b).name), replace(a, b)))
+    folder = finish(Store(tmp_path), a=TABLE)
+    assert replaced[-1] == "metrics.json"
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    before = (folder / "metrics.json").read_bytes()
+    with pytest.raises(DPNetError, match="No space left on device"):
+        write(folder / "metrics.json", b"new")
+    assert (folder / "metrics.json").read_bytes() == before
+    assert not list(folder.glob(".*.part"))
+
+
+def test_the_same_bytes_are_not_written_again_and_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a", b"x")
+    stamp = (tmp_path / "a").stat().st_mtime_ns
+    write(tmp_path / "a", b"x")
+    assert (tmp_path / "a").stat().st_mtime_ns == stamp
+    with pytest.raises(DPNetError, match=r"cannot be written.*RESULTS="):
+        write(tmp_path / "a" / "inside", b"x")

@@ -1,0 +1,93 @@
+"""Features and pixels on disk: right, made once, refused without room, and not made where they are too many."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from dpnet import backbones
+from dpnet.backbones import Backbone
+from dpnet.data import cache
+from dpnet.data.index import Benchmark
+from dpnet.io import DPNetError
+
+
+def bank(data: Benchmark, backbone: Backbone, split: str = "train", size: int = 65) -> cache.FeatureBank:
+    encode, key, channels = backbone.encode_exactly, backbone.key, backbone.channels
+    return cache.features(data, split, size, encode, key, channels, mirror=split == "train")
+
+
+def test_features_are_right_and_made_once(data: Benchmark, backbone: Backbone) -> None:
+    stored = bank(data, backbone)
+    (file,) = (data.root / "features").glob("*train-2*.npy")
+    before = file.stat().st_mtime_ns
+    bank(data, backbone)
+    assert file.stat().st_mtime_ns == before
+    position = next(i for i, e in enumerate(data.entries) if e.split == "train")
+    pixels = cache.resized_images(data, [position], 65)
+    with torch.no_grad():
+        expected = torch.cat([backbone(pixels), backbone(pixels.flip(3))])
+    rows = stored([position, position], np.array([False, True]))
+    torch.testing.assert_close(rows, expected, rtol=2e-3, atol=2e-2)
+
+
+def test_features_too_many_to_store_are_made_as_they_are_asked_for(
+    data: Benchmark, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = bank(data, backbone)
+    assert stored.data is not None
+    before = {f.name for f in (data.root / "features").glob("*")}
+    monkeypatch.setattr(cache, "LARGEST", stored.data.nbytes - 1)
+    monkeypatch.setattr(cache, "_stored", None)
+    positions = [i for i, e in enumerate(data.entries) if e.split == "train"][::2]
+    asked = [*positions, positions[0]], np.append(np.arange(30) % 3 == 0, True)
+    fresh = bank(data, backbone)
+    torch.testing.assert_close(fresh(*asked), stored(*asked), rtol=2e-3, atol=1e-3)  # batches of other images
+    assert {f.name for f in (data.root / "features").glob("*")} == before
+
+
+def test_features_without_room_are_refused_before_they_are_made(
+    data: Benchmark, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: mock.Mock(free=1_000_000))
+    with pytest.raises(DPNetError, match=r"features of val images take 0\.00\d GB, and 0\.001 GB are free.*DATA="):
+        bank(data, backbone, "val", 105)
+
+
+def test_features_of_a_gpu_have_a_name_of_their_own(data: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU the name is what it always was."""
+    files: list[Path] = []
+    monkeypatch.setattr(cache, "_stored", lambda file, *_: files.append(file))
+    for device in ("cpu", "meta"):
+        bank(data, backbones.build("efficientnet_lite0").to(device), "val")
+    sizes = [data.path(e.image).stat().st_size for e in data.entries if e.split == "val"]
+    made = f"{data.digest} {sizes} efficientnet_lite0 {torch.__version__}"
+    cpu, other = (file.name for file in files)
+    assert cpu == f"efficientnet_lite0-65px-val-1-{hashlib.sha256(made.encode()).hexdigest()[:8]}.npy" != other
+
+
+def test_features_are_not_rounded_to_tf32(
+    data: Benchmark, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudnn, encode, settings = torch.backends.cudnn, backbone.encode, []
+
+    def current() -> tuple[bool, ...]:
+        return cudnn.allow_tf32, cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+
+    before = current()
+    monkeypatch.setattr(backbone, "encode", lambda x: (settings.append(current()), encode(x))[1])
+    bank(data, backbone, "val", 33)
+    assert {*settings} == {(False, *before[1:])}
+    assert current() == before
+
+
+def test_pixels_are_those_of_the_files(data: Benchmark) -> None:
+    images, labels, row_of = cache.pixels(data, "train", 33)
+    positions = [*row_of][::20]
+    rows = [row_of[p] for p in positions]
+    assert np.array_equal(images[rows], cache.resized_images(data, positions, 33))
+    assert np.array_equal(labels[rows], torch.stack([*cache.resized_labels(data, positions, 33).values()]))

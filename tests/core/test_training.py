@@ -1,0 +1,234 @@
+"""Lockstep training: invariants 1, 7 and 9; the losses; both batch sources."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import BASE, FULL, TRAINING, run
+from torch.nn import functional as F
+
+from dpnet import augment, episodes, io, train
+from dpnet.backbones import Backbone
+from dpnet.config import Run, Variant
+from dpnet.data import cache
+from dpnet.data.index import Benchmark
+from dpnet.io import DPNetError
+from dpnet.model import Output
+
+Trainer = Callable[..., dict[Run, Path]]
+
+
+@pytest.fixture
+def trained(data: Benchmark, backbone: Backbone, tmp_path: Path) -> Trainer:
+    """Trains runs in folders under a name, and returns these."""
+
+    def call(name: str, *runs: Run) -> dict[Run, Path]:
+        folders = {one: tmp_path / name / one.id for one in runs}
+        train.train(folders, data, backbone)
+        return folders
+
+    return call
+
+
+def files(folders: dict[Run, Path]) -> dict[tuple[str, str], bytes]:
+    """What trainings leave: run and file -> bytes."""
+    return {(one.id, file.name): file.read_bytes() for one, folder in folders.items() for file in folder.iterdir()}
+
+
+class Killed:
+    """Stands for `train.losses`, once per variant and step, and is interrupted at one of its calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int | None = None) -> None:
+        self.at, self.calls, self.losses = at, 0, train.losses
+        monkeypatch.setattr(train, "losses", self)
+        monkeypatch.setenv("DPNET_SAVE_EVERY", "0")
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.losses(*arguments)  # type: ignore[arg-type]
+
+
+# ---- invariants 1 and 9
+
+
+def test_a_variant_in_a_cohort_is_the_variant_alone(trained: Trainer) -> None:
+    runs = [run(BASE), run(FULL), run(Variant(msf=False, pseudo="global"))]
+    together = files(trained("together", *runs))
+    assert together == {key: value for one in runs for key, value in files(trained("alone", one)).items()}
+    assert {name for _, name in together} == {"checkpoint.safetensors", "history.json"}
+    assert len(set(together.values())) == 6
+
+
+def test_training_does_not_touch_the_global_generator(trained: Trainer) -> None:
+    torch.manual_seed(5)
+    state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    trained("any", run(BASE))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], legacy)  # type: ignore[index, arg-type]
+
+
+@pytest.mark.parametrize("augment", ["flip", "geometric"])
+def test_killed_and_started_again_is_the_same(
+    augment: str, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step, when one variant is ahead of the other; then one loses its newest state, and lags."""
+    runs = [run(BASE, augment=augment), run(FULL, augment=augment)]
+    whole = trained("whole", *runs)
+    killed = Killed(monkeypatch, at=8)
+    with pytest.raises(KeyboardInterrupt):
+        trained("killed", *runs)
+    first, second = ([file.name for file in io.states(tmp_path / "killed" / one.id)] for one in runs)
+    assert first == second == ["state-00000002.pt", "state-00000003.pt"]  # of three, two stay
+    (tmp_path / "killed" / runs[0].id / "state-00000003.pt").unlink()
+    killed.calls, killed.at = 0, None
+    assert files(trained("killed", *runs)) == files(whole)
+    assert killed.calls == 2 * TRAINING.steps - 2 - 3
+
+
+@pytest.mark.parametrize("torn", [1, 2])
+def test_torn_states_leave_the_one_before_or_the_start(
+    torn: int, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained("whole", run(FULL))
+    killed = Killed(monkeypatch, at=5)
+    with pytest.raises(KeyboardInterrupt):
+        trained("torn", run(FULL))
+    for state in io.states(tmp_path / "torn" / run(FULL).id)[-torn:]:
+        state.write_bytes(state.read_bytes()[:1000])
+    killed.calls, killed.at = 0, None
+    assert files(trained("torn", run(FULL))) == files(whole)
+    assert killed.calls == TRAINING.steps - (3 if torn == 1 else 0)
+
+
+def test_checkpoints_and_states_know_their_data(
+    data: Benchmark, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert io.trained_on(trained("whole", run(BASE))[run(BASE)]) == {data.digest[:16]}
+    Killed(monkeypatch, at=3)
+    with pytest.raises(KeyboardInterrupt):
+        trained("part", run(BASE))
+    folder = tmp_path / "part" / run(BASE).id
+    assert io.trained_on(folder) == {data.digest[:16]}
+    for state in io.states(folder):
+        state.write_bytes(b"PK torn")
+    assert io.trained_on(folder) == set()
+
+
+class Weighty(float):
+    """A zero that claims to be more."""
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("loss", "part", "layer"),
+    [("lambda_1", "aux_decoder", "aux_decoder.fuse.weight"), ("lambda_2", "comparison", "comparison.first.weight")],
+)
+def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(
+    loss: str, part: str, layer: str, trained: Trainer
+) -> None:
+    """What only that loss trains stays as it began; the rest is what full gradients would give."""
+    one, whole = (run(Variant(**{loss: weight})) for weight in (0.0, Weighty(0.0)))  # type: ignore[arg-type]
+    without = io.load_checkpoint(trained("without", one)[one])
+    fully = io.load_checkpoint(trained("fully", whole)[whole])
+    begun = train.build_head(one, 152).state_dict()
+    for name, value in without.items():
+        assert torch.equal(value, begun[name] if name.startswith(part) else fully[name]), name
+    assert not torch.equal(fully[layer], begun[layer])  # decayed
+
+
+def test_a_cohort_shares_everything_but_the_variant(trained: Trainer) -> None:
+    with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
+        trained("any", run(BASE), run(FULL, steps=7))
+
+
+def test_a_loss_that_is_not_finite_stops(trained: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match=r"fold0-seed0-diversity0.2-base.*not finite at step \d+.*learning rate"):
+        trained("any", run(BASE, learning_rate=1e30))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_checkpoints_that_are_missing_or_corrupt_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match=r"checkpoint\.safetensors: missing: train it"):
+        io.load_checkpoint(tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(DPNetError, match=r"checkpoint\.safetensors: corrupt .*remove the folder"):
+        io.load_checkpoint(tmp_path)
+
+
+def test_it_learns(trained: Trainer) -> None:
+    one = run(FULL, steps=60, learning_rate=3e-3)
+    curve = np.array(io.read_json(trained("any", one)[one] / "history.json"))
+    assert curve[-5:, 1].mean() < 0.8 * curve[:5, 1].mean()
+
+
+# ---- losses (Eq. 9-11)
+
+
+def test_segmentation_loss_is_the_cross_entropy_of_equation_9() -> None:
+    logits, target = torch.randn(2, 2, 5, 5), torch.randint(0, 2, (2, 33, 33))
+    target[:, :3] = 255
+    output = Output(logits, -logits, *[torch.zeros(2, 1, 5, 5, dtype=torch.bool)] * 2, None)
+    full = F.interpolate(logits, (33, 33), mode="bilinear", align_corners=True)
+    as_background = target.where(target != 255, 0)
+    L_seg, L_aux, L_dis = train.losses(output, target, Variant(void_in_loss="background"))
+    torch.testing.assert_close(L_seg, F.cross_entropy(full, as_background))
+    torch.testing.assert_close(L_aux, F.cross_entropy(-full, as_background))
+    assert L_dis == 0
+    L_seg, _, _ = train.losses(output, target, Variant())
+    torch.testing.assert_close(L_seg, F.cross_entropy(full, target, ignore_index=255))
+
+
+@pytest.mark.parametrize("over", ["C", "C'"])
+def test_discriminator_loss_is_equation_10(over: str) -> None:
+    scores, candidates = torch.randn(2, 1, 5, 5), torch.rand(2, 1, 5, 5) < 0.5
+    candidates[1] = False  # an episode without candidates contributes 0
+    selected = candidates & (scores > 0)
+    target = torch.randint(0, 2, (2, 33, 33))
+    target[:, 0] = 255  # the first row of cells lies on void
+    output = Output(torch.zeros(2, 2, 5, 5), torch.zeros(2, 2, 5, 5), candidates, selected, scores)
+    cells = (candidates if over == "C" else selected)[0, 0, 1:].nonzero().tolist()
+    total = 0.0
+    for row, column in cells:
+        h, y = scores[0, 0, row + 1, column].sigmoid(), target[0, 8 * (row + 1), 8 * column]
+        total -= float(y * h.log() + (1 - y) * (1 - h).log())
+    L_dis = train.losses(output, target, Variant(dis_over=over))[2]  # type: ignore[arg-type]
+    assert L_dis.item() == pytest.approx(total / len(cells) / 2, rel=1e-5)
+
+
+# ---- batches
+
+
+def test_targets_of_batches_show_base_classes_only(data: Benchmark, backbone: Backbone) -> None:
+    """Pixel by pixel (invariant 7): what a batch calls foreground is never a novel object."""
+    one = run(BASE, novel="background", steps=5)
+    pools = episodes.training_pools(data, 0, "background")
+    labels = cache.resized_labels(data, range(len(data.entries)), TRAINING.size)
+    source = train.stored_features(data, backbone, one.training, [*labels])
+    for step, batch in train.batches(source, data, pools, one, 0):
+        for e, target in zip(episodes.training_batch(data, pools, 0, 0, step, 4), batch.target, strict=True):
+            label = labels[e.query]
+            expected = [torch.where(x == 255, 255, (x == e.class_id).long()) for x in (label, label.flip(1))]
+            assert any(torch.equal(target, x) for x in expected)
+            assert not {*label[expected[0] == 1].unique().tolist()} & set(data.folds[0])
+
+
+def test_geometric_augmentation_moves_image_and_label_alike() -> None:
+    labels = torch.zeros(8, 65, 65, dtype=torch.uint8)
+    labels[:, 20:40, 25:50] = 3
+    images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    moved, drawn = augment.geometric(images, labels, augment.motions(np.random.default_rng(0), 8))
+    assert set(drawn.unique().tolist()) <= {0, 3, 255}
+
+    def mean(label: int) -> float:
+        return moved[(drawn == label)[:, None].expand_as(moved)].mean().item()
+
+    assert mean(3) > 0.7  # 200 / 255, less at the border
+    assert mean(0) < 0.05
+    assert mean(255) == pytest.approx(0.5, abs=0.1)  # grey where nothing was
+    assert len({int((d == 3).sum()) for d in drawn}) > 4  # each image on its own

@@ -1,0 +1,93 @@
+"""What `make speed` measures: ratios, the stopwatch, the guard, and the committed measurement."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import instruments
+import loops
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import speed
+import speed_plot
+import torch
+
+from dpnet.companion import presets, readme
+from dpnet.io import ROOT, DPNetError, Places
+
+COMMITTED = sorted((ROOT / "results" / "speed").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "unit", "met"),
+    [(2.0, "images/s", "yes"), (2.1, "images/s", "no"), (2.0, "s", "yes"), (1.9, "s", "no"), (None, "s", "—")],
+)
+def test_a_ratio_is_of_the_same_turn_and_compared_with_its_budget(budget: float | None, unit: str, met: str) -> None:
+    # Ratios of the turns are 2, 1 and 3; that of the medians would be 4 / 3.
+    ours, against = np.array([2.0, 4.0, 9.0]), np.array([1.0, 4.0, 3.0])
+    line = instruments.ratio("a step", unit, ours, "one", against, budget)
+    assert line["ratio"] == [2.0, 1.0, 3.0]
+    (row,) = readme.speed_ratios({"ratios": [line]}).to_dict("records")
+    assert (row["met"], row["ratio [least, most]"]) == (met, "2 [1, 3]")
+    assert (row["ours"], row["against"]) == (f"4 {unit}", f"3 {unit} (one)")
+
+
+def test_the_stopwatch_counts_each_second_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))  # a second between any two looks
+    calls = SimpleNamespace(inner=lambda: None)
+    calls.outer = lambda: calls.inner()
+    watch = instruments.Stopwatch("cpu", 2)
+    with watch.shares({"inside": [(calls, "inner")], "around": [(calls, "outer")]}, "other") as spent:
+        calls.outer()
+    # rest | outer begins | inner begins | inner ends | outer ends | rest
+    assert spent == {"inside": 1.0, "around": 2.0, "other": 2.0}
+    calls.outer()
+    assert next(ticks) == 6  # begun once, switched five times; outside nothing is timed any more
+    done: list[str] = []
+    taken = watch.seconds({name: lambda name=name: done.append(name) for name in ("a", "b")})
+    assert done == ["a", "b"] * 3  # in turn, and a first turn that does not count
+    assert {name: values.tolist() for name, values in taken.items()} == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
+def test_the_largest_tensor_is_seen() -> None:
+    features = torch.ones(30, 7)  # larger than what is made of them, but known
+    with instruments.Largest(features.shape) as largest:
+        (features.T @ features).argmax(1)
+    assert largest.bytes == 7 * 7 * 4
+
+
+def test_what_answers_otherwise_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(speed, "PRACTICE", 1)
+    at = Places(tmp_path_factory.mktemp("data"), tmp_path, "cpu")
+    bench = speed.Bench("tiny", at, tmp_path, 1)
+    checks = speed.check(bench)
+    assert checks["rows"] == 5
+    assert checks["episodes"] == presets.resolve("shapes", "tiny").episodes
+    honest = loops.score_one_by_one
+    monkeypatch.setattr(loops, "score_one_by_one", lambda *asked: honest(*asked)[:, :, ::-1])
+    with pytest.raises(DPNetError, match="no timing is worth that"):
+        speed.check(bench)
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda f: f.stem)
+def test_a_committed_measurement_is_whole_and_can_be_drawn(file: Path) -> None:
+    measured = json.loads(file.read_text())
+    assert (measured["device"], measured["preset"]) == (file.stem, "quick")
+    assert file.with_suffix(".png").exists()
+    assert len([line for line in measured["ratios"] if line["budget"] is not None]) == 5
+    assert measured["checks"]["pixels that differ (%)"] <= 100 * speed.DIFFER
+    assert measured["checks"]["mIoU that differs (points)"] <= 0.1
+    assert len(readme.speed_ratios(measured)) == len(measured["ratios"])
+    picture = speed_plot.plot(measured)
+    assert all(axis.get_xlabel() and axis.get_title() for axis in picture.axes)
+    plt.close(picture)
+
+
+def test_something_was_measured() -> None:
+    assert COMMITTED
