@@ -27,15 +27,9 @@ def motions(rng: np.random.Generator, N: int) -> np.ndarray:
 
 
 def geometric(images: Tensor, labels: Tensor, theta: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Move each image on its own, in one resampling.
+    """Move each image on its own, in one resampling, as `theta` (from `motions`) says.
 
-    Arguments:
-        images: uint8 [N, 3, S, S].
-        labels: uint8 [N, S, S].
-        theta: float [N, 2, 3], from `motions`.
-
-    Returns:
-        float images [N, 3, S, S] in 0..1, grey where nothing was; labels [N, S, S], void (255) there.
+    uint8 [N, 3, S, S] -> float in 0..1, grey where nothing was; labels uint8 [N, S, S], void (255) there.
     """
     motion = torch.tensor(theta, dtype=torch.float32, device=images.device)
     grid = F.affine_grid(motion, list(images.shape), align_corners=True)

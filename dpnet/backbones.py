@@ -14,8 +14,7 @@ from dpnet.io import DPNetError
 class Backbone(nn.Module):
     """Maps images to one tensor per cell: `low` channels of stride 8, then `high` ones of the next block.
 
-    The high ones are taken before their last activation, so that the comparison sees their negative part; so one
-    tensor serves both `features` and `comparison`. Always in evaluation mode: its BatchNorm does not drift.
+    The high ones are taken before their last activation, so that the comparison sees their negative part too.
     """
 
     name: str
@@ -26,7 +25,7 @@ class Backbone(nn.Module):
     std: tuple[float, float, float]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stays in evaluation mode whatever its parent does."""
+        """Stays in evaluation mode whatever its parent does: its BatchNorm does not drift."""
         return super().train(False)
 
     @property

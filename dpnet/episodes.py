@@ -12,21 +12,13 @@ from dpnet.io import DPNetError
 
 @dataclass(frozen=True)
 class Episode:
-    """One query and its supports; images are positions in `Benchmark.entries`.
+    """One query and its supports; images are positions in `Benchmark.entries`."""
 
-    Arguments:
-        class_id: what is to be segmented.
-        query: the query image.
-        supports: K other images of the class.
-        wrong_class: a class that the query lacks (the control), 0 where there is none.
-        wrong_supports: K images of that class.
-    """
-
-    class_id: int
+    class_id: int  # what is to be segmented
     query: int
-    supports: tuple[int, ...]
-    wrong_class: int = 0
-    wrong_supports: tuple[int, ...] = ()
+    supports: tuple[int, ...]  # K other images of the class
+    wrong_class: int = 0  # one that the query lacks, for the control; 0 where there is none
+    wrong_supports: tuple[int, ...] = ()  # K images of that class
 
 
 def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: int) -> list[Episode]:
@@ -41,12 +33,12 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     for number in range(count):
         rng = np.random.default_rng([seed, fold, number])
         class_id = int(rng.choice(classes))
-        query, *supports = _ints(rng.permutation(pools[class_id])[: 1 + shot])
+        query, *supports = rng.permutation(pools[class_id])[: 1 + shot].tolist()
         lacking = [c for c in classes if c not in benchmark.entries[query].pixels]
         wrong_class = int(rng.choice(lacking)) if lacking else 0
         others = [i for i in pools[wrong_class] if i != query] if wrong_class else []
-        wrong_supports = _ints(rng.permutation(np.array(others, int))[:shot])
-        episodes.append(Episode(class_id, query, tuple(supports), wrong_class, wrong_supports))
+        wrong_supports = rng.permutation(np.array(others, int))[:shot].tolist()
+        episodes.append(Episode(class_id, query, tuple(supports), wrong_class, tuple(wrong_supports)))
     return episodes
 
 
@@ -119,7 +111,3 @@ def _test_pool(benchmark: Benchmark, class_id: int) -> list[int]:
             "an episode needs a query and a support: add images"
         )
     return images
-
-
-def _ints(values: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)

@@ -87,15 +87,9 @@ def scene_of(record: Run | Baselines, benchmark: Benchmark, device: str) -> Scen
 def evaluate(
     heads: Mapping[Run, Head], scene: Scene, wanted: Mapping[Run, Sequence[Evaluation]]
 ) -> tuple[dict[tuple[Run, Evaluation], np.ndarray], dict[Evaluation, list[Episode]]]:
-    """Score heads in every way that is asked for, encoding each image once per scale.
+    """Score heads in every way that is wanted, encoding each image once per scale.
 
-    Arguments:
-        heads: of runs on the same features.
-        scene: the fold.
-        wanted: run -> ways of scoring.
-
-    Returns:
-        (run, evaluation) -> int64 [E, 2, 3]; and evaluation -> its episodes.
+    The counts are int64 [E, 2, 3] each; with them come each evaluation's E episodes.
     """
     counts: dict[tuple[Run, Evaluation], np.ndarray] = {}
     lists: dict[Evaluation, list[Episode]] = {}
@@ -180,9 +174,8 @@ def decode_distinct(
     episode, cells = first % rows.shape[1], selected.flatten(0, 1)[first]
     # 2. Decode the rows that each branch needs, as many at a time as there are episodes.
     needed = {branch: at[[betas.index(b) for b, of in asked if of == branch]].unique() for _, branch in asked}
-    decoded = {
-        branch: first.new_empty((len(first), *matched.F_q.shape[2:]), dtype=torch.float32) for branch in needed
-    }
+    shape = len(first), *matched.F_q.shape[2:]
+    decoded = {branch: torch.empty(shape, device=first.device) for branch in needed}
     for part in torch.arange(len(first), device=first.device).split(rows.shape[1]):
         some = Matched(*(None if t is None else t[episode[part]] for t in matched))  # type: ignore[arg-type]
         maps = head.fuse(some.F_q, some.P.mean(1), head.pseudo_prototypes(some, cells[part]))
@@ -207,8 +200,7 @@ def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]
 
     `differences` are foreground minus background logits, one [B, h, w] per scale; `targets` from `Scene.targets`.
     """
-    first, *_ = differences
-    counts = torch.empty(len(first), 2, 3, dtype=torch.long, device=first.device)
+    counts = torch.empty(len(differences[0]), 2, 3, dtype=torch.long, device=differences[0].device)
     for rows, target in targets:
         full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
         # One scale: sigmoid(d) > 0.5 is d > 0, to the last bit.

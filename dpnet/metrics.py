@@ -54,15 +54,12 @@ def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, 
 
 
 def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: Metric = "canet") -> float:
-    """Mean intersection over union: accumulated per class over all episodes, then divided, then averaged.
+    """Mean intersection over union, 0..100: accumulated per class over all episodes, then divided, then averaged.
 
     Arguments:
-        counts: int64 [E, 2, 3].
+        counts: int64 [E, 2, 3]; without episodes the mean is NaN, and a class without any union counts as 0.
         classes: int [E], the class of each episode.
         metric: "canet" or "pfenet" (see `intersection_union`).
-
-    Returns:
-        0..100; NaN without episodes. A class without any union counts as 0.
     """
     return float(bootstrap(np.asarray(counts), np.asarray(classes), metric, np.ones((1, len(counts))))[0])
 

@@ -134,14 +134,11 @@ class Head(nn.Module):
         """F_q [B, C, h, w] fused with P, and with P_q [B, C], after interaction; one tensor twice where P_q is P."""
         if self.interaction is not None:
             P, P_q, F_q = self.interaction(P, P_q, F_q)
-        if self.variant.pseudo == "none" and len(self.fusion) == 1:  # P_q = P: one map stands for both
-            (with_P,) = self.fusion[0](F_q, P)
-            return with_P, with_P
-        if len(self.fusion) == 1:
-            with_P, with_P_q = self.fusion[0](F_q, P, P_q)
-        else:
-            (with_P,), (with_P_q,) = self.fusion[0](F_q, P), self.fusion[1](F_q, P_q)
-        return with_P, with_P_q
+        if len(self.fusion) == 2:
+            return self.fusion[0](F_q, P)[0], self.fusion[1](F_q, P_q)[0]
+        prototypes = [P] if self.variant.pseudo == "none" else [P, P_q]  # P_q = P: one map stands for both
+        maps = self.fusion[0](F_q, *prototypes)
+        return maps[0], maps[-1]
 
     def decode(self, with_P: Tensor, with_P_q: Tensor) -> Tensor:
         """Logits [B, 2, h, w] of the main branch, from `fuse`."""
@@ -193,9 +190,6 @@ class DPNet(nn.Module):
 
         Returns:
             `.logits`, `.aux_logits` [B, 2, h, w]; `.candidates`, `.selected` bool [B, K, h, w].
-
-        Raises:
-            ValueError: shapes that do not belong together.
         """
         B, K = support_images.shape[:2]
         if support_masks.shape != (B, K, *support_images.shape[3:]) or query_images.shape[0] != B:
@@ -215,11 +209,10 @@ class DPNet(nn.Module):
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
-    """Support masks on the feature grid, read where the cells lie; void is background.
+    """Support masks [B, K, H, W] on the feature grid, float32 [B, K, h, w], read where the cells lie; void is 0.
 
     Inputs of 8k + 1 pixels are read at pixels 0, 8, ..., 8k: 0 or 1. Other sizes are read between pixels. An object
     that no cell reads has its share of each cell's area instead: its prototype is never one of nothing.
-    [B, K, H, W] with 0, 1, 255 -> float32 [B, K, h, w] in 0..1.
     """
     foreground = (masks == FOREGROUND).float()
     read = modules.resize(foreground, grid)
@@ -237,15 +230,12 @@ def hard_masks(soft: Tensor) -> Tensor:
 
 @torch.no_grad()
 def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tensor, pseudo: Pseudo) -> Tensor:
-    """Candidates of all (query, support) pairs; frozen, so heads of the same kind share them.
+    """Candidates of all (query, support) pairs, int64 [B, K, h' w']; frozen, so heads of the same kind share them.
 
     Arguments:
         raw_s, raw_q: features of `backbone`, of supports [B, K, C_b, h, w] and queries [B, C_b, h', w'].
         masks: of the supports, on the grid [B, K, h, w].
         pseudo: "cycle", "cosine", "global" (every cell) or "none" (no cell).
-
-    Returns:
-        int64 [B, K, h' w'].
     """
     B, K = raw_s.shape[:2]
     if pseudo == "global" or pseudo == "none":

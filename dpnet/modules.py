@@ -118,19 +118,14 @@ class CycleComparison(nn.Module):
 
 
 class PrototypeInteraction(nn.Module):
-    """Channel weights from both prototypes, applied to P, P_q and F_q through a residual (Eq. 4-8).
-
-    Arguments:
-        width: channels.
-        alpha: the residual's learnable scale at the start.
-    """
+    """Channel weights from both prototypes, applied to P, P_q and F_q through a residual (Eq. 4-8)."""
 
     def __init__(self, width: int, alpha: float = 0.0) -> None:
         super().__init__()
         self.collect = nn.Linear(2 * width, width)  # a 1x1 convolution on a 1x1 map
         self.W_1 = nn.Linear(width, width // 2)
         self.W_2 = nn.Linear(width // 2, width)
-        self.alpha = nn.Parameter(torch.tensor(alpha))
+        self.alpha = nn.Parameter(torch.tensor(alpha))  # the residual's learnable scale, at its start
 
     def forward(self, P: Tensor, P_q: Tensor, F_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """P, P_q [B, C] and F_q [B, C, h, w] -> the same three, reweighted."""
@@ -144,11 +139,8 @@ class PrototypeInteraction(nn.Module):
 class MultiScaleFusion(nn.Module):
     """Fuses a prototype with the query at full, half and quarter scale (Fig. 2, green block).
 
-    One unshared 1x1 convolution per scale on [F_q ; prototype]; the maps are resized, summed and rectified.
-
-    Arguments:
-        width: channels of F_q, prototype and result.
-        scales: 3, or 1 for the ablation without this module.
+    One unshared 1x1 convolution per scale on [F_q ; prototype]; the maps are resized, summed and rectified. With a
+    single scale it is the ablation without this module.
     """
 
     def __init__(self, width: int, scales: int = 3) -> None:
@@ -173,14 +165,7 @@ class MultiScaleFusion(nn.Module):
 
 
 class ASPPDecoder(nn.Module):
-    """CANet's ASPP (1x1, three dilated 3x3, global pool; no BatchNorm), a 1x1 fusion and a classifier.
-
-    Arguments:
-        channels: of the input.
-        width: of the branches and of the fusion.
-        dilations: of the three 3x3 branches, in cells.
-        dropout: probability of dropping a channel after each branch.
-    """
+    """CANet's ASPP (1x1, three dilated 3x3, global pool; no BatchNorm), a 1x1 fusion and a classifier."""
 
     def __init__(self, channels: int, width: int, dilations: tuple[int, ...], dropout: float) -> None:
         super().__init__()

@@ -130,17 +130,7 @@ class Program(nn.Module):
 
 
 def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
-    """Write a trained run as a program that torch alone runs: `torch.export.load(file).module()`.
-
-    Arguments:
-        checkpoint: the folder of a trained run.
-        file: to write, `.pt2`; what it computes is `Program.forward`.
-        shots: K supports.
-        beta: the discriminator's threshold.
-
-    Returns:
-        what was exported.
-    """
+    """Write a run's `Program` as a `.pt2` file that torch alone runs: `torch.export.load(file).module()`."""
     _need_beta(beta)
     if Path(file).suffix != ".pt2":
         raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")

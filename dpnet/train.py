@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_eve
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adamw": torch.optim.AdamW,
+}
 CURVE = 100  # points of a loss curve
 
 
@@ -46,18 +51,17 @@ class Member:
     generator: torch.Generator  # of its dropout
     step: int = 0
     curve: list[list[float]] = field(default_factory=list)  # [step, L_seg, L_aux, L_dis] averaged since the last
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of steps and losses since the last
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # steps and losses since the last
 
     def state(self, data: str) -> dict[str, Any]:
         """Everything that the next step depends on, and the mark of the data."""
         numbers = {"step": self.step, "curve": self.curve, "sums": self.sums, "data": data}
         return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), **numbers}
 
-    def record(self, step: int, losses: list[float]) -> None:
+    def record(self, losses: list[float]) -> None:
         """Note that a step was made."""
-        self.step = step + 1
+        steps, self.step = self.run.training.steps, self.step + 1
         self.sums = [s + v for s, v in zip(self.sums, [1.0, *losses], strict=True)]
-        steps = self.run.training.steps
         if self.step % max(1, steps // CURVE) == 0 or self.step == steps:
             count, *sums = self.sums
             self.curve.append([self.step, *(round(s / count, 5) for s in sums)])
@@ -69,14 +73,7 @@ def train(
 ) -> dict[Run, Head]:
     """Train the variants of a cohort, resuming what was killed; each ends as if it had been trained alone.
 
-    Arguments:
-        folders: run -> where its states, checkpoint and history are stored; the runs differ in their variant only.
-        benchmark: the prepared data.
-        backbone: the runs', on `device`.
-        device: "cpu" or "cuda".
-
-    Returns:
-        the trained heads, in evaluation mode.
+    `folders` take each run's states, checkpoint and history. The heads come back in evaluation mode.
     """
     # 1. What the variants share: schedule, episodes, features.
     first, *others = folders
@@ -85,11 +82,9 @@ def train(
     training, data = first.training, benchmark.digest[:16]
     pools = training_pools(benchmark, first.fold, training.novel, training.least)
     source = SOURCES[training.augment](benchmark, backbone, training, sorted({i for p in pools.values() for i in p}))
-
     # 2. Each variant at its start, or where it was last saved.
     members = [begin(run, backbone.channels, folder, device) for run, folder in folders.items()]
     start = min(m.step for m in members)
-
     # 3. Steps, from the earliest of them; each variant joins at its own.
     what = f"training fold {first.fold}: {', '.join(m.run.variant.slug for m in members)}"
     steps = batches(source, benchmark, pools, first, start)
@@ -100,7 +95,6 @@ def train(
             saved = time.monotonic()
             for member in members:
                 save_state(folders[member.run], member.step, member.state(data))
-
     # 4. The last checkpoint counts.
     for member in members:
         write(folders[member.run] / "history.json", (json.dumps(member.curve) + "\n").encode())
@@ -116,14 +110,12 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
     F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
     for member in members:
         run, training, variant = member.run, member.run.training, member.run.variant
-
         # 2. Forward; dropout and learning rate are functions of the step alone, so a resumed run is the same.
         member.generator.manual_seed(run.seed * 1_000_003 + step)
         for group in member.optimizer.param_groups:
             group["lr"] = training.learning_rate * (1 - step / training.steps) ** training.decay
         with autocast(training, F_q.device):
             output = member.head(F_s, batch.masks, F_q, counts[variant.pseudo], variant.beta)
-
         # 3. Losses.
         L_seg, L_aux, L_dis = losses(output, batch.target, variant)
         L_all = L_seg + variant.lambda_1 * L_aux + variant.lambda_2 * L_dis  # Eq. 11
@@ -133,12 +125,11 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
                 f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
                 "lower the learning rate, or look for broken images with `python -m dpnet check`"
             )
-
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)
         L_all.backward()
         member.optimizer.step()
-        member.record(step, values)
+        member.record(values)
 
 
 def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,12 +186,8 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
     head = build_head(run, channels).to(device).train()
     generator = torch.Generator(device)
     head.draw_dropout_from(generator)
-    settings: dict[str, Any] = {"lr": t.learning_rate, "weight_decay": t.weight_decay, "fused": True}
-    optimizer: torch.optim.Optimizer
-    if t.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(head.parameters(), **settings)
-    else:
-        optimizer = torch.optim.SGD(head.parameters(), momentum=0.9, **settings)
+    build = OPTIMIZERS[t.optimizer]
+    optimizer = build(head.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay, fused=True)
     member = Member(run, head, optimizer, generator)
     if (state := load_state(folder, device)) is not None:
         head.load_state_dict(state["head"])
