@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,13 +66,10 @@ def segment(
     """Find in a query what the masks mark in the supports.
 
     Arguments:
-        query: an image of any size, as `dpnet.data.images.photograph` takes it: a path, PIL image, array or tensor.
-        supports: one image, or K.
-        masks: one for each support, as `dpnet.data.images.mask` takes it.
+        query, supports: one image, and one or K: paths, PIL images, arrays or tensors (`images.photograph`).
+        masks: one for each support, as `images.mask` takes it, with `soft` and `label`.
         checkpoint: the folder of a trained run; or what `load` made of it, for many queries.
         beta: the discriminator's threshold.
-        soft: masks may have shades; what is above one half of full scale is foreground.
-        label: which label of a LabelMe file is the foreground.
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
@@ -81,31 +78,30 @@ def segment(
     >>> mask.shape == probability.shape
     True
     """
-    # 1. Read.
-    supports, masks = images.several(supports, 3), images.several(masks, 2)
-    if not supports or len(supports) != len(masks):
-        raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
     _need_beta(beta)
-    image = images.photograph(query, "query")
-    photographs = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
-    labels = [
-        images.mask(mask, support.size, soft, label, f"mask {i}")
-        for i, (mask, support) in enumerate(zip(masks, photographs, strict=True), 1)
-    ]
+    image, pairs = images.photograph(query, "query"), _pairs(supports, masks, soft, label)
     model, size = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
-    # 2. Squash to the network's square.
-    small = [square(Image.fromarray(marked), size, Image.Resampling.NEAREST) for marked in labels]
+    # Squash to the network's square.
+    small = [square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for _, mask in pairs]
     for number, mask in enumerate(small, 1):
         if not (mask == FOREGROUND).any():
-            raise DPNetError(
-                f"mask {number}: what it marks is less than a pixel at the network's {size}x{size}: cut support and "
-                "mask to where the object is"
-            )
-    inputs = torch.stack([square(support, size) for support in photographs]), torch.stack(small), square(image, size)
-    # 3. Segment, at the query's own size.
+            why = f"what it marks is less than a pixel at the network's {size}x{size}"
+            raise DPNetError(f"mask {number}: {why}: cut support and mask to where the object is")
+    inputs = torch.stack([square(photo, size) for photo, _ in pairs]), torch.stack(small), square(image, size)
+    # Segment, at the query's own size.
     logits = model(*(tensor[None] for tensor in inputs), beta).logits
     difference = resize(logits[:, 1:] - logits[:, :1], (image.height, image.width))[0, 0]
     return (difference > 0).to(torch.uint8).numpy(), difference.sigmoid().numpy()
+
+
+def _pairs(supports: Any, masks: Any, soft: bool, label: str | None) -> list[tuple[Image.Image, np.ndarray]]:
+    """The photographs of the supports, each with its mask, uint8 [H, W]."""
+    supports, masks = images.several(supports, 3), images.several(masks, 2)
+    if not supports or len(supports) != len(masks):
+        raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
+    photos = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
+    numbered = enumerate(zip(photos, masks, strict=True), 1)
+    return [(photo, images.mask(mask, photo.size, soft, label, f"mask {i}")) for i, (photo, mask) in numbered]
 
 
 def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
@@ -115,8 +111,9 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
 
 
 def _need_beta(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
+    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+        given = str(beta).removesuffix(".0")
+        raise DPNetError(f"beta={given}: must lie between 0 (keep all candidates) and 1")
 
 
 class Program(nn.Module):

@@ -23,15 +23,13 @@ DEFAULT = Recipe()
 def prepare(
     name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None, fetch: bool | None = None
 ) -> Benchmark:
-    """Make a benchmark ready; returns at once if it is.
+    """Make a benchmark of the data folder ready; returns at once if it is.
 
     Arguments:
-        name: one of `NAMES`.
-        data: the data folder; for "pascal" and "coco" the user's copy of VOC 2012 or COCO 2014.
-        recipe: what the benchmark consists of.
+        name, data, recipe: which benchmark, in which folder (or whose copy of VOC or COCO), made of what.
         workers: processes that render or paint; one per core if None. The result does not depend on it.
-        fetch: where parts of VOC or COCO are absent: True fetches them, gigabytes; False unpacks archives that lie in
-            `data` and never uses the network; None takes the copy as it is.
+        fetch: what is absent of VOC or COCO: True fetches it, gigabytes; False unpacks archives that lie in `data`
+            and never uses the network; None takes the copy as it is.
     """
     data = Path(data).expanduser()
     noted, places = _noted(name, recipe), _places(name, data, recipe)

@@ -120,13 +120,7 @@ def void(benchmark: Benchmark) -> str:
 
 
 def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int] = (240, 180)) -> Image.Image:
-    """A few images of each class, a row for each: the class in colour, its name and number of images on the left.
-
-    Arguments:
-        benchmark: its images are decoded again.
-        per_class: images in a row, taken at equal distances from all of the class.
-        cell: width and height that an image may have, in pixels.
-    """
+    """A row for each class: its name, and some of its images, evenly chosen, in cells (width, height)."""
     left, gap, head, (width, height) = 190, 8, 38, cell
     rows = len(benchmark.classes)
     sheet = Image.new("RGB", (left + per_class * (width + gap), head + rows * (height + gap)), "white")

@@ -42,14 +42,10 @@ COCO = (
 
 
 def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int | None = None) -> None:
-    """Fetch what is absent of a benchmark's data, and make the masks of VOC and SBD; what is there stays as it is.
+    """Fetch what is absent for "coco", "pascal" or "pascal-mini", and make the masks of VOC and SBD.
 
-    Arguments:
-        name: "coco", "pascal" or "pascal-mini".
-        data: the folder that holds the data, or shall.
-        recipe: its list of images is needed for "pascal".
-        offline: use archives that lie in `data`, and the network never.
-        workers: processes that make masks; one per core if None.
+    What is there stays as it is. `offline` uses archives that lie in `data`, and the network never; `recipe` says
+    which list of images is needed.
     """
     wanted = _of_coco(data) if name == "coco" else _of_voc(data, recipe.images if name == "pascal" else "")
     tree = pascal.find(data) or data / "VOCdevkit" / "VOC2012"

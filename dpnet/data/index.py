@@ -138,17 +138,9 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], what: str)
 def scan(
     root: Path, items: Iterable[Item], classes: int, what: str = "reading masks", size: int | None = None
 ) -> tuple[Entry, ...]:
-    """Decode each image and its label, verify both, and count the pixels of each class.
+    """The entries of (id, split, image, label), sorted: each pair decoded, verified, and its classes counted.
 
-    Arguments:
-        root: the folder that will hold the index.
-        items: (id, split, image path, label path) of each image.
-        classes: number of classes.
-        what: the progress bar's text.
-        size: the side of the network's square, for `Entry.thin`; None: no class is too thin.
-
-    Returns:
-        the entries, sorted by id. Bad files raise DPNetError, which names the first.
+    `size` is the side of the network's square, for `Entry.thin`; None: no class is too thin.
     """
 
     def examine(item: Item) -> Entry:

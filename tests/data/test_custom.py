@@ -1,7 +1,6 @@
 """Your own images in three forms: the same ids come back from each, the split is kept, and what is done is said."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -273,6 +272,14 @@ def test_a_digest_knows_what_colours_mean(tmp_path):
     assert len(digests) == 2
 
 
+def test_an_index_does_not_outlive_the_copies_that_it_names(tmp_path):
+    voc = make_own_voc(tmp_path / "voc", cvat=True)
+    file = prepare_voc(voc, tmp_path / "data").root / "index.json"
+    save(np.zeros((3, 3, 3), np.uint8), voc / "SegmentationClass/a0.png")
+    fails("make them the same size", call=lambda: prepare_voc(voc, tmp_path / "data"))
+    assert not file.exists()
+
+
 # --- COCO's odd annotations
 
 
@@ -397,7 +404,6 @@ def test_prepare_and_check_of_each_form(own, tmp_path, capsys, monkeypatch):
         assert (code, err) == (0, "")
         assert f"{counts} to test; folds: cup, fork; knife, spoon" in out
         assert "folder: 12 images of 4 classes are ready" in out
-        assert os.environ["DPNET_DATA"] == str(tmp_path / "data")  # notebooks' kernels work elsewhere
     assert "left out" not in out
     code, out, _ = run(capsys, "check", "folder", "--root", "data", "--preset", "quick")
     assert code == 0

@@ -75,6 +75,8 @@ def test_a_class_counts_from_2048_pixels_at_500_and_where_it_is_not_too_thin(tmp
     assert benchmark.trainable(1, 3) == (1,)
     assert benchmark.trainable(1, 4) == benchmark.trainable(0, 1) == ()
     assert index.read(tmp_path) == benchmark
+    thick = [*entries[:4], entry("e", "train", (50, 40), {1: 2000})]
+    assert index.write(tmp_path, "any", ("x", "y"), ((1,), (2,)), ((1,), (2,)), thick, {}).digest != benchmark.digest
 
 
 def test_mini_tests_classes_with_20_images_5_of_them_in_val(tmp_path):
