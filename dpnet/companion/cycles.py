@@ -19,40 +19,19 @@ from dpnet.modules import cycle_matches
 
 @dataclass(frozen=True)
 class Cycle:
-    """From S_1 on the support's foreground to Q_1 on the query, and back to S_2.
+    """From S_1 on the support's foreground to Q_1 on the query, and back to S_2."""
 
-    Arguments:
-        succeeds: S_2 lies on the foreground too.
-        episode: its position in the list.
-        cells: (row, column) of S_1, Q_1 and S_2 on the feature grid.
-        forward: cosine of every query cell to S_1, float [h, w].
-        backward: cosine of every support cell to Q_1, float [h, w].
-        lands: what lies under Q_1: "object", "elsewhere" or "void".
-    """
-
-    succeeds: bool
-    episode: int
-    cells: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    forward: np.ndarray
-    backward: np.ndarray
-    lands: str
+    succeeds: bool  # S_2 lies on the foreground too
+    episode: int  # its position in the list
+    cells: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (row, column) of S_1, Q_1, S_2 on the grid
+    forward: np.ndarray  # float [h, w], cosine of every query cell to S_1
+    backward: np.ndarray  # float [h, w], cosine of every support cell to Q_1
+    lands: str  # what lies under Q_1: "object", "elsewhere" or "void"; it decides nothing
 
 
 @torch.inference_mode()
 def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[Episode]) -> list[Cycle]:
-    """A success and a failure (Eq. 1, 2) of the first episode that has both; of each kind the most central cell.
-
-    The query's label decides nothing; it only says afterwards where Q_1 came to lie.
-
-    Arguments:
-        benchmark: the prepared data.
-        backbone: whose frozen features are compared.
-        size: side of the square input in pixels.
-        listed: one-shot episodes.
-
-    Returns:
-        the success and the failure; empty if no episode has both.
-    """
+    """A success and a failure (Eq. 1, 2) of the first episode that has both; of each kind the most central cell."""
     for number, episode in enumerate(listed):
         support, query = episode.supports[0], episode.query
         raw = backbone(cache.resized_images(benchmark, [support, query], size))
@@ -74,7 +53,7 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
             start = int(distance.where(kind, torch.inf).argmin())
             target, end = int(forward[start]), int(ends[start])
             there, back = (m.reshape(h, w).numpy() for m in (affinity[start], affinity[:, target]))
-            under = _label_under(labels[query], target, h, w)
+            under = _label_under(labels[query], (h, w), target)
             lands = "void" if under == VOID else "object" if under == episode.class_id else "elsewhere"
             cells = divmod(start, w), divmod(target, w), divmod(end, w)
             pair.append(Cycle(succeeds, number, cells, there, back, lands))
@@ -82,8 +61,7 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
     return []
 
 
-def _label_under(label: Tensor, cell: int, h: int, w: int) -> int:
+def _label_under(label: Tensor, grid: tuple[int, int], cell: int) -> int:
     """The label of the pixel where a cell lies."""
-    row, column = divmod(cell, w)
-    height, width = label.shape
-    return int(label[round(row * (height - 1) / (h - 1)), round(column * (width - 1) / (w - 1))])
+    at = zip(divmod(cell, grid[1]), label.shape, grid, strict=True)
+    return int(label[tuple(round(place * (pixels - 1) / (cells - 1)) for place, pixels, cells in at)])

@@ -48,9 +48,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     assert head.comparison is not None
     with torch.no_grad():
         head.comparison.second.weight *= 30
-    scene = Scene(data, backbone, TRAINING.backbone, TRAINING.size, 0, 0, "cpu")
+    scene = Scene(data, backbone, TRAINING.size, 0, 0)
     listed = scene.episodes(1, 30)
-    arrays = explorer.predict(head, scene, TRAINING, listed, explorer.first_of_each(listed, 2))
+    arrays = explorer.predict(head, scene, TRAINING, listed, 2)
     return Tiny(head, scene, listed, arrays, explorer.unpack(pack(arrays)))
 
 
@@ -99,7 +99,7 @@ def test_candidates_are_the_ends_of_cycles(tiny: Tiny) -> None:
 
 
 def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -> None:
-    again = explorer.predict(tiny.head, tiny.scene, TRAINING, tiny.listed, tiny.stored.numbers.tolist())
+    again = explorer.predict(tiny.head, tiny.scene, TRAINING, tiny.listed, 2)
     assert pack(again) == pack(tiny.arrays)
     for name, array in tiny.arrays.items():
         there = np.asarray(getattr(tiny.stored, name))
