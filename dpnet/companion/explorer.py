@@ -163,7 +163,7 @@ def load(of: Cohort) -> Predictions:
         stored = unpack(file.read_bytes())
         if (stored.run, stored.scores) == expected:
             return stored
-        why = f"predictions of another training than that of {expected[0]}"
+        why = f"predictions of another run or training, expected {expected[0]}"
     except FileNotFoundError:
         why = "no stored predictions"
     except Exception as error:  # whatever a broken file makes numpy, zipfile, zlib and PIL raise

@@ -12,19 +12,18 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from dpnet import backbones, evaluate, io
+from dpnet import backbones, io
 from dpnet import data as benchmarks
-from dpnet.companion import explorer, presets
+from dpnet.companion import examples, explorer, presets
 from dpnet.companion.experiments import BETAS
 from dpnet.companion.explorer import Predictions
-from dpnet.companion.runner import RENDERED, Cohort
 from dpnet.config import Evaluation, Recipe, Run, Variant
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene
 from dpnet.io import DPNetError
 from dpnet.metrics import episode_counts
 from dpnet.model import Head, shared_counts
-from dpnet.train import autocast, build_head
+from dpnet.train import build_head
 
 RECIPE = Recipe(size=65, diversity=0.2, train=60, val=60, seed=1)
 # fp32: in bf16 a pixel whose two logits are equal may fall either way, as thresholds are decoded together or apart.
@@ -50,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         head.comparison.second.weight *= 30
     scene = Scene(data, backbone, TRAINING.size, 0, 0)
     listed = scene.episodes(1, 30)
-    arrays = explorer.predict(head, scene, TRAINING, listed, 2)
+    arrays = explorer.predict(head, scene, TRAINING, listed)
     return Tiny(head, scene, listed, arrays, explorer.unpack(pack(arrays)))
 
 
@@ -58,31 +57,26 @@ def pack(arrays: dict[str, np.ndarray], run: str = "a run", scores: str = "0") -
     return explorer.pack({"run": np.array(run), "scores": np.array(scores), **arrays})
 
 
-def test_the_first_episodes_of_each_class_are_stored(tiny: Tiny) -> None:
-    of_class = [e.class_id for e in tiny.listed]
-    first_two = [[n for n, k in enumerate(of_class) if k == c][:2] for c in sorted(set(of_class))]
-    assert tiny.stored.numbers.tolist() == [n for pair in first_two for n in pair]
-
-
 def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
-    """Against the network's own forward call and `evaluate.predictions`, threshold by threshold."""
+    """The first episodes of each class, against the network's own forward call, threshold by threshold."""
     stored, scene = tiny.stored, tiny.scene
+    ids = [e.class_id for e in tiny.listed]
+    first_three = [[n for n, k in enumerate(ids) if k == c][:3] for c in sorted(set(ids))]
+    assert stored.numbers.tolist() == [n for three in first_three for n in three]
     chosen = [tiny.listed[n] for n in stored.numbers]
     raw_s, soft = scene.supports(chosen, "right")
-    raw_q = scene.raw([e.query for e in chosen])
+    raw_q, features_of = scene.raw([e.query for e in chosen]), scene.backbone.features
     counts = shared_counts(scene.backbone, raw_s, raw_q, soft, "cycle")
-    features_of = scene.backbone.features
-    for beta in BETAS:
-        with torch.inference_mode(), autocast(TRAINING, "cpu"):
+    for t, beta in enumerate(BETAS):
+        with torch.inference_mode():
             output = tiny.head(features_of(raw_s), soft, features_of(raw_q), counts, beta)
         assert output.scores is not None
-        assert np.allclose(stored.probability, output.scores[:, 0].float().sigmoid(), atol=1e-3)
+        assert np.allclose(stored.probability, output.scores[:, 0].sigmoid(), atol=1e-3)
         assert np.array_equal(stored.candidates, output.candidates[:, 0])
-        for i, (alone, mask) in enumerate(evaluate.predictions(tiny.head, scene, TRAINING, chosen, beta)):
-            selected, answer = stored.at(i, beta)
-            assert np.array_equal(selected, output.selected[i, 0])
-            assert np.array_equal(answer, mask)
-            assert np.array_equal(stored.alone[i], alone)
+        assert np.array_equal(stored.selected[:, t], output.selected[:, 0])
+        both = torch.stack(examples.predictions(tiny.head, scene, TRAINING, chosen, beta)).numpy() == 1
+        assert np.array_equal(stored.alone, both[:, 0])
+        assert np.array_equal(stored.masks[:, t], both[:, 1])
     assert (stored.candidates & ~stored.selected[:, -1]).any()  # the discriminator does discard some
     assert (stored.masks != stored.masks[:, :1]).any()  # and that does change an answer
 
@@ -99,7 +93,7 @@ def test_candidates_are_the_ends_of_cycles(tiny: Tiny) -> None:
 
 
 def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -> None:
-    again = explorer.predict(tiny.head, tiny.scene, TRAINING, tiny.listed, 2)
+    again = explorer.predict(tiny.head, tiny.scene, TRAINING, tiny.listed)
     assert pack(again) == pack(tiny.arrays)
     for name, array in tiny.arrays.items():
         there = np.asarray(getattr(tiny.stored, name))
@@ -110,34 +104,28 @@ def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -
             assert np.array_equal(there, array), name
 
 
-def test_words_and_tables_count_what_is_stored(tiny: Tiny) -> None:
-    stored = tiny.stored
-    table = drawing.episode_scores(stored, stored.betas)
+def test_words_tables_and_pictures_count_what_is_stored(tiny: Tiny) -> None:
+    stored, episode = tiny.stored, 1
+    table, truth = drawing.episode_scores(stored, stored.betas), stored.target[episode] == 1
+    candidates, closes = stored.candidates[episode], stored.closes(episode)
     for t, beta in enumerate(stored.betas):
-        words, line = drawing.in_words(stored, 1, beta), table.iloc[1]
-        candidates, selected = int(stored.candidates[1].sum()), int(stored.selected[1, t].sum())
-        truth = stored.target[1] == 1
-        overlap, before = (100 * (m & truth).sum() / (m | truth).sum() for m in stored.masks[1, [t, 0]])
-        assert f": {candidates} candidate" in words
-        assert f"{candidates - selected} discarded at β = {beta:.2f}" in words
-        assert (f"mean of the {selected} selected" in words) is (selected > 0)
-        assert ("P_q = P" in words) is (selected == 0)
+        words, line = drawing.in_words(stored, episode, beta), table.iloc[episode]
+        selected = stored.selected[episode, t]
+        number = int(selected.sum())
+        overlap, before = (100 * (m & truth).sum() / (m | truth).sum() for m in stored.masks[episode, [t, 0]])
+        assert f": {candidates.sum()} candidate" in words
+        assert f"{candidates.sum() - number} discarded at β = {beta:.2f}" in words
+        assert (f"mean of the {number} selected" in words) is (number > 0)
+        assert ("P_q = P" in words) is (number == 0)
         assert f"IoU {overlap:.1f} % (without filtering {before:.1f} %" in words
-        assert line[f"selected at {beta:g}"] == selected
+        assert line[f"selected at {beta:g}"] == number
         assert line[f"IoU at {beta:g}"] == round(overlap, 1)
-
-
-def test_the_picture_marks_the_cells_and_names_the_numbers(tiny: Tiny) -> None:
-    stored, beta = tiny.stored, 0.5
-    for episode in range(len(stored.numbers)):
         support, query, answer = drawing.explored(stored, episode, beta).axes
-        selected, mask = stored.at(episode, beta)
-        for axis, marks in ((support, (stored.closes(episode), stored.foreground[episode] & ~stored.closes(episode))),
-                            (query, (selected, stored.candidates[episode] & ~selected))):  # fmt: skip
+        for axis, marks in ((support, (closes, stored.foreground[episode] & ~closes)),
+                            (query, (selected, candidates & ~selected))):  # fmt: skip
             drawn = [c for c in axis.collections if isinstance(c, PathCollection)]
             assert [len(c.get_offsets()) for c in drawn] == [cells.sum() for cells in marks]
-        assert f"IoU {stored.iou(episode, mask):.1f} %" in answer.get_title()
-        assert f"without filtering {stored.iou(episode, stored.masks[episode, 0]):.1f} %" in answer.get_title()
+        assert answer.get_title() == f"answer: IoU {overlap:.1f} % (without filtering {before:.1f} %)"
         drawing.plt.close()
 
 
@@ -148,53 +136,45 @@ def test_the_stored_predictions_are_those_that_were_scored() -> None:
     """Against the counts that the run's own evaluation wrote, at each of Fig. 5's thresholds."""
     of = explorer.cohort("shapes", "quick")
     stored = explorer.load(of)
-    assert explorer.path(of).stat().st_size < 600_000
+    assert (of.store.root / explorer.FILE).stat().st_size < 600_000
     for t, beta in enumerate(stored.betas):
         counts, _ = of.store.counts(of.example_run, Evaluation(of.usual.episodes, beta=beta).id)
         masks = torch.from_numpy(stored.masks[:, t])
         assert np.array_equal(episode_counts(masks, torch.from_numpy(stored.target)), counts[stored.numbers])
 
 
-def results_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> Cohort:
-    """The committed run's scores beside some stored predictions, no checkpoint."""
-    of = explorer.cohort("shapes", "quick")
-    folder = tmp_path / of.store.root.name
-    run = folder / "runs" / of.example_run.id
-    run.mkdir(parents=True)
-    (run / "metrics.json").write_bytes((of.store.folder(of.example_run) / "metrics.json").read_bytes())
-    (folder / "benchmark.json").write_bytes((of.store.root / "benchmark.json").read_bytes())
-    if content:
-        (folder / "explore.npz").write_bytes(content)
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    return explorer.cohort("shapes", "quick")
-
-
 def test_only_predictions_of_this_training_are_shown(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The committed run's scores beside some stored predictions, no checkpoint."""
     of = explorer.cohort("shapes", "quick")
-    run, scores = of.example_run.id, explorer.load(of).scores
-    good = pack(tiny.arrays, run, scores)
-    wrong = {
-        "no stored predictions": b"",
-        f"of run another, expected {run}": pack(tiny.arrays, "another", scores),
-        "of another training": pack(tiny.arrays, run, "another"),
+    run, scores, about = of.example_run.id, explorer.load(of).scores, f"runs/{of.example_run.id}/metrics.json"
+    root = tmp_path / of.store.root.name
+    for name in (about, "benchmark.json"):
+        io.write(root / name, (of.store.root / name).read_bytes())
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    there, good = explorer.cohort("shapes", "quick"), pack(tiny.arrays, run, scores)
+    assert not explorer.keep(there)
+    for message, content in {
+        "no stored predictions": None,
+        "of another run or training": pack(tiny.arrays, "another", scores),
+        f"expected {run}": pack(tiny.arrays, run, "another"),
         "corrupt": good[:-100],
-    }
-    for number, (message, content) in enumerate(wrong.items()):
-        there = results_with(tmp_path / str(number), monkeypatch, content)
-        for call in (explorer.load, explorer.keep):
-            with pytest.raises(DPNetError, match=rf"(?s){re.escape(message)}.*make reproduce-table3.*make explore"):
-                call(there)
-        monkeypatch.undo()
-    assert explorer.keep(results_with(tmp_path / "good", monkeypatch, good)).run == run
-    with pytest.raises(DPNetError, match="no results: run `make reproduce-table3 BENCHMARK=coco PRESET=paper`"):
+    }.items():
+        if content is not None:
+            (root / explorer.FILE).write_bytes(content)
+            assert explorer.keep(there)
+        with pytest.raises(DPNetError, match=rf"(?s){re.escape(message)}.*make reproduce-table3.*make explore"):
+            explorer.load(there)
+    (root / explorer.FILE).write_bytes(good)
+    assert explorer.load(there).run == run
+    with pytest.raises(DPNetError, match=r"no results.*run `make reproduce-table3 BENCHMARK=coco PRESET=paper`"):
         explorer.cohort("coco", "paper")
 
 
 def test_no_photographs_are_committed() -> None:
     git = {"capture_output": True, "text": True, "cwd": io.ROOT, "check": False}
     listed = subprocess.run(["git", "ls-files", "results/*/explore.npz"], **git)
-    assert {p.split("/")[1].rsplit("-", 1)[0] for p in listed.stdout.split()} <= set(RENDERED)
+    assert {p.split("/")[1].rsplit("-", 1)[0] for p in listed.stdout.split()} <= set(examples.RENDERED)
     ignored = subprocess.run(["git", "check-ignore", "results/pascal-mini-quick/explore.npz"], **git)
     assert ignored.returncode == 0
