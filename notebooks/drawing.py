@@ -1,14 +1,13 @@
 """What the guides beside this file draw and count: scenes in memory, a head trained for seconds, small pictures.
 
-A cell map is [h, w], or flat [h w], on an image of S pixels: its cells lie at pixels 0, ..., S - 1, corners
-included (`modules.resize`), so a picture of cells is half a cell wider than the image on each side.
+A map of cells is [h, w] or [h w]; its cells lie at pixels 0, ..., S - 1 of the image, corners included.
 """
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from itertools import pairwise
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.nn import functional as F
 
+from dpnet import train
 from dpnet.companion import presets
 from dpnet.companion.explorer import Predictions
-from dpnet.companion.figures import COLOURS, MARKERS
-from dpnet.config import VOID, Training
-from dpnet.data import FOLDS, SPLITS, Benchmark, Entry, index, shapes
-from dpnet.episodes import Episode, training_batch, training_pools
+from dpnet.companion.figures import COLOURS, MARKERS, OUTLINE
+from dpnet.config import VOID, Recipe, Run, Training
+from dpnet.data import FOLDS, SPLITS, Benchmark, Entry, cache, index, shapes
+from dpnet.episodes import Episode, training_pools
 from dpnet.metrics import episode_counts, mean_iou
-from dpnet.model import DPNet, shared_counts, soft_masks
+from dpnet.model import DPNet
 from dpnet.modules import resize
-from dpnet.train import at_cells, losses
 
 # Seconds instead of minutes: half the width, no dropout, three times the learning rate.
-SHORT = replace(presets.resolve("shapes", "quick").training, width=32, dropout=0.0, learning_rate=3e-3)
-YELLOW, GREY = (1.0, 0.85, 0.0), (0.25, 0.25, 0.25)
-TARGET_COLOURS = {"background": GREY, "object": COLOURS[0], "void": COLOURS[1]}
-Outlined = Mapping[str, tuple[np.ndarray, np.ndarray | None]]  # title -> uint8 [H, W, 3], bool [H, W]
-
-
-# ---- scenes in memory
+_QUICKER = {"width": 32, "dropout": 0.0, "learning_rate": 3e-3, "precision": "fp32"}
+SHORT = replace(presets.resolve("shapes", "quick").training, **_QUICKER)
+NAMES_ON_THE_WAY = (("S1", 7, "bottom"), ("Q1", 7, "bottom"), ("S2", -7, "top"))  # points above, alignment
+TARGET_COLOURS = np.array([(0.25, 0.25, 0.25), COLOURS[0], COLOURS[1]])  # background, object, void
+PLOT = {"axes.grid": True, "axes.grid.axis": "y", "grid.color": "0.92", "axes.axisbelow": True, "axes.labelsize": 9}
+PLOT |= {"axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 9, "ytick.labelsize": 9}
+PLOT |= {"axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 9, "figure.constrained_layout.use": True}
+Scene = tuple[np.ndarray, np.ndarray]  # image uint8 [S, S, 3], label uint8 [S, S]
+Outlined = Mapping[str, tuple[np.ndarray, np.ndarray | None]]  # title -> image uint8 [H, W, 3], mask bool [H, W]
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Scenes:
     labels: Tensor
 
     def masks(self, positions: Sequence[int], class_ids: Sequence[int]) -> Tensor:
-        """Labels of some scenes as one class's target each: int64 [n, S, S] with 0, 1, 255."""
-        return as_target(self.labels[list(positions)], torch.tensor(class_ids)[:, None, None])
+        """Labels of some scenes as the target of one class each: int64 [n, S, S] with 0, 1, 255."""
+        return cache.binary(self.labels[list(positions)], torch.tensor(class_ids)[:, None, None]).long()
 
 
 def scenes(
@@ -69,18 +71,10 @@ def scenes(
     return Scenes(benchmark, images.permute(0, 3, 1, 2), labels.long())
 
 
-def pair(
-    class_id: int, seed: Sequence[int], classes: Sequence[int], size: int, diversity: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first two scenes of a stream that show enough of a class: uint8 [S, S, 3] and [S, S] each."""
-    pictures: list[tuple[np.ndarray, np.ndarray]] = []
-    number = 0
-    while len(pictures) < 2:
-        image, label = shapes.render([*seed, number], classes, size, diversity)
-        number += 1
-        if (label == class_id).mean() > 0.02:
-            pictures.append((image, label))
-    return pictures
+def pair(class_id: int, seed: Sequence[int], classes: Sequence[int], size: int, diversity: float) -> list[Scene]:
+    """The first two scenes of a stream that show enough of a class."""
+    stream = (shapes.render([*seed, number], classes, size, diversity) for number in count())
+    return list(islice(((image, label) for image, label in stream if (label == class_id).mean() > 0.02), 2))
 
 
 def as_tensor(image: np.ndarray) -> Tensor:
@@ -88,48 +82,27 @@ def as_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None]
 
 
-def as_target(label: np.ndarray | Tensor, class_id: int | Tensor) -> Tensor:
-    """A label of class ids as one class's target: int64 of the same shape with 0, 1, and 255 for void."""
-    label = torch.as_tensor(label)
-    return torch.where(label == VOID, VOID, (label == class_id).long())
-
-
 def practise(net: DPNet, drawn: Scenes, fold: int, seed: int, steps: int) -> list[list[float]]:
-    """Train a network's head in place for a moment, as `train.py` does, on scenes of classes that are not the fold's.
-
-    Returns a row per tenth of the training: step, and the means of L_seg, L_aux and L_dis since the last row.
-    """
-    head, backbone, variant = net.head.train(), net.backbone, net.head.variant
+    """Train a head in place for a moment with `train.py`; a row per tenth: step, means of L_seg, L_aux, L_dis."""
     with torch.no_grad():
-        raw = torch.cat([backbone(part) for part in drawn.images.split(20)])
+        raw = torch.cat([net.backbone(part) for part in drawn.images.split(20)])
+    run = Run("shapes", Recipe(), replace(SHORT, steps=steps), fold, seed, net.head.variant)
+    optimizer = torch.optim.AdamW(net.head.parameters(), SHORT.learning_rate, weight_decay=SHORT.weight_decay)
+    member = train.Member(run, net.head.train(), optimizer, torch.Generator())
     pools = training_pools(drawn.benchmark, fold, "drop")
-    optimizer = torch.optim.AdamW(head.parameters(), SHORT.learning_rate, weight_decay=SHORT.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / steps) ** SHORT.decay)
-    values = []
-    for step in range(steps):
-        batch = training_batch(drawn.benchmark, pools, fold, seed, step, SHORT.batch)
-        ids, queries, supports = _columns(batch)
-        raw_s, raw_q = raw[supports][:, None], raw[queries]
-        masks = soft_masks(drawn.masks(supports, ids)[:, None], raw.shape[-2:])
-        counts = shared_counts(backbone, raw_s, raw_q, masks, variant.pseudo)
-        output = head(backbone.features(raw_s), masks, backbone.features(raw_q), counts, variant.beta)
-        L_seg, L_aux, L_dis = losses(output, drawn.masks(queries, ids), variant)
-        optimizer.zero_grad()
-        (L_seg + variant.lambda_1 * L_aux + variant.lambda_2 * L_dis).backward()
-        optimizer.step()
-        schedule.step()
-        values.append(torch.stack([L_seg, L_aux, L_dis]).tolist())
-    head.eval()
-    ends = np.linspace(0, steps, min(10, steps) + 1).round().astype(int)
-    return [[int(b), *np.mean(values[a:b], 0).tolist()] for a, b in pairwise(ends)]
+    of_images = lambda positions, _: (raw[positions], drawn.labels[positions])  # noqa: E731
+    for step, batch in train.batches(of_images, drawn.benchmark, pools, run, 0):
+        train.advance([member], net.backbone, batch, step)
+    net.head.eval()
+    return [[*part[-1, :1], *part[:, 1:].mean(0)] for part in np.array_split(member.curve, 10)]
 
 
 def summary(net: DPNet, drawn: Scenes, chosen: Sequence[Episode], beta: float) -> pd.DataFrame:
     """The cells that a network selects on one-shot episodes, and the mean IoU of both branches, in whole %."""
-    ids, queries, supports = _columns(chosen)
+    ids, queries, supports = zip(*((e.class_id, e.query, e.supports[0]) for e in chosen), strict=True)
     masks, target = drawn.masks(supports, ids), drawn.masks(queries, ids)
-    output = net(drawn.images[supports][:, None], masks[:, None], drawn.images[queries], beta)
-    y = at_cells(target, output.logits.shape[2:])[:, None]
+    output = net(drawn.images[[*supports]][:, None], masks[:, None], drawn.images[[*queries]], beta)
+    y = train.at_cells(target, output.logits.shape[2:])[:, None]
     on_object = [100 * (y[cells] == 1).float().mean().item() for cells in (output.candidates, output.selected)]
     answers = [resize(x, target.shape[1:]).argmax(1) for x in (output.aux_logits, output.logits)]
     scores = [mean_iou(episode_counts(a, target).numpy(), np.array(ids), "canet") for a in answers]
@@ -138,25 +111,10 @@ def summary(net: DPNet, drawn: Scenes, chosen: Sequence[Episode], beta: float) -
     return pd.DataFrame([[round(v) for v in (*on_object, *scores)]], columns=names, index=[f"{len(chosen)} episodes"])
 
 
-def _columns(chosen: Sequence[Episode]) -> tuple[list[int], list[int], list[int]]:
-    """Classes, queries and (first) supports of episodes."""
-    return [e.class_id for e in chosen], [e.query for e in chosen], [e.supports[0] for e in chosen]
-
-
-# ---- cells
-
-
 def middle(cells: Tensor) -> list[int]:
     """The middle one of the cells that a mask (bool [N]) marks, as a list; empty where it marks none."""
     marked = cells.nonzero()[:, 0].tolist()
     return marked[len(marked) // 2 : len(marked) // 2 + 1]
-
-
-def farthest(cells: Tensor, ends: Tensor, grid: tuple[int, ...]) -> list[int]:
-    """The one of the cells that a mask (bool [N]) marks whose end (int64 [N]) lies farthest away, as a list."""
-    here = torch.cartesian_prod(*map(torch.arange, grid)).float()
-    distances = (here - here[ends]).norm(dim=1).where(cells, -1.0)
-    return [int(distances.argmax())] if cells.any() else []
 
 
 def share(cells: Tensor, truth: Tensor) -> str:
@@ -169,13 +127,9 @@ def share(cells: Tensor, truth: Tensor) -> str:
 
 def taps(cell: int, dilation: int, grid: tuple[int, int]) -> list[int]:
     """The cells, within the grid, that a dilated 3x3 convolution sees around a cell."""
-    y, x = divmod(cell, grid[1])
-    steps = (-dilation, 0, dilation)
-    places = [(y + down, x + right) for down in steps for right in steps]
-    return [v * grid[1] + u for v, u in places if 0 <= v < grid[0] and 0 <= u < grid[1]]
-
-
-# ---- pictures of the method
+    numbers = torch.arange(1.0, grid[0] * grid[1] + 1).view(1, 1, *grid)  # 0 is the padding
+    around = F.unfold(numbers, 3, dilation, padding=dilation)[0, :, cell].long()
+    return (around[around > 0] - 1).tolist()
 
 
 @dataclass(frozen=True)
@@ -197,23 +151,22 @@ def row(*panels: Panel, width: float = 2.3, size: int = 0) -> Figure:
     """Panels side by side, each `width` inches wide; `size` is S where a panel has neither image nor mask."""
     lines = max(len(panel.marks) + len(panel.areas) for panel in panels)
     below = max([0.05 + 0.19 * lines, *(0.52 for panel in panels if panel.unit)])
-    inches = (width * len(panels), width + 0.18 + below)
-    figure, gap = plt.figure(figsize=inches), 0.05
-    for number, panel in enumerate(panels):
-        left, base = (width * number + gap) / inches[0], below / inches[1]
-        side = (width - 2 * gap) / inches[0]
-        axis = figure.add_axes((left, base, side, (width - 2 * gap) / inches[1]))
+    height, gap = width + 0.18 + below, 0.05  # inches
+    figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), height), squeeze=False)
+    edge = gap / width / len(panels)
+    figure.subplots_adjust(edge, below / height, 1 - edge, 1 - (0.18 + 2 * gap) / height, 2 * gap / (width - 2 * gap))
+    for axis, panel in zip(axes[0], panels, strict=True):
         _draw(axis, panel, size)
         if panel.unit:
-            bar = figure.add_axes((left + 0.05 * side, base - 0.12 / inches[1], 0.9 * side, 0.07 / inches[1]))
+            bar = axis.inset_axes((0.05, -0.12 / width, 0.9, 0.07 / width))
             figure.colorbar(axis.images[-1], cax=bar, orientation="horizontal")
             bar.set_xlabel(panel.unit, fontsize=9, labelpad=1)
             bar.tick_params(labelsize=8, pad=1, length=2)
             bar.locator_params(nbins=5)
         elif lines:
             handles = axis.get_legend_handles_labels()[0] + [Patch(color=c, label=n) for n, c in panel.areas.items()]
-            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 0.1}
-            axis.legend(handles=handles, **place, frameon=False, fontsize=9, handletextpad=0.4, labelspacing=0.3)
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 0.1, "frameon": False}
+            axis.legend(handles=handles, **place, fontsize=9, handletextpad=0.4, labelspacing=0.3)
     return figure
 
 
@@ -235,7 +188,7 @@ def _draw(axis: Axes, panel: Panel, size: int) -> None:
     if panel.mask is not None:
         outline(axis, panel.mask)
     for number, (name, cells) in enumerate(panel.marks.items()):
-        axis.scatter(*_pixels(cells, panel.grid, size), 34, **_symbol(number, name))
+        _mark(axis, *_pixels(cells, panel.grid, size), number, name)
 
 
 def _pixels(cells: Sequence[int], grid: tuple[int, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -244,10 +197,9 @@ def _pixels(cells: Sequence[int], grid: tuple[int, ...], size: int) -> tuple[np.
     return columns * (size - 1) / (grid[1] - 1), rows * (size - 1) / (grid[0] - 1)
 
 
-def _symbol(number: int, name: str) -> dict[str, Any]:
-    return {
-        "color": [COLOURS[number]], "marker": MARKERS[number], "label": name, "edgecolors": "white", "linewidths": 0.7
-    }  # fmt: skip
+def _mark(axis: Axes, x: Any, y: Any, number: int, name: str) -> None:
+    style = {"color": [COLOURS[number]], "marker": MARKERS[number], "edgecolors": "white", "linewidths": 0.7}
+    axis.scatter(x, y, 36, **style, label=name)
 
 
 def show(figure: Figure) -> Any:
@@ -264,7 +216,7 @@ def outline(axis: Axes, mask: np.ndarray) -> None:
     """Draw the border of a mask (bool [S, S]) in yellow on black, seen on any ground."""
     if mask.any():
         axis.contour(mask, [0.5], colors="black", linewidths=2.4)
-        axis.contour(mask, [0.5], colors=[YELLOW], linewidths=1.2)
+        axis.contour(mask, [0.5], colors=[OUTLINE], linewidths=1.2)
 
 
 def cycles(
@@ -273,75 +225,60 @@ def cycles(
     """Cycles support -> query -> support as in the paper's Fig. 3, for cells i' by name; j* [N_s], i* [N_q]."""
     assert support.image is not None
     there = {name: j_star[list(cells)] for name, cells in starts.items()}
-    back = {name: i_star[cells] for name, cells in there.items()}
-    on_support = {name: [*cells, *back[name].tolist()] for name, cells in starts.items()}
+    back = {name: i_star[cells].tolist() for name, cells in there.items()}
+    on_support = {name: [*cells, *back[name]] for name, cells in starts.items()}
     on_query = {name: cells.tolist() for name, cells in there.items()}
     figure = row(replace(support, marks=on_support), replace(query, marks=on_query), width=3.3)
-    left, right = figure.axes
-    size, grid = len(support.image), support.grid
+    axes = [figure.axes[i] for i in (0, 1, 0)]
     for number, (name, cells) in enumerate(starts.items()):
-        for start, middle_, end in zip(cells, on_query[name], back[name].tolist(), strict=True):
-            ways = ((left, start, "S1"), (right, middle_, "Q1"), (left, end, "S2"))
-            points = [(axis, (float(x), float(y)), text) for axis, cell, text in ways
-                      for (x,), (y,) in [_pixels([cell], grid, size)]]  # fmt: skip
-            for (axis, point, text), below in zip(points, (False, False, True), strict=True):
-                _name(axis, text, point, COLOURS[number], number == 0, below)  # S2 may lie where S1 does
-            for (first, second), dash in zip(pairwise(points), ("-", "--"), strict=True):
-                ends = {"coordsA": first[0].transData, "coordsB": second[0].transData}
-                style = {"arrowstyle": "->", "color": COLOURS[number], "linestyle": dash, "linewidth": 1.6}
-                figure.add_artist(ConnectionPatch(first[1], second[1], **ends, **style))
+        side, colour = (1, "left") if number == 0 else (-1, "right"), COLOURS[number]
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": colour}
+        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.6}
+        for way in zip(cells, on_query[name], back[name], strict=True):
+            points = np.stack(_pixels(way, support.grid, len(support.image)), 1).tolist()
+            # S2 may lie where S1 does, hence below.
+            for axis, point, (text, shift, va) in zip(axes, points, NAMES_ON_THE_WAY, strict=True):
+                near = {"xytext": (6 * side[0], shift), "textcoords": "offset points", "ha": side[1], "va": va}
+                axis.annotate(text, point, **near, fontsize=9, bbox=box)
+            for i, dash in enumerate(("-", "--")):
+                ends = {"axesA": axes[i], "axesB": axes[i + 1], "coordsA": "data", "coordsB": "data"}
+                figure.add_artist(ConnectionPatch(points[i], points[i + 1], **ends, **arrow, linestyle=dash))
     return figure
 
 
-def _name(axis: Axes, text: str, point: tuple[float, float], colour: Any, right: bool, below: bool) -> None:
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": colour}
-    offset, sides = (6 if right else -6, -7 if below else 7), {"ha": "left" if right else "right"}
-    sides["va"] = "top" if below else "bottom"
-    axis.annotate(text, point, offset, textcoords="offset points", fontsize=9, bbox=box, **sides)
-
-
+@plt.rc_context(PLOT)
 def bars(values: Mapping[str, Tensor], unit: str) -> Figure:
     """One small bar chart over the channels per vector: title -> [C]."""
-    figure, axes = plt.subplots(1, len(values), figsize=(3.4 * len(values), 2.3), layout="constrained")
+    figure, axes = plt.subplots(1, len(values), figsize=(3.4 * len(values), 2.3))
     for axis, (title, vector) in zip(np.atleast_1d(axes), values.items(), strict=True):
         axis.bar(range(len(vector)), vector.detach().numpy(), color=COLOURS[0])
         axis.axhline(0, color="0.4", linewidth=0.8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(unit, fontsize=9)
-        _plain(axis)
+        axis.set(title=title, xlabel=unit)
     return figure
 
 
+@plt.rc_context(PLOT)
 def verdicts(h: Tensor, truth: Tensor, beta: float) -> Figure:
     """The discriminator's output [n] of candidates, in descending order, by what they truly show (0, 1, 255)."""
-    figure, axis = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.4, 2.8))
     order = h.argsort(descending=True, stable=True)
     for number, (value, name) in enumerate({1: "the object", 0: "something else", VOID: "void: left out"}.items()):
         x = (truth[order] == value).nonzero()[:, 0]
         if len(x):
-            axis.scatter(x + 1, h[order][x], 40, **_symbol(number, f"shows {name}"))
+            _mark(axis, x + 1, h[order][x], number, f"shows {name}")
     axis.axhline(beta, color="0.3", linestyle="--", linewidth=1, label=f"$\\beta$ = {beta:g}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="candidate, by rank", ylabel="discriminator $h$", ylim=(-0.05, 1.05))
-    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    _plain(axis)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
+@plt.rc_context(PLOT)
 def loss_curve(curve: Sequence[Sequence[float]]) -> Figure:
     """The three losses of `practise` against the step."""
-    figure, axis = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
-    steps, *values = np.array(curve).T
-    for number, (name, line) in enumerate(zip(("seg", "aux", "dis"), values, strict=True)):
-        axis.plot(steps, line, f"{MARKERS[number]}-", color=COLOURS[number], label=f"$L_{{{name}}}$", markersize=4)
-    axis.set(xlabel="step", ylabel="loss (nats per pixel or cell)")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=9)
-    _plain(axis)
-    return figure
-
-
-# ---- the explorer
+    frame = pd.DataFrame(curve, columns=["step", "$L_{seg}$", "$L_{aux}$", "$L_{dis}$"]).set_index("step")
+    style = {"style": [f"{m}-" for m in MARKERS[:3]], "color": COLOURS[:3], "markersize": 4, "ylim": (0, None)}
+    return frame.plot(ylabel="loss (nats per pixel or cell)", figsize=(6.4, 2.8), **style).figure
 
 
 def explored(stored: Predictions, episode: int, beta: float) -> Figure:
@@ -350,7 +287,7 @@ def explored(stored: Predictions, episode: int, beta: float) -> Figure:
     unfiltered, truth = stored.masks[episode, 0], stored.target[episode] == 1
     foreground, candidates, closes = stored.foreground[episode], stored.candidates[episode], stored.closes(episode)
     support, query = stored.images[episode]
-    given = {"the object": YELLOW}
+    given = {"the object": OUTLINE}
     gained, lost = mask & ~unfiltered, unfiltered & ~mask
     colours = {
         "answer": (mask & unfiltered, COLOURS[0]),
@@ -378,11 +315,8 @@ def sliders(look: Callable[..., Any], **controls: Any) -> None:
     from ipywidgets import interactive
 
     widget = interactive(look, {"auto_display": True}, **controls)
-    still = {
-        "text/plain": "sliders, which need a running kernel",
-        "image/jpeg": b64encode(widget.result.data).decode(),
-    }
-    display({**widget._repr_mimebundle_(), **still}, raw=True)
+    picture = {"image/jpeg": b64encode(widget.result.data).decode()}
+    display({**widget._repr_mimebundle_(), "text/plain": "sliders: they need a running kernel", **picture}, raw=True)
 
 
 def _marked(title: str, image: np.ndarray, mask: np.ndarray, areas: Any, marks: Mapping[str, np.ndarray]) -> Panel:
@@ -416,51 +350,51 @@ def episode_scores(stored: Predictions, betas: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(lines, index=pd.Index(stored.names, name="episode"))
 
 
-# ---- a benchmark
+def _shares(benchmark: Benchmark) -> pd.DataFrame:
+    """What part of a split's pixels has each label, in %: rows are splits, columns class ids and 255."""
+    lines = [{"split": e.split, "area": e.size[0] * e.size[1], **e.pixels} for e in benchmark.entries]
+    total = pd.DataFrame(lines).groupby("split").sum().reindex(SPLITS, fill_value=0)
+    labels = [*range(1, len(benchmark.classes) + 1), VOID]
+    return 100 * total.reindex(columns=labels, fill_value=0).div(total.area.clip(lower=1), axis=0)
 
 
 def census(benchmark: Benchmark) -> pd.DataFrame:
     """Images that show enough of each class, and its share of all pixels, per split: one row per class, by fold."""
-    rows = []
-    area = {split: max(_area(_of(benchmark, split)), 1) for split in SPLITS}
-    for fold, classes in enumerate(benchmark.folds):
-        for c in classes:
-            line: dict[str, object] = {"fold": fold, "class": benchmark.classes[c - 1]}
-            for split in SPLITS:
-                pixels = sum(e.pixels.get(c, 0) for e in _of(benchmark, split))
-                line[f"{split} images"] = len(benchmark.images_of(c, split))
-                line[f"{split} pixels %"] = round(100 * pixels / area[split], 2)
-            rows.append(line)
-    return pd.DataFrame(rows).set_index(["fold", "class"])
+    shares, folds = _shares(benchmark), list(enumerate(benchmark.folds))
+    names = [(fold, benchmark.classes[c - 1]) for fold, classes in folds for c in classes]
+    table = pd.DataFrame(index=pd.MultiIndex.from_tuples(names, names=["fold", "class"]))
+    ids = [c for _, classes in folds for c in classes]
+    for split in SPLITS:
+        table[f"{split} images"] = [len(benchmark.images_of(c, split)) for c in ids]
+        table[f"{split} pixels %"] = shares.loc[split, ids].round(2).tolist()
+    return table
 
 
 def splits(benchmark: Benchmark) -> pd.DataFrame:
     """Images of each split, and what their pixels are: one row per split."""
-    rows = []
-    for split in SPLITS:
-        entries = _of(benchmark, split)
-        area, void = max(_area(entries), 1), sum(e.pixels.get(VOID, 0) for e in entries)
-        objects = sum(sum(e.pixels.values()) for e in entries) - void
-        pixels = {"objects %": objects, "void %": void, "background %": area - objects - void}
-        rows.append({"images": len(entries), **{k: round(100 * v / area, 1) for k, v in pixels.items()}})
-    return pd.DataFrame(rows, index=pd.Index(SPLITS, name="split"))
+    shares = _shares(benchmark)
+    void, objects = shares[VOID], shares.drop(columns=VOID).sum(axis=1)
+    pixels = pd.DataFrame({"objects %": objects, "void %": void, "background %": 100 - objects - void}).round(1)
+    pixels.insert(0, "images", [sum(e.split == split for e in benchmark.entries) for split in SPLITS])
+    return pixels
 
 
 def training_images(benchmark: Benchmark, training: Training) -> pd.DataFrame:
     """What each fold's training draws from, under a schedule's rule for novel classes: one row per fold."""
-    rows = []
+    lines = []
     for fold, novel in enumerate(benchmark.folds):
         pools = training_pools(benchmark, fold, training.novel, training.least)
         images = {i for pool in pools.values() for i in pool}
         with_novel = sum(bool(set(novel) & benchmark.entries[i].pixels.keys()) for i in images)
-        rows.append({"classes": len(pools), "images": len(images), "of these show a novel class": with_novel})
-    return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="fold"))
+        lines.append({"classes": len(pools), "images": len(images), "of these show a novel class": with_novel})
+    return pd.DataFrame(lines).rename_axis("fold")
 
 
 def single_fold(benchmark: Benchmark, split: str = "val") -> float:
     """The share of a split's images, in %, whose classes all belong to one fold."""
-    one = [any(set(e.pixels) - {VOID} <= set(fold) for fold in benchmark.folds) for e in _of(benchmark, split)]
-    return 100 * sum(one) / max(len(one), 1)
+    of_images = [set(e.pixels) - {VOID} for e in benchmark.entries if e.split == split]
+    one = sum(any(classes <= set(fold) for fold in benchmark.folds) for classes in of_images)
+    return 100 * one / max(len(of_images), 1)
 
 
 def object_sizes(benchmark: Benchmark) -> pd.DataFrame:
@@ -474,74 +408,58 @@ def object_sizes(benchmark: Benchmark) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "area"])
 
 
-def class_counts(benchmark: Benchmark) -> pd.DataFrame:
-    """How many classes each image shows, however few pixels of them: split and classes."""
-    rows = [(e.split, len(e.pixels.keys() - {VOID})) for e in benchmark.entries]
-    return pd.DataFrame(rows, columns=["split", "classes"])
-
-
-def object_summary(benchmark: Benchmark) -> pd.DataFrame:
-    """The numbers behind `histograms`: one row per split."""
-    areas, classes = object_sizes(benchmark).groupby("split").area, class_counts(benchmark).groupby("split").classes
-    columns = {"objects": areas.size(), "area %: median": areas.median().round(1)}
-    columns |= {f"a tenth {side}": areas.quantile(q).round(1) for side, q in (("below", 0.1), ("above", 0.9))}
-    return pd.DataFrame({**columns, "classes per image": classes.mean().round(1)}).reindex(SPLITS)
-
-
+@plt.rc_context(PLOT)
 def histograms(benchmark: Benchmark) -> Figure:
     """Object sizes, and classes per image, of both splits."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
     style = {"hue": "split", "hue_order": SPLITS, "stat": "percent", "common_norm": False, "palette": COLOURS[:2]}
     sns.histplot(object_sizes(benchmark), x="area", bins=24, element="step", fill=False, ax=left, **style)
-    bars_ = {"discrete": True, "multiple": "dodge", "shrink": 0.8, "edgecolor": "white"}
-    sns.histplot(class_counts(benchmark), x="classes", legend=False, alpha=1, ax=right, **bars_, **style)
+    classes = pd.DataFrame(
+        [(e.split, len(e.pixels.keys() - {VOID})) for e in benchmark.entries], columns=["split", "n"]
+    )
+    side_by_side = {"discrete": True, "multiple": "dodge", "shrink": 0.8, "edgecolor": "white"}
+    sns.histplot(classes, x="n", legend=False, alpha=1, ax=right, **side_by_side, **style)
     left.set(xlabel="object's area (% of its image)", ylabel="objects (%)", xlim=(0, None))
     right.set(xlabel="classes in an image", ylabel="images (%)")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    sns.move_legend(left, "upper right", frameon=False, title=None)
-    for axis in (left, right):
-        _plain(axis)
+    sns.move_legend(left, "upper right", title=None)
     return figure
 
 
 def episode_summary(benchmark: Benchmark, fold: int, chosen: Sequence[Episode]) -> pd.DataFrame:
     """How often a list of episodes asks for each class of its fold: one row per class."""
-    rows = []
-    for c in benchmark.tested[fold]:
-        asked = [e for e in chosen if e.class_id == c]
-        line: dict[str, object] = {"class": benchmark.classes[c - 1], "episodes": len(asked)}
-        line["different queries"] = len({e.query for e in asked})
-        line["with a wrong support"] = sum(bool(e.wrong_supports) for e in asked)
-        rows.append(line)
-    return pd.DataFrame(rows).set_index("class")
-
-
-def target_picture(label: np.ndarray, class_id: int) -> np.ndarray:
-    """What an episode asks for, as colours: object, background, and void; float [H, W, 3] in 0..1."""
-    kinds = np.where(label == VOID, 2, label == class_id)
-    return np.array(list(TARGET_COLOURS.values()), float)[kinds]
+    lines = [(e.class_id, e.query, bool(e.wrong_supports)) for e in chosen]
+    asked = pd.DataFrame(lines, columns=["class", "query", "wrong"]).groupby("class")
+    counts = {"episodes": asked.size(), "different queries": asked["query"].nunique()}
+    counts["with a wrong support"] = asked.wrong.sum()
+    tested = benchmark.tested[fold]
+    table = pd.DataFrame(counts).reindex(tested, fill_value=0)
+    return table.set_axis(pd.Index([benchmark.classes[c - 1] for c in tested], name="class"))
 
 
 def gallery(pictures: Outlined, columns: int = 5) -> Figure:
     """Images with an outlined mask each."""
     rows = -(-len(pictures) // columns)
-    side = {"figsize": (1.7 * columns, 1.9 * rows), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(rows, columns, **side)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (title, (image, mask)) in zip(axes.flat, pictures.items(), strict=False):
+    figure = plt.figure(figsize=(1.7 * columns, 1.9 * rows), layout="constrained")
+    for number, (title, (image, mask)) in enumerate(pictures.items(), 1):
+        axis = figure.add_subplot(rows, columns, number)
         axis.imshow(image, interpolation="bilinear")
         axis.set_title(title, fontsize=9)
+        axis.axis("off")
         if mask is not None:
             outline(axis, mask)
     return figure
 
 
+def _outlined(benchmark: Benchmark, position: int, class_id: int) -> Scene:
+    entry = benchmark.entries[position]
+    return benchmark.image(entry), benchmark.label(entry) == class_id
+
+
 def one_of_each(benchmark: Benchmark) -> Outlined:
     """The first test image that counts for each class, with the class outlined, for `gallery`."""
     firsts = {c: benchmark.images_of(c, "val")[:1] for c in range(1, len(benchmark.classes) + 1)}
-    entries = {c: benchmark.entries[i] for c, positions in firsts.items() for i in positions}
-    return {benchmark.classes[c - 1]: (benchmark.image(e), benchmark.label(e) == c) for c, e in entries.items()}
+    return {benchmark.classes[c - 1]: _outlined(benchmark, i, c) for c, first in firsts.items() for i in first}
 
 
 def by_diversity(class_ids: Sequence[int], values: Sequence[float], seed: int, size: int) -> Outlined:
@@ -555,39 +473,17 @@ def by_diversity(class_ids: Sequence[int], values: Sequence[float], seed: int, s
     }
 
 
-def episode_table(benchmark: Benchmark, chosen: Sequence[Episode]) -> Figure:
-    """One-shot episodes as columns: support, wrong support, query, and target with its void."""
-    side = {"figsize": (1.8 * len(chosen) + 0.3, 8.2), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(4, len(chosen), **side)
-    for column, episode in zip(axes.T, chosen, strict=True):
-        supports = [(episode.supports, episode.class_id), (episode.wrong_supports, episode.wrong_class)]
-        for axis, (positions, class_id) in zip(column, supports, strict=False):
-            for entry in (benchmark.entries[i] for i in positions[:1]):  # there may be no wrong support
-                axis.imshow(benchmark.image(entry), interpolation="bilinear")
-                outline(axis, benchmark.label(entry) == class_id)
-                axis.set_title(benchmark.classes[class_id - 1], fontsize=10)
-        query = benchmark.entries[episode.query]
-        column[2].imshow(benchmark.image(query), interpolation="bilinear")
-        column[3].imshow(target_picture(benchmark.label(query), episode.class_id), interpolation="nearest")
-        for axis in column:
-            axis.set(xticks=[], yticks=[])
-    for axis, name in zip(axes[:, 0], ("support", "wrong support", "query", "target"), strict=True):
-        axis.set_ylabel(name, fontsize=10)
-    handles = [Patch(color=colour, label=name) for name, colour in TARGET_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
-
-
-def _of(benchmark: Benchmark, split: str) -> list[Entry]:
-    return [e for e in benchmark.entries if e.split == split]
-
-
-def _area(entries: Sequence[Entry]) -> int:
-    return sum(e.size[0] * e.size[1] for e in entries)
-
-
-def _plain(axis: Axes) -> None:
-    axis.grid(axis="y", color="0.92")
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=9)
-    axis.spines[["top", "right"]].set_visible(False)
+def episode_table(benchmark: Benchmark, chosen: Sequence[Episode]) -> Outlined:
+    """One-shot episodes, a column each, for `gallery`: support, wrong support, query, and target with its void."""
+    rows: list[dict[str, Any]] = [{}, {}, {}, {}]
+    for episode in chosen:
+        name, entry = benchmark.classes[episode.class_id - 1], benchmark.entries[episode.query]
+        label = benchmark.label(entry)
+        rows[0][f"{name}: support"] = _outlined(benchmark, episode.supports[0], episode.class_id)
+        rows[1][f"{name}: no wrong support"] = (np.ones((1, 1, 3)), None)
+        if episode.wrong_supports:
+            _, wrong = rows[1].popitem(), benchmark.classes[episode.wrong_class - 1]
+            rows[1][f"{name}: {wrong}"] = _outlined(benchmark, episode.wrong_supports[0], episode.wrong_class)
+        rows[2][f"{name}: query"] = (benchmark.image(entry), None)
+        rows[3][f"{name}: target"] = (TARGET_COLOURS[np.where(label == VOID, 2, label == episode.class_id)], None)
+    return {title: pictures for row_ in rows for title, pictures in row_.items()}

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from dpnet.companion import explorer
 FLAGS = ["headless=new", "no-sandbox", "disable-gpu", "no-first-run", "window-size=1400,1600"]
 FLAGS += ["host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "disable-background-networking"]
 PATIENCE = 240  # seconds, where something else runs
+LINK = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as stream:
         server = subprocess.Popen(verb, stdout=stream, stderr=stream, cwd=io.ROOT, env=environment)
         try:
-            link, end = None, time.monotonic() + PATIENCE
-            while link is None and server.poll() is None and time.monotonic() < end:
-                time.sleep(1)
-                link = re.search(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+", log.read_text())
+            WebDriverWait(log, PATIENCE).until(lambda log: LINK.search(log.read_text()) or server.poll() is not None)
+            link = LINK.search(log.read_text())
             assert link, log.read_text()
             yield link[0]
         finally:
@@ -57,7 +55,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     yield from headless(FLAGS, tmp_path_factory.mktemp("profile"))
 
 
-def waited(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], message: str = "") -> Any:
+def waited(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], message: str) -> Any:
     gone = [StaleElementReferenceException, NoSuchElementException]
     return WebDriverWait(browser, PATIENCE, 0.5, gone).until(what, message)
 
@@ -67,10 +65,11 @@ def one(browser: webdriver.Chrome, selector: str) -> Any:
 
 
 def test_the_explorer_in_jupyterlab_without_a_network(address: str, browser: webdriver.Chrome) -> None:
-    stored = explorer.load(explorer.cohort("shapes", "quick"))
+    stored, output = explorer.load(explorer.cohort("shapes", "quick")), ".widget-interact .jp-OutputArea-output"
     browser.get(address)
-    one(browser, ".jp-NotebookPanel .jp-CodeCell")
-    waited(browser, lambda b: "| Idle" in b.find_element(By.CSS_SELECTOR, "#jp-main-statusbar").text)
+    # Of the notebook itself: the status bar speaks of the kernel only once the notebook has the focus.
+    one(browser, ".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    one(browser, ".jp-NotebookPanel .jp-CodeCell .cm-content").click()
     menu = {e.text: e for e in browser.find_elements(By.CSS_SELECTOR, "#jp-MainMenu .lm-MenuBar-item")}
     menu["Run"].click()
     one(browser, ".lm-Menu-item[data-command='runmenu:run-all']").click()
@@ -79,7 +78,6 @@ def test_the_explorer_in_jupyterlab_without_a_network(address: str, browser: web
     def expect(episode: int, beta: float) -> None:
         """Wait until the page says what `in_words` says, beside another picture than before."""
         words = drawing.in_words(stored, episode, beta)
-        output = ".widget-interact .jp-OutputArea-output"
 
         def there(b: webdriver.Chrome) -> bool:
             text = b.find_element(By.CSS_SELECTOR, f"{output} pre").text
