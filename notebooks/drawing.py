@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Patch
@@ -35,9 +36,9 @@ from dpnet.model import DPNet
 from dpnet.modules import resize
 
 # Seconds instead of minutes: half the width, no dropout, three times the learning rate.
-_QUICKER = {"width": 32, "dropout": 0.0, "learning_rate": 3e-3, "precision": "fp32"}
-SHORT = replace(presets.resolve("shapes", "quick").training, **_QUICKER)
-NAMES_ON_THE_WAY = (("S1", 7, "bottom"), ("Q1", 7, "bottom"), ("S2", -7, "top"))  # points above, alignment
+QUICK = presets.resolve("shapes", "quick").training
+SHORT = replace(QUICK, width=32, dropout=0.0, learning_rate=3e-3, precision="fp32")
+NAMES_ON_THE_WAY = (("S1", 7, "bottom"), ("Q1", 7, "bottom"), ("S2", -7, "top"))  # points above, S2 below
 TARGET_COLOURS = np.array([(0.25, 0.25, 0.25), COLOURS[0], COLOURS[1]])  # background, object, void
 PLOT = {"axes.grid": True, "axes.grid.axis": "y", "grid.color": "0.92", "axes.axisbelow": True, "axes.labelsize": 9}
 PLOT |= {"axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 9, "ytick.labelsize": 9}
@@ -75,11 +76,6 @@ def pair(class_id: int, seed: Sequence[int], classes: Sequence[int], size: int, 
     """The first two scenes of a stream that show enough of a class."""
     stream = (shapes.render([*seed, number], classes, size, diversity) for number in count())
     return list(islice(((image, label) for image, label in stream if (label == class_id).mean() > 0.02), 2))
-
-
-def as_tensor(image: np.ndarray) -> Tensor:
-    """An image uint8 [H, W, 3] as a batch of one, uint8 [1, 3, H, W]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None]
 
 
 def practise(net: DPNet, drawn: Scenes, fold: int, seed: int, steps: int) -> list[list[float]]:
@@ -120,9 +116,8 @@ def middle(cells: Tensor) -> list[int]:
 def share(cells: Tensor, truth: Tensor) -> str:
     """How many cells a mask (bool [1, N]) marks, and how many of those lie on the object ([1, N]), in words."""
     marked = truth[cells]
-    if not len(marked):
-        return "0 cells"
-    return f"{len(marked)} cells, {100 * (marked == 1).float().mean():.0f} % of them on the object"
+    on_object = f", {100 * (marked == 1).float().mean():.0f} % of them on the object" if len(marked) else ""
+    return f"{len(marked)} cells{on_object}"
 
 
 def taps(cell: int, dilation: int, grid: tuple[int, int]) -> list[int]:
@@ -147,7 +142,7 @@ class Panel:
     areas: Mapping[str, Any] = field(default_factory=dict)  # name in the legend -> colour
 
 
-def row(*panels: Panel, width: float = 2.3, size: int = 0) -> Figure:
+def row(*panels: Panel, width: float = 2.1, size: int = 0) -> Figure:
     """Panels side by side, each `width` inches wide; `size` is S where a panel has neither image nor mask."""
     lines = max(len(panel.marks) + len(panel.areas) for panel in panels)
     below = max([0.05 + 0.19 * lines, *(0.52 for panel in panels if panel.unit)])
@@ -204,10 +199,8 @@ def _mark(axis: Axes, x: Any, y: Any, number: int, name: str) -> None:
 
 def show(figure: Figure) -> Any:
     """A figure of images for a notebook, as a small JPEG; the figure is closed."""
-    from IPython.display import Image
-
-    kind = {"quality": 68, "optimize": True, "progressive": True}
-    figure.savefig(buffer := BytesIO(), format="jpeg", dpi=100, pil_kwargs=kind)
+    style = {"quality": 68, "optimize": True, "progressive": True}
+    figure.savefig(buffer := BytesIO(), format="jpeg", dpi=100, pil_kwargs=style)
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg")
 
@@ -229,14 +222,13 @@ def cycles(
     on_support = {name: [*cells, *back[name]] for name, cells in starts.items()}
     on_query = {name: cells.tolist() for name, cells in there.items()}
     figure = row(replace(support, marks=on_support), replace(query, marks=on_query), width=3.3)
-    axes = [figure.axes[i] for i in (0, 1, 0)]
+    axes = [*figure.axes, figure.axes[0]]
     for number, (name, cells) in enumerate(starts.items()):
         side, colour = (1, "left") if number == 0 else (-1, "right"), COLOURS[number]
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": colour}
         arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.6}
         for way in zip(cells, on_query[name], back[name], strict=True):
             points = np.stack(_pixels(way, support.grid, len(support.image)), 1).tolist()
-            # S2 may lie where S1 does, hence below.
             for axis, point, (text, shift, va) in zip(axes, points, NAMES_ON_THE_WAY, strict=True):
                 near = {"xytext": (6 * side[0], shift), "textcoords": "offset points", "ha": side[1], "va": va}
                 axis.annotate(text, point, **near, fontsize=9, bbox=box)
@@ -311,7 +303,6 @@ def explored(stored: Predictions, episode: int, beta: float) -> Figure:
 
 def sliders(look: Callable[..., Any], **controls: Any) -> None:
     """`ipywidgets.interact` for a function that returns an image; where no kernel runs, the first image stands."""
-    from IPython.display import display
     from ipywidgets import interactive
 
     widget = interactive(look, {"auto_display": True}, **controls)
@@ -390,9 +381,9 @@ def training_images(benchmark: Benchmark, training: Training) -> pd.DataFrame:
     return pd.DataFrame(lines).rename_axis("fold")
 
 
-def single_fold(benchmark: Benchmark, split: str = "val") -> float:
-    """The share of a split's images, in %, whose classes all belong to one fold."""
-    of_images = [set(e.pixels) - {VOID} for e in benchmark.entries if e.split == split]
+def single_fold(benchmark: Benchmark) -> float:
+    """The share of the test images, in %, whose classes all belong to one fold."""
+    of_images = [set(e.pixels) - {VOID} for e in benchmark.entries if e.split == "val"]
     one = sum(any(classes <= set(fold) for fold in benchmark.folds) for classes in of_images)
     return 100 * one / max(len(of_images), 1)
 
