@@ -174,11 +174,12 @@ def load(of: Cohort) -> Predictions:
 
 def keep(of: Cohort) -> bool:
     """Make predictions where a scored checkpoint has none of its own yet; whether any are stored."""
-    file, run, places = of.store.root / FILE, of.example_run, io.places()
+    file, run = of.store.root / FILE, of.example_run
     try:
         load(of)
     except DPNetError:
         if _scores(of) and run not in of.untrained():
+            places = io.places()
             benchmark = data.prepare(run.benchmark, places.data, of.setting.recipe)
             scene = scene_of(run, benchmark, places.device)
             head = runner.load_head(run, of.store, scene.backbone.channels, scene.device)
