@@ -34,9 +34,6 @@ def spread(
 
     Returns:
         name and what went wrong, as they end.
-
-    Raises:
-        DPNetError: Dask is not installed, or no scheduler answers.
     """
     try:
         import dask

@@ -87,17 +87,10 @@ def kernel_environment(at: Places, **more: str) -> Iterator[None]:
 
 
 def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places | None = None) -> None:
-    """Execute a template.
+    """Execute the template of that name, in a kernel that works at `at`; None: where this process does.
 
-    Arguments:
-        name: of the notebook, without its suffix; see `template`.
-        output: the executed notebook; written only on success, without timestamps and random ids. A failed one
-            stays beside it as `.failed.ipynb`.
-        parameters: for its parameters cell.
-        at: where its kernel finds data and results; None: where this process does.
-
-    Raises:
-        DPNetError: the notebook failed, and the message is its error's; or its kernel died `ATTEMPTS` times.
+    `output` is written only on success, without timestamps and random ids; what a failed one shows is left beside
+    it, as `.failed.ipynb`, and its error is raised as ours. A kernel that dies is started again.
     """
     from nbclient.exceptions import DeadKernelError
 
@@ -147,11 +140,7 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Execute the templates (name -> parameters) whose notebooks in a folder are not up to date, two at a time.
-
-    Raises:
-        DPNetError: one failed; the others are finished first.
-    """
+    """Execute the notebooks (name -> parameters) of a folder that are not up to date; all, even if one fails."""
     if not installed():
         print("papermill is not installed: no executed notebooks (pip install -e '.[notebooks]')")
         return
@@ -184,8 +173,8 @@ def template(name: str) -> Path:
 def source(name: str, output: Path) -> str:
     """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale.
 
-    A training notebook was made from its template; the others also from the CSVs beside them (the report from all,
-    the explorer from what is stored for it), and from the code that reads and draws results.
+    That is its template; except for training also the CSVs beside it (the explorer's predictions), and the code
+    that reads and draws results.
     """
     cells = json.loads(template(name).read_text())["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())

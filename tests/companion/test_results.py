@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,12 +44,20 @@ def test_a_record_and_an_evaluation_are_a_row(invented: Scores) -> None:
     assert frame.fold.is_monotonic_increasing
 
 
-@pytest.mark.parametrize(
-    "change", [{"training": {"steps": 61}}, {"recipe": {"size": 97}}, {"variant": {"later": 1}}, {"kind": "Other"}]
-)
-def test_records_of_another_schedule_recipe_or_version_are_left_out(
-    change: dict[str, object], tmp_path: Path
-) -> None:
+def test_records_of_another_schedule_recipe_or_list_are_left_out(tmp_path: Path) -> None:
+    whole, run = scores_in(tmp_path, range(1)), TINY.run(Variant(), 0, 0)
+    others = [
+        dataclasses.replace(run, training=dataclasses.replace(run.training, steps=61)),
+        dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, size=97)),
+        dataclasses.replace(TINY.baselines(0, 0), episodes=41),
+    ]
+    for other in others:
+        keep(whole.store, other, [Evaluation(40).id], np.ones((40, 2, 3), int))
+    assert results.load(TINY, tmp_path).frame.folder.tolist() == whole.frame.folder.tolist()
+
+
+@pytest.mark.parametrize("change", [{"variant": {"later": 1}}, {"kind": "Other"}])
+def test_records_of_another_version_are_left_out(change: dict[str, Any], tmp_path: Path) -> None:
     whole = scores_in(tmp_path, range(1))
     file = whole.store.folder(TINY.run(Variant(), 0, 0)) / "run.json"
     content = read_json(file)
@@ -141,7 +150,10 @@ def test_effects_are_paired(invented: Scores) -> None:
     assert canet.status[["PIM", "MSF"]].tolist() == ["undecided", "same direction"]
     assert canet.loc["MSF", "low"] > 0
     assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0, "all three": 4.2}
-    assert canet.status.iloc[-1] == "positive"  # the full model over the training-free prototype
+    over = invented.of_row(TABLE_3.best), invented.baseline("prototype", TABLE_3.best)
+    full, prototype = (invented.samples(records, "mean", "canet").value for records in over)
+    assert canet.difference.iloc[-1] == pytest.approx(full - prototype, abs=0.01)
+    assert canet.status.iloc[-1] == "positive"
 
 
 def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
