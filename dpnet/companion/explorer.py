@@ -82,7 +82,7 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
     scene.load_labels(chosen)
     raw_s, soft = scene.supports(chosen, "right")
     raw_q = scene.raw([e.query for e in chosen])
-    forward, backward = cycle_matches(*(backbone.comparison(raw).float() for raw in (raw_s[:, 0], raw_q)))
+    forward, backward = cycle_matches(backbone.comparison(raw_s[:, 0]).float(), backbone.comparison(raw_q).float())
     counts = shared_counts(backbone, raw_s, raw_q, soft, head.variant.pseudo)
     with autocast(training, scene.device):
         matched = head.match(head.prototypes(backbone.features(raw_s), soft), backbone.features(raw_q), counts)
@@ -143,7 +143,7 @@ def unpack(content: bytes) -> Predictions:
         fields[name] = np.unpackbits(bits, count=shape.prod()).astype(bool).reshape(shape)
     fields |= {name: fields[name].tolist() for name in ("run", "scores", "betas", "classes")}
     jpegs = np.split(fields.pop("jpegs"), fields.pop("lengths").cumsum()[:-1])
-    images = np.stack([np.asarray(Image.open(BytesIO(jpeg))) for jpeg in jpegs])
+    images = np.stack([np.asarray(Image.open(BytesIO(jpeg.tobytes()))) for jpeg in jpegs])
     fields["images"] = images.reshape(-1, 2, *images.shape[1:])
     fields["target"] = np.where(fields.pop("void"), VOID, fields.pop("object")).astype(np.uint8)
     fields["masks"] = fields["masks"][fields.pop("rows")]

@@ -67,12 +67,6 @@ def check_parameters(names: Mapping[str, Any]) -> None:
             raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
 
 
-def set_environment(results: Path, config: Path) -> None:
-    """What a JupyterLab that is started here inherits: the results, and settings below the user's own."""
-    layers = [str(config), os.environ.get("JUPYTER_CONFIG_PATH", "")]
-    os.environ |= {"DPNET_RESULTS": str(results), "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, layers))}
-
-
 @contextmanager
 def kernel_environment(at: Places, **more: str) -> Iterator[None]:
     """Within it, `io.places()` gives these, here and in every kernel and process that is started."""
