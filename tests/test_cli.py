@@ -38,7 +38,7 @@ WORDS = {"check": ["shapes"], "plan": ["all"], "prepare": ["shapes"], "reproduce
         ("train --variant nope", r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
         ("train --benchmark shapes --fold 9 --preset tiny", r"no fold 9"),
         ("evaluate --fold 7 --preset tiny", r"shapes has no fold 7 to test: its folds are"),
-        ("train --diversity 0.2", r"--diversity 0\.2: table3 has none to set: it is of target diversity"),
+        ("train --diversity 0.2", r"--diversity 0\.2: table3 has none to set"),
         ("train diversity --diversity 0.33", r"--diversity 0\.33: diversity has 0"),
         ("speed --preset tiny", r"speed\.py: not there: `speed` needs a checkout of the project"),
     ],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,8 +16,6 @@ DIVERSITIES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of `shapes`
 PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 LAMBDAS = (0.0, 0.5, 1.0, 1.2)  # of Table 5, both
 Branch = Literal["main", "aux"]
-_FULL = Variant()
-_ALONE = Variant(pseudo="none")  # the full model, trained without any pseudo-prototype
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Row:
 
     key: Mapping[str, int | float | str]  # the columns of the paper's CSV that name the row
     label: str  # how figures and sentences name it
-    variant: Variant = _FULL
+    variant: Variant = Variant()
     branch: Branch = "main"
     shot: int = 1
     beta: float = Evaluation.beta
@@ -51,11 +49,9 @@ class Effect:
     chief: bool = False  # whether it stands at a glance although the paper does not claim it
 
 
-def difference(
-    name: str, of: int, over: int, claim: str = "", stated: Mapping[str, float] | None = None, chief: bool = False
-) -> Effect:
+def difference(name: str, of: int, over: int, claim: str = "", **more: Any) -> Effect:
     """Row `of` minus row `over`."""
-    return Effect(name, {of: 1.0, over: -1.0}, claim, stated, chief=chief)
+    return Effect(name, {of: 1.0, over: -1.0}, claim, **more)
 
 
 @dataclass(frozen=True)
@@ -207,23 +203,26 @@ _FIG_4 = Experiment(
         Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
     ),
     (
-        Effect(
+        difference(
             "with the pseudo-prototype over without",
-            {1: 1.0, 0: -1.0},
+            1,
+            0,
             "“the pseudo-prototype is beneficial to focus the predictions on the target category”",
         ),
     ),
     note="Without is the auxiliary branch of the same model. The examples are chosen by a rule: of each class the "
     "episode with the largest gain, the median one, and the largest loss.",
 )
-_FIG_5_STATED = {"pascal": 0.3, "coco": 0.6}
+_STATED = {"pascal": 0.3, "coco": 0.6}  # what β = 0.2 brings
 _FIG_5 = Experiment(
     "fig5",
     "The discriminator's threshold",
     tuple(Row({"beta": b}, f"β = {b:g}", beta=b) for b in BETAS),
     (
-        difference("β = 0.2 over 0 (no filtering)", 2, 0, "“0.2 that brings 0.3% …”, read as over 0", _FIG_5_STATED),
-        difference("β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", _FIG_5_STATED),
+        difference("β = 0.2 over 0 (no filtering)", 2, 0, "“0.2 that brings 0.3% …”, read as over 0", stated=_STATED),
+        difference(
+            "β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", stated=_STATED
+        ),
         difference("β = 0.2 over 0.8 (strict)", 2, 8),
     ),
     controlled=(2,),
@@ -233,18 +232,19 @@ _FIG_5 = Experiment(
 
 
 _KINDS: tuple[tuple[str, Variant, Branch], ...] = (
-    ("without", _FULL, "aux"),
-    ("trained without", _ALONE, "main"),
-    ("with", _FULL, "main"),
+    ("without", Variant(), "aux"),
+    ("trained without", Variant(pseudo="none"), "main"),
+    ("with", Variant(), "main"),
 )
+_GAINS = [(f"{d:g}", 3 * i) for i, d in enumerate(DIVERSITIES)]  # three rows for each diversity
 
 
 def _slope(name: str, over: int) -> Effect:
-    """Least squares: how the gain over the kind at position `over` grows with the diversity."""
+    """Least squares: how the gain over the row at position `over` of each three grows with the diversity."""
     middle = sum(DIVERSITIES) / len(DIVERSITIES)
     spread = sum((d - middle) ** 2 for d in DIVERSITIES)
-    slope = {i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
-    weights = {3 * i + 2: w for i, w in slope.items()} | {3 * i + over: -w for i, w in slope.items()}
+    slope = {3 * i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
+    weights = {i + 2: w for i, w in slope.items()} | {i + over: -w for i, w in slope.items()}
     return Effect(name, weights, unit="points per unit of diversity")
 
 
@@ -257,18 +257,12 @@ _DIVERSITY = Experiment(
         for name, variant, branch in _KINDS
     ),
     (
-        *(
-            difference(f"gain at diversity {d:g}", 3 * i + 2, 3 * i, chief=i % 2 == 0)
-            for i, d in enumerate(DIVERSITIES)
-        ),
-        *(
-            difference(f"gain over a model trained without, at {d:g}", 3 * i + 2, 3 * i + 1)
-            for i, d in enumerate(DIVERSITIES)
-        ),
+        *(difference(f"gain at diversity {d}", i + 2, i, chief=i % 6 == 0) for d, i in _GAINS),
+        *(difference(f"gain over a model trained without, at {d}", i + 2, i + 1) for d, i in _GAINS),
         _slope("slope of the gain", 0),
         _slope("slope of the gain over a model trained without", 1),
     ),
-    controlled=tuple(range(2, 3 * len(DIVERSITIES), 3)),
+    controlled=tuple(i + 2 for _, i in _GAINS),
     note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
     "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
     "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
@@ -298,10 +292,9 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
 def check_diversity(targets: str, benchmark: str, diversity: float | None) -> None:
     """Refuse a diversity that no row of some targets has; None: the usual one."""
     rows = [row for experiment in several(targets, benchmark) for row in experiment.rows]
-    values = sorted({row.diversity for row in rows if row.diversity is not None})
-    if diversity not in (None, *values):
-        known = f"has {', '.join(f'{value:g}' for value in values)}" if values else "has none to set"
-        raise DPNetError(f"--diversity {diversity:g}: {targets} {known}: it is of target diversity")
+    values = sorted({f"{row.diversity:g}" for row in rows if row.diversity is not None})
+    if diversity is not None and f"{diversity:g}" not in values:
+        raise DPNetError(f"--diversity {diversity:g}: {targets} has {', '.join(values) or 'none to set'}")
 
 
 def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:

@@ -75,7 +75,7 @@ def test_the_papers_setting() -> None:
 
 
 def finish(store: Store, **tables: np.ndarray) -> Path:
-    folder = store.begin(RUN)
+    folder = store.folder(RUN) if store.folder(RUN).exists() else store.begin(RUN)
     store.finish(RUN, tables, dict.fromkeys(tables, EPISODES), BENCHMARK)
     return folder
 
