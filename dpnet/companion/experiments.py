@@ -16,6 +16,7 @@ DIVERSITIES = (0.0, 0.2, 0.4, 0.7, 1.0)  # of `shapes`
 PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 LAMBDAS = (0.0, 0.5, 1.0, 1.2)  # of Table 5, both
 Branch = Literal["main", "aux"]
+_FULL = Variant()
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Row:
 
     key: Mapping[str, int | float | str]  # the columns of the paper's CSV that name the row
     label: str  # how figures and sentences name it
-    variant: Variant = Variant()
+    variant: Variant = _FULL
     branch: Branch = "main"
     shot: int = 1
     beta: float = Evaluation.beta
@@ -232,9 +233,9 @@ _FIG_5 = Experiment(
 
 
 _KINDS: tuple[tuple[str, Variant, Branch], ...] = (
-    ("without", Variant(), "aux"),
+    ("without", _FULL, "aux"),
     ("trained without", Variant(pseudo="none"), "main"),
-    ("with", Variant(), "main"),
+    ("with", _FULL, "main"),
 )
 _GAINS = [(f"{d:g}", 3 * i) for i, d in enumerate(DIVERSITIES)]  # three rows for each diversity
 
