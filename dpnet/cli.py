@@ -81,29 +81,20 @@ _SEVERAL = f"target --seeds --jobs --cluster --benchmark --preset {_PLACES}"
 _ONE_FOLD = f"target --fold --variant --diversity --seed --benchmark --preset {_PLACES}"
 _OWN = "--images --labels --classes --lists --voc --coco --coco-val --folds --offline"
 _PICTURES = "--support --mask --soft --label --query --out --overlay --probability"
-VERBS = {
-    "prepare": ("render, or fetch what is absent of, and index, a benchmark", f"benchmark --root --preset {_OWN}"),
-    "check": ("decode everything again, count, and compare with known counts", "benchmark --root --preset"),
-    "plan": ("show what a target needs, and run nothing", _SEVERAL),
-    "reproduce": ("make a target: train, score, write CSVs and notebooks", _SEVERAL),
-    "train": ("train and score a target's variants on one fold, without notebooks", _ONE_FOLD),
-    "evaluate": ("print the scores of a target's runs on one fold", _ONE_FOLD),
-    "predict": ("segment your own image with a trained run", f"--checkpoint --beta {_PICTURES}"),
-    "export": ("write a trained run as a program that needs only torch", "--checkpoint --beta --out --shots"),
-    "report": (
-        "write tables, reports and README from the results; train nothing",
-        "--results --benchmark --preset",
-    ),
-    "site": ("write static pages of all results, in results/site", "--results"),
-    "explore": (
-        "open JupyterLab on stored predictions, to move the threshold",
-        "--benchmark --preset --data --results --no-browser",
-    ),
-    "speed": ("measure this package against usual code on shapes, on this machine", f"--preset {_PLACES}"),
-    "choose": (
-        "compare recipes on training images of classes that no table tests",
-        f"--benchmark --preset {_PLACES}",
-    ),
+VERBS = {  # and their options
+    "prepare": f"benchmark --root --preset {_OWN}",
+    "check": "benchmark --root --preset",
+    "plan": _SEVERAL,
+    "reproduce": _SEVERAL,
+    "train": _ONE_FOLD,
+    "evaluate": _ONE_FOLD,
+    "predict": f"--checkpoint --beta {_PICTURES}",
+    "export": "--checkpoint --beta --out --shots",
+    "report": "--results --benchmark --preset",
+    "site": "--results",
+    "explore": "--benchmark --preset --data --results --no-browser",
+    "speed": f"--preset {_PLACES}",
+    "choose": f"--benchmark --preset {_PLACES}",
 }
 
 
@@ -112,8 +103,9 @@ def parser() -> Parser:
     top = Parser(prog="dpnet", description="Dual Prototype Network: a paper, beside the runs that test it.")
     top.add_argument("--version", action="version", version=__version__)
     every = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-    for name, (what, options) in VERBS.items():
-        verb = every.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    for name, options in VERBS.items():
+        what = getattr(verbs, name).__doc__
+        verb = every.add_parser(name, help=what, description=what)
         for option in options.split():
             verb.add_argument(option, **OPTIONS.get(f"{option} of {name}", OPTIONS[option]))
     return top

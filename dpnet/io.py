@@ -57,11 +57,9 @@ def places(data: Path | None = None, results: Path | None = None, device: str | 
 
 def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
     """Write a file, and its folder; the same bytes are not written again, and on an error what was there stays."""
-    try:
+    with _writable(file, option):
         if file.exists() and file.read_bytes() == content:
             return
-    except OSError as error:
-        raise DPNetError(f"{file}: cannot be read ({error.strerror}): choose another folder with {option}") from error
     save(file, lambda part: part.write_bytes(content), option)
 
 

@@ -32,7 +32,7 @@ def _places(options: argparse.Namespace) -> Places:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Render, fetch or read, and index, a benchmark."""
+    """Render, or fetch what is absent of, and index, a benchmark."""
     from dpnet import data
 
     setting, root = presets.resolve(options.benchmark, options.preset), _places(options).data
@@ -70,10 +70,8 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
 
     tests = sum(entry.split == "val" for entry in made.entries)
     folds = "; ".join(map(names, made.folds))
-    lines = [
-        *made.recipe["notes"],
-        f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}",
-    ]
+    lines = list(made.recipe["notes"])
+    lines += [f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"]
     in_folds, tested = set().union(*made.folds), set().union(*made.tested)
     for why, classes in (
         ("fewer than two of their images could be set aside for that", in_folds - tested),
@@ -86,7 +84,7 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
 
 
 def check(options: argparse.Namespace) -> None:
-    """Decode everything again, count, compare with known counts, and draw a contact sheet."""
+    """Decode everything again, count, and compare with known counts."""
     from dpnet import data
     from dpnet.data import checks, images
 
@@ -107,7 +105,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print what a target needs."""
+    """Show what a target needs, and run nothing."""
     from dpnet import data
     from dpnet.companion import cohort, experiments
 
@@ -120,7 +118,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    """Make runs, CSVs and notebooks of a target."""
+    """Make a target: train, score, write CSVs and notebooks."""
     from dpnet.companion import notebooks, report, runner, scores, tables, verdicts
 
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
@@ -137,14 +135,14 @@ def reproduce(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train and score a cohort, or only print its scores."""
+    """Train and score a target's variants on one fold, without notebooks."""
     from dpnet import data, episodes
     from dpnet.companion import experiments, runner, tables
 
     experiments.check_diversity(options.target, options.benchmark, options.diversity)
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
-    what = options.fold, options.seed, at.results, options.diversity, options.variant
-    cohort = runner.Cohort(options.target, setting, *what)
+    which = options.fold, options.seed, at.results, options.diversity, options.variant
+    cohort = runner.Cohort(options.target, setting, *which)
     untrained = cohort.untrained()
     benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
     episodes.need_fold(benchmark, options.fold)
@@ -155,11 +153,13 @@ def train(options: argparse.Namespace) -> None:
     print(tables.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
-evaluate = train
+def evaluate(options: argparse.Namespace) -> None:
+    """Print the scores of a target's runs on one fold."""
+    train(options)
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Segment an image, and write the answer."""
+    """Segment your own image with a trained run."""
     from PIL import Image
 
     from dpnet import predict
@@ -189,11 +189,10 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a program that needs only torch."""
+    """Write a trained run as a program that needs only torch."""
     from dpnet import predict
 
-    S = predict.export(options.checkpoint, options.out, options.shots, options.beta).size
-    K = options.shots
+    K, S = options.shots, predict.export(options.checkpoint, options.out, options.shots, options.beta).size
     print(
         f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
         f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"
@@ -201,7 +200,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write tables, reports and README from results."""
+    """Write tables, reports and README from the results; train nothing."""
     from dpnet.companion import notebooks, report
 
     with notebooks.kernel_environment(_places(options)):
@@ -209,7 +208,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def site(options: argparse.Namespace) -> None:
-    """Write static pages."""
+    """Write static pages of all results, in results/site."""
     from dpnet.companion import site
 
     results = _places(options).results
@@ -218,7 +217,7 @@ def site(options: argparse.Namespace) -> None:
 
 
 def explore(options: argparse.Namespace) -> None:
-    """Open JupyterLab on stored predictions."""
+    """Open JupyterLab on stored predictions, to move the threshold."""
     from dpnet.companion import explorer, notebooks
 
     with notebooks.kernel_environment(_places(options)):
@@ -226,14 +225,21 @@ def explore(options: argparse.Namespace) -> None:
 
 
 def speed(options: argparse.Namespace) -> int:
+    """Measure this package against usual code on shapes, on this machine."""
+    return _script(options)
+
+
+def choose(options: argparse.Namespace) -> int:
+    """Compare recipes on training images of classes that no table tests."""
+    return _script(options, "--benchmark", options.benchmark)
+
+
+def _script(options: argparse.Namespace, *more: str) -> int:
     """Start `scripts/VERB.py`, which is in the checkout and not in the package."""
     file = io.ROOT / "scripts" / f"{options.verb}.py"
     if not file.exists():
         raise DPNetError(f"{file}: not there: `{options.verb}` needs a checkout of the project")
     given = {"preset": options.preset, **vars(_places(options))}
-    if "benchmark" in options:
-        given["benchmark"] = options.benchmark
-    return subprocess.run([sys.executable, file, *(f"--{k}={v}" for k, v in given.items())], check=False).returncode
-
-
-choose = speed
+    return subprocess.run(
+        [sys.executable, file, *(f"--{k}={v}" for k, v in given.items()), *more], check=False
+    ).returncode

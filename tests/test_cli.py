@@ -95,7 +95,7 @@ def test_a_script_is_given_the_places_and_its_exit_code_is_the_verbs(
         (tmp_path / "scripts" / f"{name}.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(3)")
     monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(["choose", "--device", "cpu", "--data", "/d", "--results", "/r"]) == 3
-    assert capfd.readouterr().out == "--preset=quick --data=/d --results=/r --device=cpu --benchmark=pascal-mini\n"
+    assert capfd.readouterr().out == "--preset=quick --data=/d --results=/r --device=cpu --benchmark pascal-mini\n"
     assert cli.main(["speed", "--device", "cpu", "--preset", "tiny"]) == 3
     assert "--benchmark" not in capfd.readouterr().out
 

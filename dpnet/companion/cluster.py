@@ -16,6 +16,12 @@ LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes 
 LOOPBACK = "127.0.0.1"  # Dask's default listens on all interfaces, without authentication
 DASHBOARD = f"{LOOPBACK}:0"  # Dask's pages have no password, not even where its messages are encrypted
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+SETTINGS = {
+    "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
+    "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
+}
+# A worker here is started again by its Nanny; a job of Slurm's is lost, and submitted anew.
+SETTINGS_HERE = {"distributed.deploy.lost-worker-timeout": "365d"}
 T = TypeVar("T")
 
 
@@ -33,9 +39,10 @@ def spread(
         stack.enter_context(kernel_environment(at))  # and what Dask adds (one thread, among others) ends with it
         for name in ("distributed", "distributed.client"):  # errors are printed by us, in one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        allowed = LIMITS if where == "slurm" else RETRIES
         scratch = stack.enter_context(TemporaryDirectory(prefix="dpnet-dask-"))
-        stack.enter_context(dask.config.set(_settings(scratch, allowed, where)))
+        allowed = LIMITS if where == "slurm" else RETRIES
+        own = {"temporary-directory": scratch, "distributed.scheduler.allowed-failures": allowed}
+        stack.enter_context(dask.config.set({**own, **SETTINGS, **(SETTINGS_HERE if not where else {})}))
         scheduler, slots = where, min(jobs, len(named))
         try:
             if "://" not in where:
@@ -57,18 +64,6 @@ def spread(
                 problem = f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
             future.release()  # else it would be computed again when the worker that has its result dies
             yield name, problem
-
-
-def _settings(scratch: str, allowed: int, where: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "temporary-directory": scratch,
-        "distributed.scheduler.allowed-failures": allowed,
-        "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
-        "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
-    }
-    if not where:  # a worker here is started again by its Nanny; a job of Slurm's is lost, and submitted anew
-        settings["distributed.deploy.lost-worker-timeout"] = "365d"
-    return settings
 
 
 def _placed(work: Callable[[T], str | None], item: T, here: dict[str, str]) -> str | None:

@@ -22,14 +22,8 @@ ATTEMPTS = 3  # at a notebook whose kernel dies
 AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
 PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 200, "display.max_colwidth": 120}
 # What differs between two identical runs.
-CHURN = [
-    "metadata.papermill",
-    "cell.metadata.papermill",
-    "cell.metadata.execution",
-    "metadata.language_info",
-    "metadata.widgets",
-    "cell.metadata.jupyter",
-]
+CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
+CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
 PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 
