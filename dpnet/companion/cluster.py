@@ -49,7 +49,7 @@ def spread(
                 scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, jobs, at.device)
                 stack.callback(_close, scheduler)
             client = stack.enter_context(Client(scheduler, timeout="10s"))
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
         call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
@@ -103,11 +103,9 @@ def _close(cluster: Any) -> None:
 
 def _slurm(slots: int, at: Places) -> Any:
     """Jobs of a Slurm queue: cores, memory, partition and time as in ~/.config/dask/jobqueue.yaml."""
-    try:
-        import dask
-        from dask_jobqueue import SLURMCluster
-    except ImportError:
-        raise DPNetError("CLUSTER=slurm needs dask-jobqueue: pip install -e '.[cluster]'") from None
+    import dask
+    from dask_jobqueue import SLURMCluster
+
     theirs = dask.config.get("jobqueue.slurm")
     share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
     at.results.mkdir(parents=True, exist_ok=True)

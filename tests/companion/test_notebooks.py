@@ -1,8 +1,11 @@
 """Templates carry no outputs, executed notebooks are their templates, and parameters are checked."""
 
+import fcntl
 import os
 import re
+import struct
 import sys
+import termios
 from pathlib import Path
 
 import nbformat
@@ -102,6 +105,16 @@ def test_what_a_notebook_was_made_from(tmp_path: Path, monkeypatch: pytest.Monke
         for name, seen in marks.items():
             seen.append(notebooks.source(name, tmp_path / f"{name}.ipynb"))
     assert [len(set(seen)) for seen in marks.values()] == [1, 3]
+
+
+def test_a_kernels_progress_is_drawn_on_the_terminal_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    monkeypatch.setenv(io.RELAY, os.ttyname(terminal))
+    assert [*io.progress("abc", "letters")] == ["a", "b", "c"]
+    assert b"letters: " in os.read(screen, 9999)
+    for end in (screen, terminal):
+        os.close(end)
 
 
 def test_kernels_find_the_places_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
