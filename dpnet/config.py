@@ -40,36 +40,23 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: its modules, its loss weights, and a reading of each point that the paper leaves open.
+    """A row of an ablation: its modules and loss weights, and a reading of each point that the paper leaves open."""
 
-    Arguments:
-        pim: prototype interaction (Eq. 4-8); without it P, P_q and F_q pass unchanged.
-        msf: multi-scale fusion; without it one 1x1 convolution at full scale.
-        pseudo: the cells of P_q: "cycle" (CCM), "cosine" (forward match only), "global" (all), "none" (P_q = P).
-        lambda_1, lambda_2: weights of the auxiliary and the discriminator's loss (Eq. 11).
-        beta: the discriminator's threshold while training.
-        reduction: "3x3", shared by support and query, or "1x1-separate" (PFENet's).
-        confidence: a query cell that several supports reach counts once ("set") or as often ("multiset").
-        discriminator_width: hidden units as a multiple of the head's width.
-        dis_over: the cells of L_dis: all candidates ("C") or the selected ones ("C'", as Eq. 10 prints it).
-        alpha: the residual scale of PIM at the start (Eq. 6-8).
-        msf_convs: the three convolutions are "shared" by P and P_q, or "separate" (six).
-        void_in_loss: void pixels (255) are left out ("ignore", PFENet), as in L_dis, or "background" (CANet).
-    """
-
-    pim: bool = True
-    msf: bool = True
-    pseudo: Pseudo = "cycle"
-    lambda_1: float = 1.0
-    lambda_2: float = 1.0
-    beta: float = 0.5
-    reduction: Literal["3x3", "1x1-separate"] = "3x3"
-    confidence: Literal["set", "multiset"] = "set"
-    discriminator_width: int = 2
-    dis_over: Literal["C", "C'"] = "C"
-    alpha: float = 0.0
-    msf_convs: Literal["shared", "separate"] = "shared"
-    void_in_loss: Literal["ignore", "background"] = "ignore"
+    pim: bool = True  # prototype interaction (Eq. 4-8); without it P, P_q and F_q pass unchanged
+    msf: bool = True  # multi-scale fusion; without it one 1x1 convolution at full scale
+    pseudo: Pseudo = "cycle"  # the cells of P_q: CCM's, of the forward match only, all, or no P_q (P_q = P)
+    lambda_1: float = 1.0  # weight of the auxiliary loss (Eq. 11)
+    lambda_2: float = 1.0  # and of the discriminator's
+    beta: float = 0.5  # the discriminator's threshold while training
+    reduction: Literal["3x3", "1x1-separate"] = "3x3"  # shared by support and query, or PFENet's
+    confidence: Literal["set", "multiset"] = (
+        "set"  # a query cell that several supports reach counts once, or as often
+    )
+    discriminator_width: int = 2  # hidden units as a multiple of the head's width
+    dis_over: Literal["C", "C'"] = "C"  # the cells of L_dis: all candidates, or the selected ones (as in Eq. 10)
+    alpha: float = 0.0  # the residual scale of PIM at the start (Eq. 6-8)
+    msf_convs: Literal["shared", "separate"] = "shared"  # three convolutions for P and P_q together, or six
+    void_in_loss: Literal["ignore", "background"] = "ignore"  # void pixels (255) left out (PFENet), or CANet's way
 
     @property
     def slug(self) -> str:
@@ -82,40 +69,23 @@ class Variant:
 
 @dataclass(frozen=True)
 class Training:
-    """The network's size and its schedule; `companion/presets.py` sets them.
+    """The network's size and its schedule; `companion/presets.py` sets them."""
 
-    Arguments:
-        backbone: "efficientnet_lite0" or "resnet50".
-        size: side of the square input, in pixels; 8k + 1 gives a grid of (k + 1)².
-        width: channels of the head (256 in the paper).
-        dilations: of the decoder's three 3x3 branches, in cells.
-        dropout: probability of dropping a channel.
-        steps: optimiser steps; `batch` episodes each.
-        optimizer: "sgd" (momentum 0.9) or "adamw".
-        learning_rate: at the start.
-        decay: power of the polynomial decay to zero; 0 keeps the rate fixed.
-        weight_decay: as the optimiser defines it.
-        augment: "flip", or "geometric" (flip, scale, rotation, crop), which runs the backbone at every step.
-        novel: "drop" leaves out training images that show a novel class; to "background" its pixels are background.
-        precision: "fp32" or "bf16" (autocast).
-        least: classes with fewer training images are not trained on.
-    """
-
-    backbone: str
-    size: int
-    width: int
-    dilations: tuple[int, int, int]
-    dropout: float
-    steps: int
-    batch: int
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: float
-    decay: float
-    weight_decay: float
-    augment: Literal["flip", "geometric"]
-    novel: Literal["drop", "background"]
-    precision: Literal["fp32", "bf16"] = "fp32"
-    least: int = 2
+    backbone: str  # efficientnet_lite0 or resnet50
+    size: int  # side of the square input, in pixels; 8k + 1 gives a grid of (k + 1)²
+    width: int  # channels of the head (256 in the paper)
+    dilations: tuple[int, int, int]  # of the decoder's three 3x3 branches, in cells
+    dropout: float  # probability of dropping a channel
+    steps: int  # of the optimiser
+    batch: int  # episodes per step
+    optimizer: Literal["sgd", "adamw"]  # sgd: with momentum 0.9
+    learning_rate: float  # at the start
+    decay: float  # power of the polynomial decay to zero; 0 keeps the rate fixed
+    weight_decay: float  # as the optimiser defines it
+    augment: Literal["flip", "geometric"]  # geometric (flip, scale, rotation, crop) runs the backbone at every step
+    novel: Literal["drop", "background"]  # training images with novel classes: left out, or these are background
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast
+    least: int = 2  # classes with fewer training images are not trained on
 
 
 @dataclass(frozen=True)
@@ -137,23 +107,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One way of scoring a run on its fold's episodes.
-
-    Arguments:
-        episodes: how many.
-        shot: supports per episode.
-        beta: the discriminator's threshold.
-        scales: of the query; several are averaged.
-        branch: "main", or "aux" for the branch without pseudo-prototype.
-        support: "right", or "wrong" for the control: supports of a class that the query lacks.
-    """
+    """One way of scoring a run on its fold's episodes."""
 
     episodes: int
-    shot: int = 1
-    beta: float = 0.2
-    scales: tuple[float, ...] = (1.0,)
-    branch: Literal["main", "aux"] = "main"
-    support: Literal["right", "wrong"] = "right"
+    shot: int = 1  # supports per episode
+    beta: float = 0.2  # the discriminator's threshold
+    scales: tuple[float, ...] = (1.0,)  # of the query; several are averaged
+    branch: Literal["main", "aux"] = "main"  # aux: without pseudo-prototype
+    support: Literal["right", "wrong"] = "right"  # wrong, the control: of a class that the query lacks
 
     @property
     def id(self) -> str:

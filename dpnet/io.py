@@ -4,12 +4,11 @@ import json
 import os
 import secrets
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import count
+from itertools import chain, repeat
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
 LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
-RELAY = "DPNET_PROGRESS"  # environment: a file that takes a kernel's progress; its parent draws the bar
+RELAY = "DPNET_PROGRESS"  # environment: the terminal on which a kernel or worker shows its progress
 CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
 
@@ -36,11 +35,6 @@ class Places:
     data: Path
     results: Path
     device: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What another process needs in its environment, so that `places()` gives the same there."""
-        return {f"DPNET_{name.upper()}": str(value) for name, value in vars(self).items()}
 
 
 def places(data: Path | None = None, results: Path | None = None, device: str | None = None) -> Places:
@@ -63,11 +57,9 @@ def places(data: Path | None = None, results: Path | None = None, device: str | 
 
 def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
     """Write a file, and its folder; the same bytes are not written again, and on an error what was there stays."""
-    try:
+    with _writable(file, option):
         if file.exists() and file.read_bytes() == content:
             return
-    except OSError as error:
-        raise DPNetError(f"{file}: cannot be read ({error.strerror}): choose another folder with {option}") from error
     save(file, lambda part: part.write_bytes(content), option)
 
 
@@ -75,67 +67,55 @@ def save(file: Path, through: Callable[[Path], object], option: str = "RESULTS=�
     """Like `write`, by a function that writes to the path that it is given."""
     # Several processes, of several machines, may write the same folder.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(file, option):
         try:
             through(part)
             os.replace(part, file)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(file: Path, option: str) -> Iterator[None]:
+    """Make its folder; an error says what the user would set to have the file elsewhere."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise unwritable(file, error, option) from error
+        raise DPNetError(
+            f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
+            f"or choose another folder with {option}"
+        ) from error
 
 
 @contextmanager
 def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[None]:
-    """Be the only process that does `what`, among all machines that share the folder; wait while another is.
-
-    A process that dies loses the lock: at once on the same machine, elsewhere after `LEASE` seconds without a sign
-    of life, by the clock of the one that waits. One that was only suspended does no harm beside its successor:
-    both write the same bytes.
-    """
+    """Be the only process that does `what`, among all machines that share the folder; wait while another is."""
+    # A process that dies loses the lock: at once on the same machine, elsewhere after `LEASE` seconds without a sign
+    # of life. One that was only suspended does no harm beside its successor: both write the same bytes.
     lease = SoftFileLease(file, lease_duration=LEASE)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lease.acquire(timeout=0)
-        except Timeout:
-            for _ in progress(count(), f"waiting for another process: {what}", "look"):
-                with suppress(Timeout):
-                    lease.acquire(timeout=2)
-                    break
-    except OSError as error:
-        raise unwritable(file, error, option) from error
+    with _writable(file, option):
+        for seconds in chain([0], progress(repeat(2), f"waiting for another process: {what}", "look")):
+            with suppress(Timeout):
+                lease.acquire(timeout=seconds)
+                break
     try:
         yield
     finally:
         lease.release()
 
 
-def unwritable(file: Path, error: OSError, option: str) -> DPNetError:
-    """The error for a file that cannot be written; `option` is what the user would set to have it elsewhere."""
-    return DPNetError(
-        f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
-        f"or choose another folder with {option}"
-    )
+def terminal() -> str:
+    """The path of the terminal that shows progress, in a kernel too; the null device if there is none."""
+    return os.environ.get(RELAY) or (os.ttyname(sys.stderr.fileno()) if sys.stderr.isatty() else os.devnull)
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
     """The same items, while the terminal shows how many are done and how long the rest takes."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    relay = os.environ.get(RELAY)
-    if relay is None:
-        quiet = not sys.stderr.isatty()
-        yield from tqdm(items, desc=what, unit=unit, total=total, disable=quiet, leave=False, dynamic_ncols=True)
-        return
-    last = 0.0
-    for done, item in enumerate(items):
-        if time.monotonic() - last > 0.5:
-            last = time.monotonic()
-            with open(relay, "a") as file:
-                file.write(json.dumps({"what": what, "unit": unit, "done": done, "total": total}) + "\n")
-        yield item
+    style: dict[str, Any] = {"unit": unit, "leave": False, "dynamic_ncols": True}
+    below = 1 if RELAY in os.environ else None  # the bar of the process that started this kernel
+    with open(terminal(), "w") as screen:
+        yield from tqdm(items, what, total, file=screen, position=below, disable=not screen.isatty(), **style)
 
 
 def to_json(content: Any) -> bytes:
@@ -179,21 +159,19 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
 def load_state(folder: Path, device: str) -> dict[str, Any] | None:
     """The newest whole state; torn ones go, since the one before, or the start, leads to the same end."""
     for file in reversed(states(folder)):
-        if (state := _read_state(file, map_location=device)) is not None:
+        if state := _read_state(file, map_location=device):
             return state
         file.unlink(missing_ok=True)
     return None
 
 
-def _read_state(file: Path, **how: Any) -> dict[str, Any] | None:
-    """A state, or None if it is torn."""
+def _read_state(file: Path, **how: Any) -> dict[str, Any]:
+    """A state; empty if it is torn."""
     import torch
 
-    try:
-        state: dict[str, Any] = torch.load(file, weights_only=True, **how)
-        return state
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
-        return None
+    with suppress(RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError):
+        return dict(torch.load(file, weights_only=True, **how))
+    return {}
 
 
 def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None:
@@ -206,11 +184,7 @@ def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """The parameters of a trained head.
-
-    Raises:
-        DPNetError: no checkpoint, or a corrupt one.
-    """
+    """The parameters of a trained head."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -229,5 +203,5 @@ def trained_on(folder: Path) -> set[str]:
 
     contents = [_read_state(state, map_location="cpu", mmap=True) for state in states(folder)]
     with suppress(SafetensorError, OSError), safe_open(folder / CHECKPOINT, "pt") as checkpoint:
-        contents.append(checkpoint.metadata())
-    return {content["data"] for content in contents if content and "data" in content}
+        contents.append(checkpoint.metadata() or {})
+    return {content["data"] for content in contents if "data" in content}

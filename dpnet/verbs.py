@@ -3,15 +3,23 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpnet import io
+from dpnet.companion import presets
 from dpnet.io import DPNetError, Places, write
 
 if TYPE_CHECKING:
     from dpnet.data import Benchmark
+
+SUMMARY = (
+    "{runs} runs, {shared} shared by several targets; {finished} finished, {to score} to score, "
+    "{to train} to train ({steps:,} steps)."
+)
+OWN = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")  # options of benchmark `folder`
 
 
 def _places(options: argparse.Namespace) -> Places:
@@ -24,36 +32,24 @@ def _places(options: argparse.Namespace) -> Places:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Render, fetch or read, and index, a benchmark."""
-    from dpnet import data as benchmarks
-    from dpnet.companion import presets
+    """Render, or fetch what is absent of, and index, a benchmark."""
+    from dpnet import data
 
-    setting = presets.resolve(options.benchmark, options.preset)
+    setting, root = presets.resolve(options.benchmark, options.preset), _places(options).data
     if options.benchmark == "folder":
-        benchmark = _prepare_own(options, _places(options).data, setting.training.size)
-        tests = sum(entry.split == "val" for entry in benchmark.entries)
-        _print_lines(benchmark.recipe["notes"])
-        print(f"{len(benchmark.entries) - tests} images to train on, {tests} to test; folds: {_folds(benchmark)}")
-        cut, tested = ({c for fold in folds for c in fold} for folds in (benchmark.folds, benchmark.tested))
-        for why, classes in (
-            ("fewer than two of their images could be set aside for that", cut - tested),
-            ("--folds leaves them out: they are for training", {*range(1, len(benchmark.classes) + 1)} - cut),
-        ):
-            if classes:
-                print(f"not tested, since {why}: {', '.join(benchmark.classes[c - 1] for c in sorted(classes))}")
+        benchmark = _prepare_own(options, root, setting.training.size)
+    elif own := [name for name in OWN if getattr(options, name)]:
+        ways = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
+        way = ways.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
+        option = own[0].replace("_", "-")
+        raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
     else:
-        names = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")
-        if own := next((name for name in names if getattr(options, name)), None):
-            holds = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
-            way = holds.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
-            option = own.replace("_", "-")
-            raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
-        at, fetch = _places(options), not options.offline
-        benchmark = benchmarks.prepare(options.benchmark, at.data, setting.recipe, fetch=fetch)
+        benchmark = data.prepare(options.benchmark, root, setting.recipe, fetch=not options.offline)
     print(f"{benchmark.name}: {len(benchmark.entries)} images of {len(benchmark.classes)} classes are ready")
 
 
 def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchmark":
+    """Your own images; what was read, and which classes are not tested, is printed."""
     from dpnet.data import custom
 
     forms = {"--voc": options.voc, "--coco": options.coco, "--labels": options.labels}
@@ -62,66 +58,68 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
         what = f"{' and '.join(given)} are given" if len(given) > 1 else "more is needed"
         raise DPNetError(f"{what}: {custom.USAGE}")
     if options.coco:
-        return custom.prepare_coco(options.coco, data, options.coco_val, options.images, options.folds, size)
-    if options.voc:
-        return custom.prepare_voc(options.voc, data, options.folds, options.classes, size)
-    return custom.prepare_folder(
-        options.images, options.labels, options.classes, data, options.folds, options.lists, size
-    )
+        made = custom.prepare_coco(options.coco, data, options.coco_val, options.images, options.folds, size)
+    elif options.voc:
+        made = custom.prepare_voc(options.voc, data, options.folds, options.classes, size)
+    else:
+        files = options.images, options.labels, options.classes
+        made = custom.prepare_folder(*files, data, options.folds, options.lists, size)
 
+    def names(classes: Iterable[int]) -> str:
+        return ", ".join(made.classes[c - 1] for c in sorted(classes))
 
-def _print_lines(lines: list[str]) -> None:
-    for line in lines:
-        print(line)
-
-
-def _folds(benchmark: "Benchmark") -> str:
-    return "; ".join(", ".join(benchmark.classes[c - 1] for c in fold) for fold in benchmark.folds)
+    tests = sum(entry.split == "val" for entry in made.entries)
+    folds = "; ".join(map(names, made.folds))
+    lines = list(made.recipe["notes"])
+    lines += [f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"]
+    in_folds, tested = set().union(*made.folds), set().union(*made.tested)
+    for why, classes in (
+        ("fewer than two of their images could be set aside for that", in_folds - tested),
+        ("--folds leaves them out: they are for training", {*range(1, len(made.classes) + 1)} - in_folds),
+    ):
+        if classes:
+            lines.append(f"not tested, since {why}: {names(classes)}")
+    print(*lines, sep="\n")
+    return made
 
 
 def check(options: argparse.Namespace) -> None:
-    """Decode everything again, count, compare with known counts, and draw a contact sheet."""
-    from dpnet import data as benchmarks
-    from dpnet.companion import presets
+    """Decode everything again, count, and compare with known counts."""
+    from dpnet import data
     from dpnet.data import checks, images
 
     setting = presets.resolve(options.benchmark, options.preset)
-    benchmark = benchmarks.load(options.benchmark, _places(options).data, setting.recipe)
-    print(benchmarks.check(benchmark).to_string())
-    _print_lines([checks.void(benchmark), *benchmark.recipe.get("notes", ())])
-    size = benchmark.recipe.get("size", setting.training.size)
-    if options.benchmark == "folder" and size != setting.training.size:
-        again = f"for --preset {options.preset}, {setting.training.size} x {setting.training.size}, prepare it again"
+    benchmark, wanted = data.load(options.benchmark, _places(options).data, setting.recipe), setting.training.size
+    print(data.check(benchmark).to_string())
+    print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
+    size = benchmark.recipe.get("size", wanted)
+    if options.benchmark == "folder" and size != wanted:
+        again = f"for --preset {options.preset}, {wanted} x {wanted}, prepare it again"
         print(f"objects that are too thin were counted at {size} x {size}: {again}")
-    known = benchmarks.known(benchmark)
+    known = data.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
     sheet = benchmark.root / "contact_sheet.png"
-    io.write(sheet, images.png(checks.contact_sheet(benchmark)), "--root")
+    write(sheet, images.png(checks.contact_sheet(benchmark)), "--root")
     print(f"{sheet}: a few images of each class with their outlines, to look at")
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print what a target needs."""
+    """Show what a target needs, and run nothing."""
     from dpnet import data
-    from dpnet.companion import cohort, experiments, presets
+    from dpnet.companion import cohort, experiments
 
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     experiments.several(options.target, options.benchmark)
     benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
     table = cohort.plan(cohort.cohorts(options.target, setting, benchmark, options.seeds, at.results))
-    total = table.drop(columns="cohort").sum()
-    print(table.to_string(index=False))
-    print(
-        f"\n{options.target}: {total['runs']} runs, {total['shared']} shared by several targets; "
-        f"{total['finished']} finished, {total['to score']} to score, {total['to train']} to train "
-        f"({total['steps']:,} steps)."
-    )
+    total = table.drop(columns="cohort").sum().to_dict()
+    print(f"{table.to_string(index=False)}\n\n{options.target}: {SUMMARY.format(**total)}")
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    """Make runs, CSVs and notebooks of a target."""
-    from dpnet.companion import notebooks, presets, report, runner, scores, tables, verdicts
+    """Make a target: train, score, write CSVs and notebooks."""
+    from dpnet.companion import notebooks, report, runner, scores, tables, verdicts
 
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
@@ -136,16 +134,15 @@ def reproduce(options: argparse.Namespace) -> None:
         print(*(tables.as_text(results, experiment) for experiment in asked), sep="\n\n")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Train and score a cohort, or only print its scores."""
+def train(options: argparse.Namespace) -> None:
+    """Train and score a target's variants on one fold, without notebooks."""
     from dpnet import data, episodes
-    from dpnet.companion import experiments, presets, runner, tables
+    from dpnet.companion import experiments, runner, tables
 
     experiments.check_diversity(options.target, options.benchmark, options.diversity)
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
-    cohort = runner.Cohort(
-        options.target, setting, options.fold, options.seed, at.results, options.diversity, options.variant
-    )
+    which = options.fold, options.seed, at.results, options.diversity, options.variant
+    cohort = runner.Cohort(options.target, setting, *which)
     untrained = cohort.untrained()
     benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
     episodes.need_fold(benchmark, options.fold)
@@ -156,23 +153,27 @@ def run(options: argparse.Namespace) -> None:
     print(tables.scores(cohort.store, cohort.scored).to_string(index=False))
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Print the scores of a target's runs on one fold."""
+    train(options)
+
+
 def predict(options: argparse.Namespace) -> None:
-    """Segment an image, and write the answer."""
+    """Segment your own image with a trained run."""
     from PIL import Image
 
     from dpnet import predict
     from dpnet.data import images
 
-    given = {file.resolve() for file in (options.query, *options.support, *options.mask)}
-    written: dict[Path, str] = {}
-    for name in ("out", "overlay", "probability"):
-        file = getattr(options, name)
-        if file and file.resolve() in given:
-            raise DPNetError(f"--{name} {file}: is one of the images that are read: choose another name")
-        if file and (other := written.setdefault(file.resolve(), name)) != name:
-            raise DPNetError(f"--{name} {file}: is what --{other} writes: choose another name")
-        if file and file.suffix.lower() != ".png":
-            raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
+    taken = {file.resolve(): "" for file in (options.query, *options.support, *options.mask)}
+    for name, file in ((name, getattr(options, name)) for name in ("out", "overlay", "probability")):
+        if file:
+            other = taken.setdefault(file.resolve(), name)
+            if other != name:
+                what = f"what --{other} writes" if other else "one of the images that are read"
+                raise DPNetError(f"--{name} {file}: is {what}: choose another name")
+            if file.suffix.lower() != ".png":
+                raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     mask, probability = predict.segment(
         options.query, options.support, options.mask, options.checkpoint, options.beta, options.soft, options.label
     )
@@ -188,11 +189,10 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a program that needs only torch."""
+    """Write a trained run as a program that needs only torch."""
     from dpnet import predict
 
-    S = predict.export(options.checkpoint, options.out, options.shots, options.beta).size
-    K = options.shots
+    K, S = options.shots, predict.export(options.checkpoint, options.out, options.shots, options.beta).size
     print(
         f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
         f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"
@@ -200,7 +200,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write tables, reports and README from results."""
+    """Write tables, reports and README from the results; train nothing."""
     from dpnet.companion import notebooks, report
 
     with notebooks.kernel_environment(_places(options)):
@@ -208,7 +208,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def site(options: argparse.Namespace) -> None:
-    """Write static pages."""
+    """Write static pages of all results, in results/site."""
     from dpnet.companion import site
 
     results = _places(options).results
@@ -217,22 +217,29 @@ def site(options: argparse.Namespace) -> None:
 
 
 def explore(options: argparse.Namespace) -> None:
-    """Open JupyterLab on stored predictions."""
+    """Open JupyterLab on stored predictions, to move the threshold."""
     from dpnet.companion import explorer, notebooks
 
     with notebooks.kernel_environment(_places(options)):
         explorer.serve(explorer.cohort(options.benchmark, options.preset), not options.no_browser)
 
 
-def script(options: argparse.Namespace) -> int:
+def speed(options: argparse.Namespace) -> int:
+    """Measure this package against usual code on shapes, on this machine."""
+    return _script(options)
+
+
+def choose(options: argparse.Namespace) -> int:
+    """Compare recipes on training images of classes that no table tests."""
+    return _script(options, "--benchmark", options.benchmark)
+
+
+def _script(options: argparse.Namespace, *more: str) -> int:
     """Start `scripts/VERB.py`, which is in the checkout and not in the package."""
-    script, at = io.ROOT / "scripts" / f"{options.verb}.py", _places(options)
-    if not script.exists():
-        raise DPNetError(
-            f"{script}: not there: `{options.verb}` needs a checkout of the project, not the package alone"
-        )
-    command = [sys.executable, str(script), "--preset", options.preset]
-    command += [word for name, value in vars(at).items() for word in (f"--{name}", str(value))]
-    if "benchmark" in options:
-        command += ["--benchmark", options.benchmark]
-    return subprocess.run(command, check=False).returncode
+    file = io.ROOT / "scripts" / f"{options.verb}.py"
+    if not file.exists():
+        raise DPNetError(f"{file}: not there: `{options.verb}` needs a checkout of the project")
+    given = {"preset": options.preset, **vars(_places(options))}
+    return subprocess.run(
+        [sys.executable, file, *(f"--{k}={v}" for k, v in given.items()), *more], check=False
+    ).returncode

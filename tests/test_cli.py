@@ -12,14 +12,9 @@ import yaml
 from dpnet import cli, io, verbs
 from dpnet.companion import experiments, presets, runner
 from dpnet.companion.cohort import plan
-from dpnet.config import Variant
 from dpnet.io import DPNetError
 
 ROOT = Path(__file__).parents[1]
-VERBS = next(a for a in cli.parser()._actions if a.dest == "verb").choices or {}
-WORDS = {"check": ["shapes"], "plan": ["all"], "prepare": ["shapes"], "reproduce": ["fig5"],
-         "predict": ["--support=a", "--mask=b", "--query=c", "--out=d", "--checkpoint=e"],
-         "export": ["--out=a", "--checkpoint=b"]}  # fmt: skip
 
 
 # ---- verbs
@@ -38,7 +33,7 @@ WORDS = {"check": ["shapes"], "plan": ["all"], "prepare": ["shapes"], "reproduce
         ("train --variant nope", r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
         ("train --benchmark shapes --fold 9 --preset tiny", r"no fold 9"),
         ("evaluate --fold 7 --preset tiny", r"shapes has no fold 7 to test: its folds are"),
-        ("train --diversity 0.2", r"--diversity 0\.2: table3 has none to set: it is of target diversity"),
+        ("train --diversity 0.2", r"--diversity 0\.2: table3 has none to set"),
         ("train diversity --diversity 0.33", r"--diversity 0\.33: diversity has 0"),
         ("speed --preset tiny", r"speed\.py: not there: `speed` needs a checkout of the project"),
     ],
@@ -67,11 +62,9 @@ def test_wrong_words_are_one_line(arguments: str, capsys: pytest.CaptureFixture[
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_leads_somewhere_and_says_what_it_does(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = cli.parser().parse_args([verb, *WORDS.get(verb, [])])
-    name = {"train": "run", "evaluate": "run", "choose": "script", "speed": "script"}.get(verb, verb)
-    assert options.call is getattr(verbs, name)
+    assert callable(getattr(verbs, verb))
     with pytest.raises(SystemExit):
         cli.main([verb, "--help"])
     text = capsys.readouterr().out
@@ -102,7 +95,7 @@ def test_a_script_is_given_the_places_and_its_exit_code_is_the_verbs(
         (tmp_path / "scripts" / f"{name}.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(3)")
     monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(["choose", "--device", "cpu", "--data", "/d", "--results", "/r"]) == 3
-    assert capfd.readouterr().out == ("--preset quick --data /d --results /r --device cpu --benchmark pascal-mini\n")
+    assert capfd.readouterr().out == "--preset=quick --data=/d --results=/r --device=cpu --benchmark pascal-mini\n"
     assert cli.main(["speed", "--device", "cpu", "--preset", "tiny"]) == 3
     assert "--benchmark" not in capfd.readouterr().out
 
@@ -132,12 +125,11 @@ def test_the_plan_counts_what_is_there_and_what_is_shared(tmp_path: Path) -> Non
     assert plan([cohort]).iloc[0].to_dict() == now
 
 
-def test_cohorts_are_by_diversity_seed_and_fold() -> None:
+def test_cohorts_are_by_diversity() -> None:
     setting = presets.resolve("shapes", "quick")
     cohort = runner.Cohort("diversity", setting, 0, 0, Path(), diversity=1.0)
     assert cohort.name == "diversity-fold0-seed0-diversity1"
-    assert [r.recipe.diversity for r in cohort.runs] == [1.0, 1.0]
-    assert cohort.example_run.variant == Variant()
+    assert [run.recipe.diversity for run in cohort.runs] == [1.0, 1.0]
     assert not runner.Cohort("table3", setting, 0, 0, Path(), diversity=1.0).runs
 
 

@@ -19,26 +19,15 @@ from dpnet.train import at_cells
 
 @torch.inference_mode()
 def measure(scene: Scene, wanted: Baselines) -> tuple[Counts, dict[str, list[Episode]]]:
-    """Score what needs no training.
-
-    Arguments:
-        scene: the fold.
-        wanted: which of `MEASURES`, and on how many episodes.
-
-    Returns:
-        name -> int64 [E, 2, 3]; and name -> its episodes.
-    """
+    """Score what needs no training: name -> counts int64 [E, 2, 3]; and name -> its episodes."""
     every = scene.episodes(wanted.shot, wanted.episodes)
     scene.load_labels(every)
     lists = {name: [e for e in every if e.wrong_class or "wrong" not in name] for name in wanted.measured}
     counts: Counts = {}
     for name, chosen in lists.items():
         batches = in_batches(chosen)
-        parts = [
-            MEASURES[name](scene, [chosen[i] for i in rows])
-            for rows in progress(batches, f"baseline: {name}", "batch")
-        ]
-        counts[name] = in_order(parts, batches)
+        rows_of_batches = progress(batches, f"baseline: {name}", "batch")
+        counts[name] = in_order([MEASURES[name](scene, [chosen[i] for i in r]) for r in rows_of_batches], batches)
     return counts, lists
 
 

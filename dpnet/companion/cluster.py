@@ -16,28 +16,23 @@ LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes 
 LOOPBACK = "127.0.0.1"  # Dask's default listens on all interfaces, without authentication
 DASHBOARD = f"{LOOPBACK}:0"  # Dask's pages have no password, not even where its messages are encrypted
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+SETTINGS = {
+    "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
+    "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
+}
+# A worker here is started again by its Nanny; a job of Slurm's is lost, and submitted anew.
+SETTINGS_HERE = {"distributed.deploy.lost-worker-timeout": "365d"}
 T = TypeVar("T")
 
 
 def spread(
     work: Callable[[T], str | None], named: Mapping[str, T], jobs: int, at: Places, where: str = ""
 ) -> Iterator[tuple[str, str | None]]:
-    """Call a function with each of several items, on workers.
-
-    Arguments:
-        work: returns what went wrong, or None; repeated, since it returns at once where nothing is left to do.
-        named: name -> item.
-        jobs: workers.
-        at: data and results; the device "cuda" gives each local worker its own GPU, "cpu" its share of the cores.
-        where: "" for workers on this machine, "slurm" for jobs as Dask's own configuration describes them, or
-            the address of a scheduler that is there already (tcp://…, tls://…).
-
-    Returns:
-        name and what went wrong, as they end.
-    """
+    """Call a function with each of several items, on workers: name and what went wrong, or None, as they end."""
+    # `where`: "" is this machine, "slurm" are jobs as Dask's own configuration describes them; or an address.
     try:
         import dask
-        from distributed import Client, as_completed
+        from distributed import Client, KilledWorker, as_completed
     except ImportError:
         raise DPNetError("JOBS above 1, or CLUSTER, needs Dask: pip install -e '.[cluster]', or JOBS=1") from None
     with ExitStack() as stack:
@@ -46,10 +41,15 @@ def spread(
             logging.getLogger(name).setLevel(logging.CRITICAL)
         scratch = stack.enter_context(TemporaryDirectory(prefix="dpnet-dask-"))
         allowed = LIMITS if where == "slurm" else RETRIES
-        stack.enter_context(dask.config.set(_settings(scratch, allowed, bool(where))))
+        own = {"temporary-directory": scratch, "distributed.scheduler.allowed-failures": allowed}
+        stack.enter_context(dask.config.set({**own, **SETTINGS, **(SETTINGS_HERE if not where else {})}))
+        scheduler, slots = where, min(jobs, len(named))
         try:
-            client = stack.enter_context(Client(**_scheduler(stack, min(jobs, len(named)), jobs, at, where)))
-        except (OSError, ValueError) as error:
+            if "://" not in where:
+                scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, jobs, at.device)
+                stack.callback(_close, scheduler)
+            client = stack.enter_context(Client(scheduler, timeout="10s"))
+        except (ImportError, OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
         call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
@@ -58,39 +58,12 @@ def spread(
             for name, item in named.items()
         }
         for future in as_completed(futures):
-            name, problem = futures.pop(future), _problem(future, allowed)
+            name, failure = futures.pop(future), future.exception()
+            problem = str(failure) if failure else future.result()
+            if isinstance(failure, KilledWorker):
+                problem = f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
             future.release()  # else it would be computed again when the worker that has its result dies
             yield name, problem
-
-
-def _settings(scratch: str, allowed: int, elsewhere: bool) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "temporary-directory": scratch,
-        "distributed.scheduler.allowed-failures": allowed,
-        "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
-        "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
-    }
-    if not elsewhere:  # a worker here is started again by its Nanny; a job of Slurm's is lost, and submitted anew
-        settings["distributed.deploy.lost-worker-timeout"] = "365d"
-    return settings
-
-
-def _scheduler(stack: ExitStack, slots: int, jobs: int, at: Places, where: str) -> dict[str, Any]:
-    """Arguments of a client: an address, or a cluster that ends with the stack."""
-    if "://" in where:
-        return {"address": where, "timeout": "10s"}
-    cluster = _slurm(slots, at) if where == "slurm" else _local(slots, jobs, at.device)
-    stack.callback(_close, cluster)
-    return {"address": cluster}
-
-
-def _problem(future: Any, allowed: int) -> str | None:
-    from distributed import KilledWorker
-
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        return f"its worker was killed {1 + allowed} times (out of memory, perhaps)"
-    return str(error) if error else future.result()
 
 
 def _placed(work: Callable[[T], str | None], item: T, here: dict[str, str]) -> str | None:
@@ -125,17 +98,14 @@ def _local(slots: int, jobs: int, device: str) -> Any:
 def _close(cluster: Any) -> None:
     for _ in range(2):  # Dask stumbles over a worker that is just being started again; all work is done by then
         with suppress(Exception):
-            cluster.close()
-            return
+            return cluster.close()
 
 
 def _slurm(slots: int, at: Places) -> Any:
     """Jobs of a Slurm queue: cores, memory, partition and time as in ~/.config/dask/jobqueue.yaml."""
-    try:
-        import dask
-        from dask_jobqueue import SLURMCluster
-    except ImportError:
-        raise DPNetError("CLUSTER=slurm needs dask-jobqueue: pip install -e '.[cluster]'") from None
+    import dask
+    from dask_jobqueue import SLURMCluster
+
     theirs = dask.config.get("jobqueue.slurm")
     share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
     at.results.mkdir(parents=True, exist_ok=True)
@@ -148,7 +118,5 @@ def _slurm(slots: int, at: Places) -> Any:
         scheduler_options={**(theirs.get("scheduler-options") or {}), "dashboard_address": DASHBOARD},
         worker_extra_args=[*(theirs.get("worker-extra-args") or []), *one_cohort],
     )
-    cluster.adapt(
-        minimum_jobs=slots, maximum_jobs=slots
-    )  # a job that Slurm ended at its time limit is submitted anew
+    cluster.adapt(minimum_jobs=slots, maximum_jobs=slots)  # a job that ended at its time limit is submitted anew
     return cluster

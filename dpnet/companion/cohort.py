@@ -16,30 +16,20 @@ from dpnet.companion.presets import Setting
 from dpnet.companion.store import Store
 from dpnet.config import Baselines, Evaluation, Run, Variant
 from dpnet.data.index import Benchmark
-from dpnet.io import DPNetError
+from dpnet.io import CHECKPOINT, DPNetError
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Variants that train together: what some targets need at one setting, on one fold, from one seed.
+    """Variants that train together: what some targets need at one setting, on one fold, from one seed."""
 
-    Arguments:
-        targets: an experiment's name, several joined by "+", or "all".
-        usual: benchmark and sizes.
-        fold: whose classes are novel.
-        seed: of parameters, episodes and dropout.
-        results: the folder of all results.
-        diversity: of `shapes`; only rows that ask for it belong here. None: the usual one.
-        only: one variant, by its slug; None: all of them.
-    """
-
-    targets: str
+    targets: str  # an experiment's name, several joined by "+", or "all"
     usual: Setting
-    fold: int
-    seed: int
-    results: Path
-    diversity: float | None = None
-    only: str | None = None
+    fold: int  # whose classes are novel
+    seed: int  # of parameters, episodes and dropout
+    results: Path  # the folder of all results
+    diversity: float | None = None  # of `shapes`: only rows that ask for it belong here; None: the usual one
+    only: str | None = None  # one variant, by its slug
 
     @property
     def setting(self) -> Setting:
@@ -47,42 +37,33 @@ class Cohort:
         return self.usual.at(self.diversity)
 
     @property
-    def name(self) -> str:
-        """Readable, unique among a benchmark's results."""
-        return f"{self.targets}-{self.mark}"
-
-    @property
     def mark(self) -> str:
         """What cohorts of the same runs have in common, whatever their targets."""
         return f"fold{self.fold}-seed{self.seed}{self.setting.recipe.mark}"
+
+    @property
+    def name(self) -> str:
+        """Readable, unique among a benchmark's results."""
+        return f"{self.targets}-{self.mark}"
 
     @property
     def store(self) -> Store:
         """Where its runs are kept."""
         return Store(self.results / self.setting.name)
 
-    @property
-    def notebook(self) -> Path:
-        """Its executed training notebook."""
-        return self.store.root / "train" / f"{self.name}.ipynb"
-
     @cached_property
     def wanted(self) -> dict[Run, list[Evaluation]]:
         """Its runs, and how each is scored: its rows, and the control with wrong supports."""
-        by_variant: dict[Variant, dict[Evaluation, None]] = {}
+        wanted: dict[Run, dict[Evaluation, None]] = {}
         for row, controlled in self._rows():
-            asked = by_variant.setdefault(row.variant, {})
+            asked = wanted.setdefault(self.setting.run(row.variant, self.fold, self.seed), {})
             asked[row.evaluation(self.setting.episodes)] = None
             if controlled:
                 asked[row.evaluation(self.setting.episodes, "wrong")] = None
-        slugs = [v.slug for v in by_variant]
+        slugs = [run.variant.slug for run in wanted]
         if self.only is not None and self.only not in slugs:
             raise DPNetError(f"unknown variant {self.only!r}: {self.targets} has {', '.join(slugs)}")
-        return {
-            self.setting.run(v, self.fold, self.seed): list(asked)
-            for v, asked in by_variant.items()
-            if self.only in (None, v.slug)
-        }
+        return {run: list(asked) for run, asked in wanted.items() if self.only in (None, run.variant.slug)}
 
     @property
     def scored(self) -> dict[Run, list[str]]:
@@ -97,7 +78,7 @@ class Cohort:
     @property
     def example_run(self) -> Run:
         """The run whose predictions are stored and drawn: the full model, or the last one."""
-        return next((r for r in self.runs if r.variant == Variant()), self.runs[-1])
+        return next((run for run in self.runs if run.variant == Variant()), self.runs[-1])
 
     @property
     def baselines(self) -> list[Baselines]:
@@ -106,7 +87,7 @@ class Cohort:
         return [self.setting.baselines(self.fold, self.seed, shot) for shot in sorted(shots)]
 
     def _rows(self) -> list[tuple[Row, bool]]:
-        """The rows of its diversity, and whether each is held against wrong supports and baselines."""
+        """The rows of its diversity, and whether each is compared with wrong supports and baselines."""
         return [
             (row, row in experiment.controlled_rows)
             for experiment in experiments.several(self.targets, self.setting.benchmark)
@@ -124,7 +105,7 @@ class Cohort:
 
     def untrained(self) -> list[Run]:
         """Runs without a checkpoint here: published scores alone are no reproduction."""
-        return [r for r in self.runs if not (self.store.folder(r) / "checkpoint.safetensors").exists()]
+        return [run for run in self.runs if not (self.store.folder(run) / CHECKPOINT).exists()]
 
     def missing(self, run: Run) -> list[Evaluation]:
         """How a run is still to be scored."""
@@ -134,13 +115,13 @@ class Cohort:
     def pending(self) -> list[Run]:
         """Runs that are untrained, or lack an evaluation."""
         untrained = self.untrained()
-        return [r for r in self.runs if r in untrained or self.missing(r)]
+        return [run for run in self.runs if run in untrained or self.missing(run)]
 
-    def complete(self, data_mark: str | None = None) -> bool:
+    def complete(self, data_mark: str | None) -> bool:
         """Whether runs, baselines (of that data, if its mark is given) and an executed notebook are there."""
         if self.pending() or any(self.store.missing(b, b.measured, data_mark) for b in self.baselines):
             return False
-        return not notebooks.installed() or any(self.notebook.parent.glob(f"*-{self.mark}.ipynb"))
+        return not notebooks.installed() or any(self.store.root.glob(f"train/*-{self.mark}.ipynb"))
 
 
 def cohorts(targets: str, setting: Setting, benchmark: Benchmark, seeds: int, results: Path) -> list[Cohort]:
@@ -157,22 +138,21 @@ def cohorts(targets: str, setting: Setting, benchmark: Benchmark, seeds: int, re
 
 def plan(planned: Sequence[Cohort]) -> pd.DataFrame:
     """A line per cohort: its runs, those that targets share, what is finished and what is not."""
-    return pd.DataFrame([_planned(cohort) for cohort in planned])
-
-
-def _planned(cohort: Cohort) -> dict[str, str | int]:
-    users = Counter(
-        run
-        for name in experiments.several("all", cohort.usual.benchmark)
-        for run in {cohort.usual.at(row.diversity).run(row.variant, cohort.fold, cohort.seed) for row in name.rows}
-    )
-    to_train, pending = len(cohort.untrained()), len(cohort.pending())
-    return {
-        "cohort": cohort.name,
-        "runs": len(cohort.runs),
-        "shared": sum(users[run] > 1 for run in cohort.runs),
-        "finished": len(cohort.runs) - pending,
-        "to score": pending - to_train,
-        "to train": to_train,
-        "steps": to_train * cohort.usual.training.steps,
-    }
+    lines = []
+    for cohort in planned:
+        users = Counter(
+            run
+            for target in experiments.several("all", cohort.usual.benchmark)
+            for run in {cohort.usual.at(r.diversity).run(r.variant, cohort.fold, cohort.seed) for r in target.rows}
+        )
+        to_train, pending = len(cohort.untrained()), len(cohort.pending())
+        lines.append({
+            "cohort": cohort.name,
+            "runs": len(cohort.runs),
+            "shared": sum(users[run] > 1 for run in cohort.runs),
+            "finished": len(cohort.runs) - pending,
+            "to score": pending - to_train,
+            "to train": to_train,
+            "steps": to_train * cohort.usual.training.steps,
+        })  # fmt: skip
+    return pd.DataFrame(lines)

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,28 +18,26 @@ from dpnet.model import Head, shared_counts
 from dpnet.modules import resize
 from dpnet.train import autocast
 
-if TYPE_CHECKING:
-    from dpnet.companion.runner import Cohort
-
 RENDERED = ("shapes",)  # benchmarks whose pictures are ours to publish
+FILE = "examples.npz"
 
 
 def load_examples(store: Store, run: Run) -> dict[int, np.ndarray]:
     """Stored predictions of a run: episode -> uint8 [2, H, W], auxiliary and main branch."""
-    with np.load(_file(store, run)) as stored:
+    with np.load(store.folder(run) / FILE) as stored:
         side = run.recipe.size
         masks = np.unpackbits(stored["masks"], axis=-1, count=side * side).reshape(-1, 2, side, side)
         return dict(zip(stored["episodes"].tolist(), masks, strict=True))
 
 
 def save_examples(
-    cohort: "Cohort", run: Run, head: Head, scene: Scene, one_shot: Sequence[Episode], counts: Counts
+    store: Store, run: Run, head: Head, scene: Scene, one_shot: Sequence[Episode], counts: Counts
 ) -> None:
     """Predict and store; `counts` are those that are not in the store yet, by evaluation."""
     chosen = set(first_of_each_class(one_shot))
     pair = [Evaluation(len(one_shot), branch=branch).id for branch in ("aux", "main")]
-    if run.variant == Variant() and counts.keys() >= set(cohort.store.missing(run, pair)):
-        both = [counts[name] if name in counts else cohort.store.counts(run, name)[0] for name in pair]
+    if run.variant == Variant() and counts.keys() >= set(store.missing(run, pair)):
+        both = [counts[name] if name in counts else store.counts(run, name)[0] for name in pair]
         overlap = [intersection_union(table, PAPER_METRIC) for table in both]
         before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlap)
         classes = np.array([e.class_id for e in one_shot])
@@ -50,7 +46,7 @@ def save_examples(
     masks = predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)
     np.savez_compressed(buffer := BytesIO(), episodes=np.array(numbers), masks=packed)
-    write(_file(cohort.store, run), buffer.getvalue())
+    write(store.folder(run) / FILE, buffer.getvalue())
 
 
 def first_of_each_class(episodes: Sequence[Episode]) -> list[int]:
@@ -72,7 +68,3 @@ def predictions(head: Head, scene: Scene, training: Training, chosen: Sequence[E
     differences = (both[:, :, 1] - both[:, :, 0])[:, None]
     sizes = [scene.target(e).shape for e in chosen]
     return [(resize(d, size)[0] > 0).to(torch.uint8).cpu() for d, size in zip(differences, sizes, strict=True)]
-
-
-def _file(store: Store, run: Run) -> Path:
-    return store.folder(run) / "examples.npz"

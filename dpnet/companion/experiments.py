@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,6 @@ PAPER_METRIC: Metric = "canet"  # of the ablations, Tables 3-6
 LAMBDAS = (0.0, 0.5, 1.0, 1.2)  # of Table 5, both
 Branch = Literal["main", "aux"]
 _FULL = Variant()
-_ALONE = Variant(pseudo="none")  # the full model, trained without any pseudo-prototype
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,9 @@ class Effect:
     chief: bool = False  # whether it stands at a glance although the paper does not claim it
 
 
-def difference(
-    name: str, of: int, over: int, claim: str = "", stated: Mapping[str, float] | None = None, chief: bool = False
-) -> Effect:
+def difference(name: str, of: int, over: int, claim: str = "", **more: Any) -> Effect:
     """Row `of` minus row `over`."""
-    return Effect(name, {of: 1.0, over: -1.0}, claim, stated, chief=chief)
+    return Effect(name, {of: 1.0, over: -1.0}, claim, **more)
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,14 @@ class Experiment:
     title: str
     rows: tuple[Row, ...]  # in the paper's order
     effects: tuple[Effect, ...] = ()
-    table: int | None = None  # the paper's table that holds its numbers; None: the paper prints none
     metric: Metric = "canet"  # of the paper's numbers
     controlled: tuple[int, ...] = (-1,)  # rows that are compared with baselines, and scored with wrong supports
     note: str = ""  # what a reader should know before the numbers
+
+    @property
+    def table(self) -> int | None:
+        """The paper's table that holds its numbers; None: the paper prints none."""
+        return int(self.name.removeprefix("table")) if self.name.startswith("table") else None
 
     @property
     def keys(self) -> list[str]:
@@ -102,7 +103,6 @@ _TABLE_1 = Experiment(
         for k in (1, 5)
     ),
     (difference("5 shots over 1, CANet metric", 1, 0), difference("5 shots over 1, PFENet metric", 3, 2)),
-    table=1,
     controlled=(0, 1, 2, 3),
     note="The paper's two DPNet rows are read as one model under two metrics. Inference is multi-scale.",
 )
@@ -111,7 +111,6 @@ _TABLE_2 = Experiment(
     "One shot and five (the paper: COCO-20i)",
     tuple(Row({"method": "DPNet", "shot": shot}, f"{shot} shot", shot=shot, scales=SCALES) for shot in (1, 5)),
     (difference("5 shots over 1", 1, 0),),
-    table=2,
     metric="pfenet",
     controlled=(0, 1),
     note="The paper's table is COCO-20i. On any other benchmark this repeats Table 1's numbers in this table's form: "
@@ -123,7 +122,6 @@ _TABLE_3 = Experiment(
     (
         Row({"pim": 0, "msf": 0, "ccm": 0}, "base", Variant(pim=False, msf=False, pseudo="none")),
         Row({"pim": 1, "msf": 0, "ccm": 0}, "PIM", Variant(msf=False, pseudo="none")),
-        # The paper's third row is the auxiliary branch of the full model.
         Row({"pim": 1, "msf": 1, "ccm": 0}, "PIM + MSF", branch="aux"),
         Row({"pim": 1, "msf": 1, "ccm": 1}, "PIM + MSF + CCM"),
     ),
@@ -133,7 +131,6 @@ _TABLE_3 = Experiment(
         difference("CCM", 3, 2, "“another promotion by 2.0% is obtained”"),
         difference("all three", 3, 0, "“the effectiveness of each component”, all three together"),
     ),
-    table=3,
     note="The paper adds prototype interaction (PIM), multi-scale fusion (MSF) and the cycle comparison (CCM) one "
     "by one. Its third row is the auxiliary branch of the full model, and so is ours.",
 )
@@ -152,7 +149,6 @@ _TABLE_4 = Experiment(
         difference("CCM over global average", 3, 1, "“better performance results are achieved as shown in Table 4”"),
         difference("CCM over cosine", 3, 2, "“better performance results are achieved as shown in Table 4”"),
     ),
-    table=4,
     note="Baseline is the auxiliary branch of the full model (the same numbers as in Table 3); Global averages all "
     "query cells; Cosine takes the forward matches alone, without the way back and without the discriminator.",
 )
@@ -170,7 +166,6 @@ _TABLE_5 = Experiment(
         difference("both over L_aux alone", 10, 2, "“… best results when both losses are jointly applied”"),
         difference("both over L_dis alone", 10, 8, "“… best results when both losses are jointly applied”"),
     ),
-    table=5,
     controlled=(10,),
     note="At λ2 = 0 nothing trains the discriminator: it filters as its random start does. So what L_dis brings over "
     "none is not only help: it ends the harm of a random filter too.",
@@ -188,7 +183,6 @@ _TABLE_6 = Experiment(
         difference("three scales, 5 shots", 3, 2, "“… and 1.0% improvements in … 5-shot”"),
         difference("5 shots over 1", 2, 0),
     ),
-    table=6,
     controlled=(1, 3),
     note="The query at 0.7, 1.0 and 1.3 of its size, the predictions averaged; supports are encoded once.",
 )
@@ -207,23 +201,26 @@ _FIG_4 = Experiment(
         Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
     ),
     (
-        Effect(
+        difference(
             "with the pseudo-prototype over without",
-            {1: 1.0, 0: -1.0},
+            1,
+            0,
             "“the pseudo-prototype is beneficial to focus the predictions on the target category”",
         ),
     ),
     note="Without is the auxiliary branch of the same model. The examples are chosen by a rule: of each class the "
     "episode with the largest gain, the median one, and the largest loss.",
 )
-_FIG_5_STATED = {"pascal": 0.3, "coco": 0.6}
+_STATED = {"pascal": 0.3, "coco": 0.6}  # what β = 0.2 brings
 _FIG_5 = Experiment(
     "fig5",
     "The discriminator's threshold",
     tuple(Row({"beta": b}, f"β = {b:g}", beta=b) for b in BETAS),
     (
-        difference("β = 0.2 over 0 (no filtering)", 2, 0, "“0.2 that brings 0.3% …”, read as over 0", _FIG_5_STATED),
-        difference("β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", _FIG_5_STATED),
+        difference("β = 0.2 over 0 (no filtering)", 2, 0, "“0.2 that brings 0.3% …”, read as over 0", stated=_STATED),
+        difference(
+            "β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", stated=_STATED
+        ),
         difference("β = 0.2 over 0.8 (strict)", 2, 8),
     ),
     controlled=(2,),
@@ -234,17 +231,18 @@ _FIG_5 = Experiment(
 
 _KINDS: tuple[tuple[str, Variant, Branch], ...] = (
     ("without", _FULL, "aux"),
-    ("trained without", _ALONE, "main"),
+    ("trained without", Variant(pseudo="none"), "main"),
     ("with", _FULL, "main"),
 )
+_GAINS = [(f"{d:g}", 3 * i) for i, d in enumerate(DIVERSITIES)]  # three rows for each diversity
 
 
 def _slope(name: str, over: int) -> Effect:
-    """Least squares: how the gain over the kind at position `over` grows with the diversity."""
+    """Least squares: how the gain over the row at position `over` of each three grows with the diversity."""
     middle = sum(DIVERSITIES) / len(DIVERSITIES)
     spread = sum((d - middle) ** 2 for d in DIVERSITIES)
-    slope = {i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
-    weights = {3 * i + 2: w for i, w in slope.items()} | {3 * i + over: -w for i, w in slope.items()}
+    slope = {3 * i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
+    weights = {i + 2: w for i, w in slope.items()} | {i + over: -w for i, w in slope.items()}
     return Effect(name, weights, unit="points per unit of diversity")
 
 
@@ -257,18 +255,12 @@ _DIVERSITY = Experiment(
         for name, variant, branch in _KINDS
     ),
     (
-        *(
-            difference(f"gain at diversity {d:g}", 3 * i + 2, 3 * i, chief=i % 2 == 0)
-            for i, d in enumerate(DIVERSITIES)
-        ),
-        *(
-            difference(f"gain over a model trained without, at {d:g}", 3 * i + 2, 3 * i + 1)
-            for i, d in enumerate(DIVERSITIES)
-        ),
+        *(difference(f"gain at diversity {d}", i + 2, i, chief=i % 6 == 0) for d, i in _GAINS),
+        *(difference(f"gain over a model trained without, at {d}", i + 2, i + 1) for d, i in _GAINS),
         _slope("slope of the gain", 0),
         _slope("slope of the gain over a model trained without", 1),
     ),
-    controlled=tuple(range(2, 3 * len(DIVERSITIES), 3)),
+    controlled=tuple(i + 2 for _, i in _GAINS),
     note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
     "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
     "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
@@ -298,10 +290,9 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
 def check_diversity(targets: str, benchmark: str, diversity: float | None) -> None:
     """Refuse a diversity that no row of some targets has; None: the usual one."""
     rows = [row for experiment in several(targets, benchmark) for row in experiment.rows]
-    values = sorted({row.diversity for row in rows if row.diversity is not None})
-    if diversity not in (None, *values):
-        known = f"has {', '.join(f'{value:g}' for value in values)}" if values else "has none to set"
-        raise DPNetError(f"--diversity {diversity:g}: {targets} {known}: it is of target diversity")
+    values = sorted({f"{row.diversity:g}" for row in rows if row.diversity is not None})
+    if diversity is not None and f"{diversity:g}" not in values:
+        raise DPNetError(f"--diversity {diversity:g}: {targets} has {', '.join(values) or 'none to set'}")
 
 
 def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:

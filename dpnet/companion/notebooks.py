@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,24 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tqdm import tqdm
-
 from dpnet.data.index import end_with_parent
-from dpnet.io import RELAY, ROOT, DPNetError, Places, places, progress, write
+from dpnet.io import RELAY, ROOT, DPNetError, Places, places, progress, terminal, write
 
 TEMPLATES = ROOT / "notebooks"
 ATTEMPTS = 3  # at a notebook whose kernel dies
 AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
 PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 200, "display.max_colwidth": 120}
 # What differs between two identical runs.
-CHURN = [
-    "metadata.papermill",
-    "cell.metadata.papermill",
-    "cell.metadata.execution",
-    "metadata.language_info",
-    "metadata.widgets",
-    "cell.metadata.jupyter",
-]
+CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
+CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
 PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
 
@@ -45,33 +35,28 @@ def installed() -> bool:
 
 def start(names: Mapping[str, Any]) -> None:
     """What a template does first, with its globals(): check parameters, widen tables, let `import drawing` work."""
-    check_parameters(names)
     import pandas as pd
 
+    declared = names["__annotations__"]
+    for name, value in names.items():
+        if name.startswith("_") or name in PREDEFINED or isinstance(value, type(sys)):
+            continue
+        if name not in declared:  # of which papermill only warns
+            raise DPNetError(f"unknown parameter {name!r}: this notebook has {', '.join(declared)}")
+        if type(value) is not declared[name]:
+            kind = declared[name].__name__
+            raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
     for option, size in PANDAS.items():
         pd.set_option(option, size)
     if str(TEMPLATES) not in sys.path:
         sys.path.insert(0, str(TEMPLATES))
 
 
-def check_parameters(names: Mapping[str, Any]) -> None:
-    """Refuse a name that a template does not declare (papermill only warns), and a value of another type."""
-    declared = names["__annotations__"]
-    for name, value in names.items():
-        if name.startswith("_") or name in PREDEFINED or isinstance(value, type(sys)):
-            continue
-        if name not in declared:
-            raise DPNetError(f"unknown parameter {name!r}: this notebook has {', '.join(declared)}")
-        if type(value) is not declared[name]:
-            kind = declared[name].__name__
-            raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
-
-
 @contextmanager
 def kernel_environment(at: Places, **more: str) -> Iterator[None]:
     """Within it, `io.places()` gives these, here and in every kernel and process that is started."""
     before = dict(os.environ)
-    os.environ.update(at.environment, **more)
+    os.environ.update({f"DPNET_{name.upper()}": str(value) for name, value in vars(at).items()}, **more)
     try:
         yield
     finally:
@@ -81,10 +66,9 @@ def kernel_environment(at: Places, **more: str) -> Iterator[None]:
 
 
 def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places | None = None) -> None:
-    """Execute the template of that name, in a kernel that works at `at`; None: where this process does.
+    """Execute a template, in a kernel that works at `at` (None: where this process does), and write it if it ends.
 
-    `output` is written only on success, without timestamps and random ids; what a failed one shows is left beside
-    it, as `.failed.ipynb`, and its error is raised as ours. A kernel that dies is started again.
+    What a failed one shows is left beside it, as `.failed.ipynb`. A kernel that dies is started again.
     """
     from nbclient.exceptions import DeadKernelError
 
@@ -96,31 +80,23 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
         with (
             suppress(DeadKernelError),
             TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside,
-            _relayed_progress(Path(aside) / "progress.log") as relay,
-            kernel_environment(at or places(), **{RELAY: str(relay)}),
+            kernel_environment(at or places(), **{RELAY: terminal()}),
         ):
             return write(output, _executed(name, output, parameters, Path(aside) / output.name))
     raise DPNetError(f"{output.name}: its kernel died {ATTEMPTS} times (killed, or out of memory)")
 
 
 def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> bytes:
+    """A notebook as it is published: without timestamps and random ids."""
     import nbformat
     import papermill
     from nbstripout import strip_output
-    from papermill.exceptions import PapermillExecutionError
 
+    how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
     try:
-        papermill.execute_notebook(
-            template(name),
-            aside,
-            dict(parameters),
-            kernel_name="python3",
-            cwd=ROOT,
-            progress_bar=False,
-            coalesce_streams=True,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
-    except PapermillExecutionError as error:
+        quiet = ["--IPKernelApp.log_level=50"]
+        papermill.execute_notebook(template(name), aside, dict(parameters), extra_arguments=quiet, **how)
+    except papermill.PapermillExecutionError as error:
         if error.ename == "DPNetError":
             raise DPNetError(error.evalue) from None
         failed = output.with_suffix(".failed.ipynb")
@@ -143,8 +119,7 @@ def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None
         if name not in stale:
             print(f"{name}.ipynb: up to date")
     # Processes, since papermill changes the working directory; fresh ones: a fork would inherit torch's threads.
-    fresh = get_context("spawn")
-    with ProcessPoolExecutor(AT_ONCE, fresh, _beside_others) as pool:
+    with ProcessPoolExecutor(AT_ONCE, get_context("spawn"), _beside_others) as pool:
         begun = [pool.submit(execute, name, folder / f"{name}.ipynb", wanted[name]) for name in stale]
         for future in progress(as_completed(begun), "tables and figures", "notebook", len(begun)):
             try:
@@ -165,11 +140,9 @@ def template(name: str) -> Path:
 
 
 def source(name: str, output: Path) -> str:
-    """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale.
-
-    That is its template; except for training also the CSVs beside it (the explorer's predictions), and the code
-    that reads and draws results.
-    """
+    """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale."""
+    # Its template; except for training also the CSVs beside it (the explorer's predictions), and the code that
+    # reads and draws results.
     cells = json.loads(template(name).read_text())["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
@@ -187,37 +160,3 @@ def current(name: str, output: Path) -> bool:
         return False
     metadata = json.loads(output.read_text())["metadata"]
     return metadata.get("dpnet", {}).get("source") == source(name, output)
-
-
-@contextmanager
-def _relayed_progress(file: Path) -> Iterator[Path]:
-    """Draw on this terminal the progress that a kernel writes to a file; without a terminal, nothing is written."""
-    if RELAY in os.environ or not sys.stderr.isatty():
-        yield Path(os.devnull)
-        return
-    file.touch()
-    ended = threading.Event()
-    follower = threading.Thread(target=_follow, args=(file, ended), daemon=True)
-    follower.start()
-    try:
-        yield file
-    finally:
-        ended.set()
-        follower.join()
-
-
-def _follow(file: Path, ended: threading.Event) -> None:
-    bar, drawn, rest = tqdm(disable=True), None, ""
-    with file.open() as lines:
-        while not ended.is_set():
-            *whole, rest = (rest + lines.read()).split("\n")  # the last line may still be in the writing
-            for now in map(json.loads, whole):
-                if drawn != (now["what"], now["total"]):
-                    bar.close()
-                    drawn = (now["what"], now["total"])
-                    bar = tqdm(
-                        total=now["total"], desc=now["what"], unit=now["unit"], leave=False, dynamic_ncols=True
-                    )
-                bar.update(now["done"] - bar.n)
-            time.sleep(0.3)
-    bar.close()

@@ -27,7 +27,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Of its results folder."""
+        """The name of its results folder."""
         return f"{self.benchmark}-{self.preset}"
 
     def at(self, diversity: float | None) -> "Setting":
@@ -61,25 +61,12 @@ _QUICK = Training(
     precision="bf16",
 )
 _TINY = replace(_QUICK, size=65, width=16, dilations=(1, 2, 3), dropout=0.0, steps=60, learning_rate=3e-3)
-_MINI = replace(
-    _QUICK,
-    size=321,
-    width=256,
-    dilations=(6, 12, 18),
-    dropout=0.5,
-    steps=2000,
-    batch=8,
-    optimizer="sgd",
-    learning_rate=0.01,
-    weight_decay=5e-4,
-    augment="geometric",
-)
+_WIDE = replace(_QUICK, size=321, width=256, dilations=(6, 12, 18), dropout=0.5, optimizer="sgd")
+_MINI = replace(_WIDE, steps=2000, batch=8, learning_rate=0.01, weight_decay=5e-4, augment="geometric")
 # 200 epochs over the 5,953 training images of PASCAL in batches of 4; a fold's own list is a little shorter.
 _PAPER = replace(
     _MINI, backbone="resnet50", batch=4, learning_rate=0.0025, decay=0.0, novel="background", steps=200 * 5953 // 4
 )
-# 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.
-_PAPER_COCO = replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8)
 
 _SHAPES = {
     "tiny": (Recipe(size=65, train=120, val=80), _TINY, 40),
@@ -95,11 +82,11 @@ _PHOTOGRAPHS = {
     "paper": (Recipe(), _PAPER, 1000),
 }
 # Of 20 classes `pascal-mini` has 13 with at least 20 images: the rest is neither trained on nor tested.
-_LEAST = {"pascal-mini": 10}
+_LEAST = 10
 
 # Among these `scripts/choose.py` compares, on training images of classes that no fold tests. They cost about the
 # same to train, so that "longer" is paid for with smaller images.
-_PLAIN = replace(_PHOTOGRAPHS["quick"][1], least=_LEAST["pascal-mini"])
+_PLAIN = replace(_PHOTOGRAPHS["quick"][1], least=_LEAST)
 CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
     ("pascal-mini", "quick"): {
         "plain": _PLAIN,
@@ -110,24 +97,21 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
         "small-longer": replace(_PLAIN, size=161, dilations=(2, 4, 6), steps=1800),
     }
 }
-CHOSEN = {("pascal-mini", "quick"): "slower"}  # the highest mean, in results/pascal-mini-quick/recipe.csv
+_SPECIAL = {
+    # 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.
+    ("coco", "paper"): replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8),
+    # The highest mean, in results/pascal-mini-quick/recipe.csv.
+    ("pascal-mini", "quick"): CANDIDATES["pascal-mini", "quick"]["slower"],
+}
 
 
 def resolve(benchmark: str, preset: str) -> Setting:
-    """The sizes of a preset on a benchmark.
-
-    Raises:
-        DPNetError: either name is unknown.
-    """
-    if benchmark not in BENCHMARKS:
-        raise DPNetError(f"unknown benchmark {benchmark!r}: choose from {', '.join(BENCHMARKS)}")
-    if preset not in PRESETS:
-        raise DPNetError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    """The sizes of a preset on a benchmark."""
+    for kind, name, known in (("benchmark", benchmark, BENCHMARKS), ("preset", preset, PRESETS)):
+        if name not in known:
+            raise DPNetError(f"unknown {kind} {name!r}: choose from {', '.join(known)}")
     recipe, training, episodes = (_SHAPES if benchmark == "shapes" else _PHOTOGRAPHS)[preset]
-    if (benchmark, preset) == ("coco", "paper"):
-        training = _PAPER_COCO
-    if benchmark in _LEAST:
-        training = replace(training, least=_LEAST[benchmark])
-    if (benchmark, preset) in CHOSEN:
-        training = CANDIDATES[benchmark, preset][CHOSEN[benchmark, preset]]
+    training = _SPECIAL.get((benchmark, preset), training)
+    if benchmark == "pascal-mini":
+        training = replace(training, least=_LEAST)
     return Setting(benchmark, preset, recipe, training, episodes)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-import pandas as pd
 import torch
 
 from dpnet import data, episodes, evaluate
@@ -14,7 +13,7 @@ from dpnet.companion.experiments import Experiment
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Store
 from dpnet.config import Run
-from dpnet.data.index import Benchmark
+from dpnet.data.index import SPLITS, Benchmark
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError, Places, file_lock, load_checkpoint, places, progress, to_json, trained_on, write
 from dpnet.model import Head
@@ -33,7 +32,7 @@ def run_cohort(cohort: Cohort, at: Places) -> None:
         # Before training, so that bad data is an error now and not in hours.
         lists = {shot: scene.episodes(shot, cohort.setting.episodes) for shot in sorted(shots)}
         check_data(cohort, benchmark)
-        untrained = {run: store.begin_training(run) for run in cohort.untrained()}
+        untrained = {run: store.begin(run) for run in cohort.untrained()}
         trained = train(untrained, benchmark, scene.backbone, at.device) if untrained else {}
         channels = scene.backbone.channels
         heads = {run: trained.get(run) or load_head(run, store, channels, at.device) for run in pending}
@@ -41,24 +40,22 @@ def run_cohort(cohort: Cohort, at: Places) -> None:
         for record in cohort.baselines:
             if store.missing(record, record.measured, benchmark.digest[:16]):
                 measured = baselines.measure(scene, record)
-                store.forget(record)  # those of other data
                 store.begin(record)
                 store.finish(record, *measured, benchmark)
         if cohort.setting == cohort.usual:
-            for shot, episode_list in lists.items():
-                text = episodes.to_json(benchmark, episode_list)
-                store.write_episodes(cohort.fold, cohort.seed, shot, len(episode_list), text)
+            for shot, listed in lists.items():
+                text = episodes.to_json(benchmark, listed)
+                store.write_episodes(cohort.fold, cohort.seed, shot, len(listed), text)
 
 
 def _score(cohort: Cohort, heads: dict[Run, Head], scene: evaluate.Scene, one_shot: Sequence[Episode]) -> None:
     """Score heads in every way that is missing; a run's examples come before the file that says it is finished."""
-    # Whoever was trained anew lost its scores, and is scored in every way that is asked for here.
     wanted = {run: cohort.missing(run) for run in heads}
     counts, lists = evaluate.evaluate(heads, scene, wanted)
     for run, head in heads.items():
         of_run = {e.id: counts[run, e] for e in wanted[run]}
         if cohort.setting.benchmark in RENDERED and run == cohort.example_run:
-            save_examples(cohort, run, head, scene, one_shot, of_run)
+            save_examples(cohort.store, run, head, scene, one_shot, of_run)
         cohort.store.finish(run, of_run, {e.id: lists[e] for e in wanted[run]}, scene.benchmark)
 
 
@@ -66,14 +63,13 @@ def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
     """Refuse results that were trained or scored on other data; they are neither used nor removed."""
     untrained = cohort.untrained()
     for run in cohort.runs:
-        marks = trained_on(cohort.store.folder(run))
-        if run not in untrained:
-            evaluations = cohort.store.metrics(run)["evaluations"].values()
-            marks |= {about["data"] for about in evaluations if "data" in about}
+        folder = cohort.store.folder(run)
+        scored = {} if run in untrained else cohort.store.metrics(run)["evaluations"]
+        marks = trained_on(folder) | {about["data"] for about in scored.values() if "data" in about}
         if marks - {benchmark.digest[:16]}:
             raise DPNetError(
-                f"{cohort.store.folder(run)}: trained or scored on other data than {benchmark.root} now holds: bring "
-                "back what was changed there, or choose another folder with RESULTS=…"
+                f"{folder}: trained or scored on other data than {benchmark.root} now holds: bring back what was "
+                "changed there, or choose another folder with RESULTS=…"
             )
 
 
@@ -86,34 +82,16 @@ def load_head(run: Run, store: Store, channels: int, device: str | torch.device)
 
 def describe(benchmark: Benchmark, store: Store) -> None:
     """Write `benchmark.json`: what tables need to know of the data, so that they can do without it."""
-    about = {
-        "name": benchmark.name,
-        "classes": benchmark.classes,
-        "folds": benchmark.folds,
-        "tested": benchmark.tested,
-        "images": {split: sum(e.split == split for e in benchmark.entries) for split in ("train", "val")},
-        "scarce": {str(shot): episodes.scarce(benchmark, shot) for shot in (1, 5)},
-        "digest": benchmark.digest,
-    }
+    about = {name: getattr(benchmark, name) for name in ("name", "classes", "folds", "tested", "digest")}
+    about["images"] = {split: sum(e.split == split for e in benchmark.entries) for split in SPLITS}
+    about["scarce"] = {str(shot): episodes.scarce(benchmark, shot) for shot in (1, 5)}
     write(store.root / "benchmark.json", to_json(about))
 
 
 def train_all(
     targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 1, scheduler: str = ""
 ) -> Sequence[Experiment]:
-    """Make all runs that some targets consist of, each cohort in a notebook of its own.
-
-    Arguments:
-        targets: an experiment's name, several joined by "+", or "all".
-        setting: benchmark and sizes.
-        at: where; the device "auto" is what the machine has that trains.
-        seeds: trainings per variant and fold, from seed 0.
-        jobs: cohorts at a time; more than one needs the extra `cluster`.
-        scheduler: "" for this machine, "slurm", or the address of a Dask scheduler.
-
-    Returns:
-        the experiments.
-    """
+    """Make all runs that some targets consist of, each cohort in a notebook of its own, `jobs` of them at a time."""
     asked = experiments.several(targets, setting.benchmark)
     benchmark = data.prepare(setting.benchmark, at.data, setting.recipe)
     every = cohorts(targets, setting, benchmark, seeds, at.results)
@@ -135,17 +113,15 @@ def _run_all(pending: list[Cohort], what: str, jobs: int, at: Places, scheduler:
     """Execute cohorts, one after the other or on workers; those that fail do not keep others from being done."""
     named = {cohort.name: cohort for cohort in pending}
     work = partial(_attempt, at=at)
-    ends: Iterable[tuple[str, str | None]]
+    ends: Iterable[tuple[str, str | None]] = ((name, work(cohort)) for name, cohort in named.items())
     if scheduler or jobs > 1:  # for one cohort, too: with as many threads as it has beside others
         ends = cluster.spread(work, named, jobs, at, scheduler)
-    else:
-        ends = ((name, work(cohort)) for name, cohort in named.items())
     failed = {name: error for name, error in progress(ends, what, "cohort", len(named)) if error}
-    if len(failed) > 1:
-        print(pd.DataFrame({"failed": failed.keys(), "why": failed.values()}).to_string(index=False), flush=True)
     if failed:
-        name, error = next(iter(failed.items()))
-        raise DPNetError(f"{len(failed)} of {len(named)} cohorts failed; {name}: {error}")
+        (first, why), *others = failed.items()
+        for name, error in others:
+            print(f"{name}: {error}", flush=True)
+        raise DPNetError(f"{len(failed)} of {len(named)} cohorts failed; {first}: {why}")
 
 
 def _attempt(cohort: Cohort, at: Places) -> str | None:
@@ -161,7 +137,7 @@ def _attempt(cohort: Cohort, at: Places) -> str | None:
     }
     try:
         if notebooks.installed():
-            notebooks.execute("train", cohort.notebook, parameters, at)
+            notebooks.execute("train", cohort.store.root / "train" / f"{cohort.name}.ipynb", parameters, at)
         else:
             run_cohort(cohort, places(at.data, at.results, at.device))
     except DPNetError as error:

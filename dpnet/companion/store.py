@@ -47,31 +47,26 @@ class Store:
         return metrics
 
     def counts(self, record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The counts of one evaluation, int64 [E, 2, 3], and the class of each episode, int64 [E].
-
-        Raises:
-            DPNetError: they are not there, or not what `metrics.json` says.
-        """
+        """The counts of one evaluation, int64 [E, 2, 3], and the class of each episode, int64 [E]."""
         entry = self.metrics(record)["evaluations"].get(name)
         if entry is None:
             raise DPNetError(f"{self.folder(record)}: no evaluation {name}: run `make reproduce-…` again")
         file = self.folder(record) / COUNTS
         target, predicted = (array.astype(np.int64) for array in _read(file, entry["target"], name).values())
-        table = np.stack([target[:, 1:] - predicted, predicted], 1)
         if _digest(target, predicted) != entry["counts"]:
             raise corrupt(file, "its content is not what metrics.json recorded")
-        return table, target[:, 0]
-
-    def _episodes(self, fold: int, seed: int, shot: int, count: int) -> Path:
-        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
+        return np.stack([target[:, 1:] - predicted, predicted], 1), target[:, 0]
 
     def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
-        """Store an episode list (JSON text, from `episodes.to_json`) under `episodes/`."""
-        write(self._episodes(fold, seed, shot, count), text.encode())
+        """Store an episode list, as JSON from `episodes.to_json`."""
+        write(self._list(fold, seed, shot, count), text.encode())
 
     def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
         """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
-        return read_json(self._episodes(fold, seed, shot, count))
+        return read_json(self._list(fold, seed, shot, count))
+
+    def _list(self, fold: int, seed: int, shot: int, count: int) -> Path:
+        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
 
     def history(self, record: Record) -> list[list[float]]:
         """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""
@@ -79,38 +74,25 @@ class Store:
 
     def clean(self, records: Sequence[Record]) -> None:
         """Remove what a process that was killed in the middle of writing some runs left."""
-        for record in records:
-            for part in self.folder(record).rglob(".*.part"):
-                part.unlink(missing_ok=True)
+        for part in (part for record in records for part in self.folder(record).rglob(".*.part")):
+            part.unlink(missing_ok=True)
 
     def begin(self, record: Record) -> Path:
-        """Make a run's folder, with its configuration, and return it."""
+        """Make a run's folder, with its configuration; scores of an earlier training go, `metrics.json` first."""
         folder = self.folder(record)
-        content = {"id": record.id, "kind": kind_of(record), **asdict(record)}
-        write(folder / "run.json", to_json(content))
-        return folder
-
-    def begin_training(self, run: Run) -> Path:
-        """`begin`, without the scores of an earlier training: they are not those of what now begins."""
-        self.forget(run)
-        return self.begin(run)
-
-    def forget(self, record: Record) -> None:
-        """Remove what was scored, and `metrics.json` first."""
         for name in ("metrics.json", "examples.npz", COUNTS):
-            (self.folder(record) / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
+        write(folder / "run.json", to_json({"id": record.id, "kind": kind_of(record), **asdict(record)}))
+        return folder
 
     def finish(
         self, record: Record, counts: Counts, lists: Mapping[str, Sequence[Episode]], benchmark: Benchmark
     ) -> None:
-        """Store the counts of some evaluations, then `metrics.json`, last and atomically; `lists` are their episodes.
-
-        On disk is what differs: of each list of queries class and pixels, once; of each evaluation its prediction.
-        """
+        """Store counts of evaluations, then `metrics.json`, last and atomically; `lists` are their episodes."""
         metrics = {"id": record.id, **self.metrics(record)}
-        file, arrays = self.folder(record) / COUNTS, {}
-        if metrics["evaluations"]:
-            arrays = _read(file)
+        file = self.folder(record) / COUNTS
+        # Of each list of queries class and pixels, once; of each evaluation its prediction.
+        arrays = _read(file) if metrics["evaluations"] else {}
         for name, values in counts.items():
             classes = np.array([e.class_id for e in lists[name]], np.int64)
             target, predicted = np.concatenate([classes[:, None], values.sum(1)], 1), values[:, 1]
@@ -141,8 +123,7 @@ def _read(file: Path, *names: str) -> Counts:
 
 
 def _small(values: np.ndarray) -> np.ndarray:
-    # Half the bytes, where no image has 2^31 pixels.
-    return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)
+    return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)  # half the bytes
 
 
 def _digest(*arrays: np.ndarray) -> str:

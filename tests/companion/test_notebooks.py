@@ -1,8 +1,11 @@
 """Templates carry no outputs, executed notebooks are their templates, and parameters are checked."""
 
+import fcntl
 import os
 import re
+import struct
 import sys
+import termios
 from pathlib import Path
 
 import nbformat
@@ -50,6 +53,18 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
     assert notebooks.current(name, path), "stale: run its make target again"
 
 
+DECLARED = {"__annotations__": {"beta": float, "name": str, "seed": int}, "beta": 0.5, "name": "x", "seed": 0}
+
+
+def test_a_notebook_finds_what_lies_beside_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["elsewhere"])
+    with pd.option_context(*(x for option in notebooks.PANDAS for x in (option, pd.get_option(option)))):
+        for _ in range(2):
+            notebooks.start({**DECLARED, "In": [], "np": np, "_": 1})
+        assert sys.path == [str(notebooks.TEMPLATES), "elsewhere"]
+        assert pd.get_option("display.max_rows") == 200
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -60,20 +75,8 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
     ],
 )
 def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
-    declared = {"beta": float, "name": str, "seed": int}
-    names = {"__annotations__": declared, "beta": 0.5, "name": "x", "seed": 0, "In": [], "np": np, "_": 1}
-    notebooks.check_parameters(names)
     with pytest.raises(DPNetError, match=message):
-        notebooks.start({**names, **values})
-
-
-def test_a_notebook_finds_what_lies_beside_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", ["elsewhere"])
-    with pd.option_context(*(x for option in notebooks.PANDAS for x in (option, pd.get_option(option)))):
-        notebooks.start({"__annotations__": {}})
-        notebooks.start({"__annotations__": {}})
-        assert sys.path == [str(notebooks.TEMPLATES), "elsewhere"]
-        assert pd.get_option("display.max_rows") == 200
+        notebooks.start({**DECLARED, **values})
 
 
 def test_a_parameter_cannot_inject_code() -> None:
@@ -102,6 +105,16 @@ def test_what_a_notebook_was_made_from(tmp_path: Path, monkeypatch: pytest.Monke
         for name, seen in marks.items():
             seen.append(notebooks.source(name, tmp_path / f"{name}.ipynb"))
     assert [len(set(seen)) for seen in marks.values()] == [1, 3]
+
+
+def test_a_kernels_progress_is_drawn_on_the_terminal_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    monkeypatch.setenv(io.RELAY, os.ttyname(terminal))
+    assert [*io.progress("abc", "letters")] == ["a", "b", "c"]
+    assert b"letters: " in os.read(screen, 9999)
+    for end in (screen, terminal):
+        os.close(end)
 
 
 def test_kernels_find_the_places_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
