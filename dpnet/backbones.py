@@ -30,12 +30,12 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of the result."""
+        """Of a feature: low and high."""
         return self.low + self.high
 
     @property
     def device(self) -> torch.device:
-        """Of its parameters."""
+        """Where its parameters are."""
         return next(self.parameters()).device
 
     @property
@@ -155,9 +155,8 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             bound = part.weight[0].numel() ** -0.5
-            nn.init.uniform_(part.weight, -bound, bound, generator=generator)
-            if part.bias is not None:
-                nn.init.uniform_(part.bias, -bound, bound, generator=generator)
+            for parameter in part.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:
@@ -165,10 +164,10 @@ def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict
     unused = ("layer4.", "fc.")
     used = {k: v for k, v in net.state_dict().items() if not k.startswith(unused) and "num_batches" not in k}
     for name, value in used.items():
-        if name not in state or state[name].shape != value.shape:
-            what = f"{name} has shape {list(state[name].shape)}" if name in state else f"no {name} in it"
+        given = list(state[name].shape) if name in state else "no such tensor"
+        if given != list(value.shape):
             raise DPNetError(
-                f"weights: {file}: {what}, and {list(value.shape)} is expected: give the state_dict of a ResNet-50 "
+                f"weights: {file}: {name}: {given}, expected {list(value.shape)}: give the state_dict of a ResNet-50 "
                 "with torchvision's names, or 'imagenet'"
             )
     return {name: state[name] for name in used}
