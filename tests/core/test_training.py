@@ -202,8 +202,8 @@ def test_geometric_augmentation_moves_image_and_label_alike() -> None:
     images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     moved, drawn = augment.geometric(images, labels, augment.motions(np.random.default_rng(0), 8))
     assert drawn.unique().tolist() == [0, 3, 255]
-    background, object_, outside = (moved.mean(1)[drawn == label].mean().item() for label in (0, 3, 255))
+    background, inside, outside = (moved.mean(1)[drawn == label].mean().item() for label in (0, 3, 255))
     assert background < 0.05
-    assert object_ > 0.7  # 200 / 255, less at the border
+    assert inside > 0.7  # 200 / 255, less at the border
     assert outside == pytest.approx(0.5, abs=0.1)  # grey where nothing was
     assert len({int((d == 3).sum()) for d in drawn}) > 4  # each image on its own
