@@ -12,7 +12,7 @@ from dpnet.io import DPNetError
 
 
 class Backbone(nn.Module):
-    """Maps images to one tensor per cell: `low` channels of stride 8, then `high` ones of the next block.
+    """Maps images to one vector per cell of 8x8 pixels: `low` channels of a block, then `high` ones of the next.
 
     The high ones are taken before their last activation, so that the comparison sees their negative part too.
     """
@@ -87,13 +87,13 @@ class ResNet50(Backbone):
         if weights is None:
             reset(net, generator)
         elif weights == "imagenet":
+            imagenet = ResNet50_Weights.IMAGENET1K_V1
             try:
-                net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
+                net.load_state_dict(imagenet.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
                 raise DPNetError(
-                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): fetch "
-                    f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means into {torch.hub.get_dir()}/checkpoints, or "
-                    "choose a preset with efficientnet_lite0, whose weights come with a package"
+                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): put {imagenet.url} into "
+                    f"{torch.hub.get_dir()}/checkpoints, or choose a preset with efficientnet_lite0"
                 ) from error
         else:
             net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)

@@ -154,9 +154,7 @@ class Head(nn.Module):
             return Matched(F_q, P, counts, None)
         B, K = P.shape[:2]
         cells = F_q.flatten(2).repeat_interleave(K, 0)
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and self.variant.lambda_2 > 0
-        ):  # else L_dis counts for nothing
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # only for L_dis
             scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
         return Matched(F_q, P, counts, scores)
 
@@ -166,9 +164,7 @@ class Head(nn.Module):
         selected = self.select(matched, beta)
         with_P, with_P_q = self.fuse(F_q, P.mean(1), self.pseudo_prototypes(matched, selected))
         logits = self.decode(with_P, with_P_q)
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and self.variant.lambda_1 > 0
-        ):  # else L_aux counts for nothing
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_1 > 0):  # only for L_aux
             aux_logits = self.aux_decoder(with_P)
         grid = (*P.shape[:2], *F_q.shape[-2:])
         scores = None if scores is None else scores.reshape(grid)

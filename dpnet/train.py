@@ -219,9 +219,7 @@ def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         mirrored = augment.flips(rng, len(positions))
-        upright = torch.stack([labels[i] for i in positions])
-        flags = torch.from_numpy(mirrored)[:, None, None]
-        drawn = torch.where(flags, upright.flip(2), upright)
+        drawn = torch.stack([labels[i].flip(1) if m else labels[i] for i, m in zip(positions, mirrored, strict=True)])
         return bank(positions, mirrored).to(backbone.device), drawn.to(backbone.device)
 
     return draw

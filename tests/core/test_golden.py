@@ -110,10 +110,9 @@ def counts(data: Benchmark) -> list[str]:
     return [digest(scored[one, way]) for one in runs for way in ways]
 
 
-ANYWHERE: dict[str, Callable[[Benchmark], Any]] = {
-    "ids": ids, "evaluations": evaluations, "scenes": scenes, "data": lambda data: data.digest, "lists": lists,
-    "parameters": parameters, "draws": draws,
-}  # fmt: skip
+Maker = Callable[[Benchmark], Any]
+ANYWHERE: dict[str, Maker] = {f.__name__: f for f in (ids, evaluations, scenes, lists, parameters, draws)}
+ANYWHERE["data"] = lambda data: data.digest
 SAME_PROCESSOR = {"batches": batches, "counts": counts}  # the last bits of floats are a processor's
 
 
@@ -124,7 +123,7 @@ def processor() -> list[str]:
     return [torch.__version__, torch.backends.cpu.get_cpu_capability(), digest(sorted(sets))]
 
 
-def on_one_thread(make: Callable[[Benchmark], Any], data: Benchmark) -> Any:
+def on_one_thread(make: Maker, data: Benchmark) -> Any:
     """Sums in another order are other sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

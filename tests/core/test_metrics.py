@@ -49,15 +49,9 @@ def test_counts_by_hand() -> None:
 def test_it_accumulates_before_it_divides() -> None:
     """One small and one large object: the mean of IoUs would be 50, the pooled IoU is 1 / 100."""
     counts = np.zeros((2, 2, 3), np.int64)
-    counts[0, 1, 1] = 1  # IoU 1
-    counts[1, 0, 1] = 99  # IoU 0
+    counts[0, 1, 1], counts[1, 0, 1] = 2**40, 99 * 2**40  # IoU 1 and 0, of more pixels than float32 counts
     assert mean_iou(counts, np.array([7, 7])) == pytest.approx(1.0)
     assert mean_iou(counts, np.array([7, 8])) == pytest.approx(50.0)  # of two classes: averaged
-
-
-def test_counts_survive_more_pixels_than_float32_can_count() -> None:
-    counts = np.full((3, 2, 3), 2**40 + 1, np.int64)
-    assert int(metrics.intersection_union(counts, "canet")[1].sum()) == 3 * 4 * (2**40 + 1)
 
 
 def test_other_values_shapes_and_metrics_are_errors() -> None:
@@ -121,8 +115,7 @@ def test_the_bootstrap_pairs_up_and_brackets_the_value() -> None:
     prediction, target, classes = masks(3, 50)
     counts = episode_counts(prediction, target).numpy()
     better = counts.copy()
-    better[:, 1, 1] += better[:, 0, 1]
-    better[:, 0, 1] = 0
+    better[:, :, 1] = np.stack([0 * counts[:, 0, 1], counts[:, :, 1].sum(1)], 1)  # all that was missed is hit
 
     def drawn(of: np.ndarray, seed: int) -> np.ndarray:
         return bootstrap(of, classes, "canet", draws(classes, queries(of, classes), seed))
