@@ -110,23 +110,15 @@ def test_the_command_line_writes_mask_overlay_and_probability(
         Image.fromarray(np.ascontiguousarray(array)).save(f"{name}.png")
     Image.fromarray(upside).save("q.png")
 
-    def command(checkpoint: Path = folder, out: str = "o.png", overlay: str = "v.png", prob: str = "p.png") -> int:
-        given = ["predict", "--support", "s1.png", "--mask", "m1.png", "--support", "s2.png", "--mask", "m2.png"]
-        given += [
-            "--query",
-            "q.png",
-            "--out",
-            out,
-            "--overlay",
-            overlay,
-            "--probability",
-            prob,
-            "--checkpoint",
-            str(checkpoint),
-        ]
-        return cli.main(given)
+    pairs = ["--support", "s1.png", "--mask", "m1.png", "--support", "s2.png", "--mask", "m2.png", "--query", "q.png"]
 
-    assert command() == command(folder / "checkpoint.safetensors") == 0
+    def command(**changed: str) -> int:
+        options = {"out": "o.png", "overlay": "v.png", "probability": "p.png", "checkpoint": str(folder), **changed}
+        return cli.main(
+            ["predict", *pairs, *(word for key, value in options.items() for word in (f"--{key}", value))]
+        )
+
+    assert command() == command(checkpoint=str(folder / "checkpoint.safetensors")) == 0
     answer, levels, coloured = (np.asarray(Image.open(f"{name}.png")) for name in "opv")
     expected, probability = dpnet.segment(upside, [photo, photo[:, ::-1]], [mask, mask[:, ::-1]], folder)
     assert np.array_equal(answer, expected)
@@ -134,13 +126,13 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     assert np.array_equal(coloured, np.asarray(images.overlay(upside, expected)))
     before = Path("q.png").read_bytes()
     for changed, message in (
-        ({"checkpoint": Path("no")}, r"run\.json: missing"),
+        ({"checkpoint": "no"}, r"run\.json: missing"),
         ({"out": "q.png"}, "one of the images that are read"),
         ({"out": "o.jpg"}, r"name it o\.png"),
         ({"overlay": "o.png"}, r"--overlay .*o\.png: is what --out writes"),
-        ({"prob": "o.png"}, r"--probability .*o\.png: is what --out writes"),
+        ({"probability": "o.png"}, r"--probability .*o\.png: is what --out writes"),
     ):
-        assert command(**changed) == 1  # type: ignore[arg-type]
+        assert command(**changed) == 1
         assert re.search(message, capsys.readouterr().err)
     assert Path("q.png").read_bytes() == before
 
