@@ -12,7 +12,7 @@ from dpnet.io import DPNetError
 
 
 class Backbone(nn.Module):
-    """Maps images to one tensor per cell: `low` channels of stride 8, then `high` ones of the next block.
+    """Maps images to one vector per cell of 8x8 pixels: `low` channels of a block, then `high` ones of the next.
 
     The high ones are taken before their last activation, so that the comparison sees their negative part too.
     """
@@ -30,12 +30,12 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of the result."""
+        """Of a feature: low and high."""
         return self.low + self.high
 
     @property
     def device(self) -> torch.device:
-        """Of its parameters."""
+        """Where its parameters are."""
         return next(self.parameters()).device
 
     @property
@@ -87,13 +87,13 @@ class ResNet50(Backbone):
         if weights is None:
             reset(net, generator)
         elif weights == "imagenet":
+            imagenet = ResNet50_Weights.IMAGENET1K_V1
             try:
-                net.load_state_dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
+                net.load_state_dict(imagenet.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
                 raise DPNetError(
-                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): fetch "
-                    f"{ResNet50_Weights.IMAGENET1K_V1.url} by other means into {torch.hub.get_dir()}/checkpoints, or "
-                    "choose a preset with efficientnet_lite0, whose weights come with a package"
+                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): put {imagenet.url} into "
+                    f"{torch.hub.get_dir()}/checkpoints, or choose a preset with efficientnet_lite0"
                 ) from error
         else:
             net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)
@@ -155,9 +155,8 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             bound = part.weight[0].numel() ** -0.5
-            nn.init.uniform_(part.weight, -bound, bound, generator=generator)
-            if part.bias is not None:
-                nn.init.uniform_(part.bias, -bound, bound, generator=generator)
+            for parameter in part.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:
@@ -165,10 +164,10 @@ def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict
     unused = ("layer4.", "fc.")
     used = {k: v for k, v in net.state_dict().items() if not k.startswith(unused) and "num_batches" not in k}
     for name, value in used.items():
-        if name not in state or state[name].shape != value.shape:
-            what = f"{name} has shape {list(state[name].shape)}" if name in state else f"no {name} in it"
+        given = list(state[name].shape) if name in state else "no such tensor"
+        if given != list(value.shape):
             raise DPNetError(
-                f"weights: {file}: {what}, and {list(value.shape)} is expected: give the state_dict of a ResNet-50 "
+                f"weights: {file}: {name}: {given}, expected {list(value.shape)}: give the state_dict of a ResNet-50 "
                 "with torchvision's names, or 'imagenet'"
             )
     return {name: state[name] for name in used}

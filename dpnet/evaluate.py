@@ -95,10 +95,8 @@ def evaluate(
     lists: dict[Evaluation, list[Episode]] = {}
     for shot, support, count in sorted({(e.shot, e.support, e.episodes) for es in wanted.values() for e in es}):
         # 1. What has the same supports shares a pass.
-        asked = {
-            run: [e for e in evaluations if (e.shot, e.support, e.episodes) == (shot, support, count)]
-            for run, evaluations in wanted.items()
-        }
+        key = shot, support, count
+        asked = [(run, e) for run, es in wanted.items() for e in es if (e.shot, e.support, e.episodes) == key]
         chosen = scene.episodes(shot, count)
         if support == "wrong":  # a query that shows every tested class has no wrong support
             chosen = [e for e in chosen if e.wrong_class]
@@ -110,16 +108,16 @@ def evaluate(
             for rows in progress(batches, f"scoring fold {scene.fold}, {shot} shot, {support} support", "batch")
         ]
         # 3. Counts, in the list's order.
-        for n, key in enumerate((run, e) for run, evaluations in asked.items() for e in evaluations):
-            counts[key] = in_order([part[n] for part in parts], batches)
-            lists[key[1]] = chosen
+        for n, (run, evaluation) in enumerate(asked):
+            counts[run, evaluation] = in_order([part[n] for part in parts], batches)
+            lists[evaluation] = chosen
     return counts, lists
 
 
 def _score_batch(
     heads: Mapping[Run, Head],
     scene: Scene,
-    asked: Mapping[Run, Sequence[Evaluation]],
+    asked: Sequence[tuple[Run, Evaluation]],
     support: str,
     batch: Sequence[Episode],
 ) -> Tensor:
@@ -128,29 +126,27 @@ def _score_batch(
     F_s = scene.backbone.features(raw_s)
     prototypes: dict[Run, Tensor] = {}
     differences: dict[tuple[Run, float, float, str], Tensor] = {}  # run, scale, beta, branch -> [B, h, w]
-    for scale in sorted({s for evaluations in asked.values() for e in evaluations for s in e.scales}):
+    for scale in sorted({scale for _, e in asked for scale in e.scales}):
         # 1. Frozen, hence shared: the queries' features, and candidates of each kind.
         raw_q = scene.raw([e.query for e in batch], scale)
         F_q = scene.backbone.features(raw_q)
-        pairs = {run: [(e.beta, e.branch) for e in es if scale in e.scales] for run, es in asked.items()}
-        kinds = sorted({run.variant.pseudo for run in pairs if pairs[run]})
+        pairs: dict[Run, list[tuple[float, str]]] = {}
+        for run, e in asked:
+            if scale in e.scales:
+                pairs.setdefault(run, []).append((e.beta, e.branch))
+        kinds = sorted({run.variant.pseudo for run in pairs})
         counts = {kind: shared_counts(scene.backbone, raw_s, raw_q, masks, kind) for kind in kinds}
         # 2. Each head's logits.
-        for run in (run for run in pairs if pairs[run]):
-            head = heads[run]
+        for run, of_run in pairs.items():
             with autocast(run.training, scene.device):
                 if run not in prototypes:
-                    prototypes[run] = head.prototypes(F_s, masks)
-                matched = head.match(prototypes[run], F_q, counts[run.variant.pseudo])
-                for (beta, branch), difference in decode_distinct(head, matched, pairs[run]).items():
+                    prototypes[run] = heads[run].prototypes(F_s, masks)
+                matched = heads[run].match(prototypes[run], F_q, counts[run.variant.pseudo])
+                for (beta, branch), difference in decode_distinct(heads[run], matched, of_run).items():
                     differences[run, scale, beta, branch] = difference
     # 3. Counts at each query's own size.
     targets = scene.targets(batch)
-    scored = [
-        score([differences[run, scale, e.beta, e.branch] for scale in e.scales], targets)
-        for run, evaluations in asked.items()
-        for e in evaluations
-    ]
+    scored = [score([differences[run, s, e.beta, e.branch] for s in e.scales], targets) for run, e in asked]
     return torch.stack(scored).cpu()  # one copy per batch
 
 
@@ -169,11 +165,11 @@ def decode_distinct(
         [row_of.setdefault((e, cells.tobytes()), len(row_of)) for e, cells in enumerate(of_beta)]
         for of_beta in selected.cpu().numpy()
     ])  # fmt: skip
-    at = torch.from_numpy(rows).to(selected.device)  # [T, B]
     first = torch.from_numpy(np.unique(rows, return_index=True)[1]).to(selected.device)  # row -> its place in T x B
+    row_at = torch.from_numpy(rows).to(selected.device)  # [T, B]
     episode, cells = first % rows.shape[1], selected.flatten(0, 1)[first]
     # 2. Decode the rows that each branch needs, as many at a time as there are episodes.
-    needed = {branch: at[[betas.index(b) for b, of in asked if of == branch]].unique() for _, branch in asked}
+    needed = {branch: row_at[[betas.index(b) for b, of in asked if of == branch]].unique() for _, branch in asked}
     shape = len(first), *matched.F_q.shape[2:]
     decoded = {branch: torch.empty(shape, device=first.device) for branch in needed}
     for part in torch.arange(len(first), device=first.device).split(rows.shape[1]):
@@ -184,7 +180,7 @@ def decode_distinct(
             if own.any():
                 decoded[branch][part[own]] = _difference(head, branch, *maps, own)
     # 3. What each pair asked for.
-    return {(beta, branch): decoded[branch][at[betas.index(beta)]] for beta, branch in asked}
+    return {(beta, branch): decoded[branch][row_at[betas.index(beta)]] for beta, branch in asked}
 
 
 def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor, rows: Tensor) -> Tensor:

@@ -27,40 +27,29 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
         j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
     """
     F_s, F_q = F.normalize(F_s, dim=1), F.normalize(F_q, dim=1)
-    best = F_q.new_full((len(F_q), F_q.shape[2]), -torch.inf)
-    forward, backward = [], torch.zeros_like(best, dtype=torch.long)
+    best = F_q.new_full((len(F_q), F_q.shape[2]), -torch.inf)  # similarity of each query cell to i*
+    i_star, j_star = torch.zeros_like(best, dtype=torch.long), []
     block = block or BLOCK
     for start in range(0, F_s.shape[2], block):
-        rows = F_s[:, :, start : start + block]
-        affinity = rows.transpose(1, 2) @ F_q  # [B, block, N_q]
-        forward.append(affinity.argmax(2))
+        affinity = F_s[:, :, start : start + block].transpose(1, 2) @ F_q  # [B, block, N_q]
+        j_star.append(affinity.argmax(2))
         value, index = affinity.max(1)
         # Strictly greater: of equals the first stays, as in one arg-max over all rows.
-        backward = torch.where(value > best, index + start, backward)
+        i_star = torch.where(value > best, index + start, i_star)
         best = torch.maximum(value, best)
-    return torch.cat(forward, 1), backward
+    return torch.cat(j_star, 1), i_star
 
 
 def candidate_counts(
-    F_s: Tensor,
-    F_q: Tensor,
-    foreground: Tensor,
-    pseudo: Literal["cycle", "cosine"] = "cycle",
-    block: int | None = None,
+    F_s: Tensor, F_q: Tensor, foreground: Tensor, pseudo: Literal["cycle", "cosine"], block: int | None = None
 ) -> Tensor:
-    """How many foreground support cells reach each query cell: the multiset behind C.
+    """How many foreground support cells (bool [B, N_s]) reach each query cell: int64 [B, N_q], the multiset behind C.
 
-    Arguments:
-        F_s, F_q, block: as in `cycle_matches`.
-        foreground: bool [B, N_s].
-        pseudo: "cycle" counts cells whose way back ends on foreground; "cosine" counts all (Table 4).
-
-    Returns:
-        int64 [B, N_q].
+    "cycle" counts query cells whose way back ends on foreground, "cosine" all (Table 4); see `cycle_matches`.
     """
-    forward, backward = cycle_matches(F_s, F_q, block)
-    counts = torch.zeros_like(backward).scatter_add_(1, forward, foreground.long())
-    return counts * foreground.gather(1, backward) if pseudo == "cycle" else counts
+    j_star, i_star = cycle_matches(F_s, F_q, block)
+    counts = torch.zeros_like(i_star).scatter_add_(1, j_star, foreground.long())
+    return counts * foreground.gather(1, i_star) if pseudo == "cycle" else counts
 
 
 def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
@@ -130,8 +119,8 @@ class PrototypeInteraction(nn.Module):
     def forward(self, P: Tensor, P_q: Tensor, F_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """P, P_q [B, C] and F_q [B, C, h, w] -> the same three, reweighted."""
         X = self.collect(torch.cat([P, P_q], 1))
-        X = F.layer_norm(X, X.shape[1:], eps=EPSILON)  # z-score over channels, no affine part (Eq. 4)
-        W = self.W_2(self.W_1(X).relu()).sigmoid()  # Eq. 5
+        X_hat = F.layer_norm(X, X.shape[1:], eps=EPSILON)  # z-score over channels, no affine part (Eq. 4)
+        W = self.W_2(self.W_1(X_hat).relu()).sigmoid()  # Eq. 5
         scale = 1 + self.alpha * W
         return scale * P, scale * P_q, scale[:, :, None, None] * F_q  # Eq. 6, 7, 8
 
@@ -155,8 +144,7 @@ class MultiScaleFusion(nn.Module):
             assert isinstance(conv, nn.Linear)
             # The weight's two halves act on cells and on the prototype apart: no prototype is tiled.
             on_cells, on_P = conv.weight.split([width, width], 1)
-            step = 2**level
-            scaled = F.avg_pool2d(F_q, step, step, ceil_mode=True, count_include_pad=False) if level else F_q
+            scaled = F.avg_pool2d(F_q, 2**level, ceil_mode=True, count_include_pad=False) if level else F_q
             scaled = F.conv2d(scaled, on_cells[:, :, None, None])
             maps.append(resize(scaled, size) if level else scaled)
             biases = [b + F.linear(P, on_P, conv.bias) for b, P in zip(biases, prototypes, strict=True)]

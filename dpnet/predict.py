@@ -73,10 +73,6 @@ def segment(
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
-
-    >>> mask, probability = segment("b.jpg", "a.jpg", "m.png", run)
-    >>> mask.shape == probability.shape
-    True
     """
     _need_beta(beta)
     image, pairs = images.photograph(query, "query"), _pairs(supports, masks, soft, label)
@@ -111,9 +107,8 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
 
 
 def _need_beta(beta: float) -> None:
-    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
-        given = str(beta).removesuffix(".0")
-        raise DPNetError(f"beta={given}: must lie between 0 (keep all candidates) and 1")
+    if not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
 
 
 class Program(nn.Module):

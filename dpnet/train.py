@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
 
 from dpnet import augment
 from dpnet.backbones import Backbone
@@ -25,10 +26,7 @@ from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_eve
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import resize
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-    "adamw": torch.optim.AdamW,
-}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
 CURVE = 100  # points of a loss curve
 
 
@@ -47,7 +45,7 @@ class Member:
 
     run: Run
     head: Head
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     generator: torch.Generator  # of its dropout
     step: int = 0
     curve: list[list[float]] = field(default_factory=list)  # [step, L_seg, L_aux, L_dis] averaged since the last
@@ -186,8 +184,8 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
     head = build_head(run, channels).to(device).train()
     generator = torch.Generator(device)
     head.draw_dropout_from(generator)
-    build = OPTIMIZERS[t.optimizer]
-    optimizer = build(head.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay, fused=True)
+    options = {"lr": t.learning_rate, "weight_decay": t.weight_decay, "fused": True}
+    optimizer = OPTIMIZERS[t.optimizer](head.parameters(), **options)
     member = Member(run, head, optimizer, generator)
     if (state := load_state(folder, device)) is not None:
         head.load_state_dict(state["head"])
@@ -221,9 +219,7 @@ def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         mirrored = augment.flips(rng, len(positions))
-        upright = torch.stack([labels[i] for i in positions])
-        flags = torch.from_numpy(mirrored)[:, None, None]
-        drawn = torch.where(flags, upright.flip(2), upright)
+        drawn = torch.stack([labels[i].flip(1) if m else labels[i] for i, m in zip(positions, mirrored, strict=True)])
         return bank(positions, mirrored).to(backbone.device), drawn.to(backbone.device)
 
     return draw

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpnet.config import VOID
-from dpnet.data.index import Benchmark
+from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, file_lock, progress, save
 
 BATCH = 20
@@ -23,17 +23,11 @@ LARGEST = 100e9  # bytes of features that are stored: COCO's at 641², 806 GB, a
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Features of a split's images in fp16; rows are read from disk, or made, as they are asked for.
+    """Features of a split's images in fp16; rows are read from disk, or made, as they are asked for."""
 
-    Arguments:
-        data: [n, mirrored, C, h, w] float16; None: too large to be stored.
-        row_of: position in `Benchmark.entries` -> row of `data`.
-        encoded: positions -> their rows, for what is not stored.
-    """
-
-    data: np.ndarray | None
-    row_of: dict[int, int]
-    encoded: Callable[[list[int]], np.ndarray]
+    data: np.ndarray | None  # [n, 1 or 2 (mirrored), C, h, w] float16; None: too large to be stored
+    row_of: dict[int, int]  # position in `Benchmark.entries` -> row of `data`
+    encoded: Callable[[list[int]], np.ndarray]  # positions -> their rows, for what is not stored
 
     def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
         """float32 [n, C, h, w] of n images, those of the mirror image where `mirrored` (bool [n]) is true."""
@@ -56,22 +50,9 @@ def features(
     channels: int,
     mirror: bool = False,
 ) -> FeatureBank:
-    """The features of a split, from disk if they were computed before.
-
-    Arguments:
-        benchmark: whose images.
-        split: "train" or "val".
-        size: side of the square input in pixels.
-        encode: uint8 [n, 3, size, size] -> [n, channels, size / 8, size / 8], rounded up.
-        key: names what `encode` is; its first word becomes part of the file's name.
-        channels: of the features.
-        mirror: whether to have those of the mirror images too.
-
-    Raises:
-        DPNetError: the disk has no room for it.
-    """
+    """A split's features by `encode` (of stride 8), which `key` names; `mirror`: of the mirror images too."""
     positions = _of_split(benchmark, split)
-    cells = -(-size // 8)
+    cells = math.ceil(size / 8)
     shape = (len(positions), 1 + mirror, channels, cells, cells)
 
     def encoded(some: list[int]) -> np.ndarray:
@@ -88,45 +69,36 @@ def features(
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-    """A split's images and labels at a square size, decoded once; reading a row reads that row from disk.
-
-    Returns:
-        uint8 [n, 3, size, size] and uint8 [n, size, size]; and position in `Benchmark.entries` -> row.
-    """
+    """A split's images uint8 [n, 3, size, size] and labels uint8 [n, size, size], decoded once; position -> row."""
     positions = _of_split(benchmark, split)
-    mark, n = _mark(benchmark, positions), len(positions)
+    mark = _mark(benchmark, positions)
 
     def stored(kind: str, shape: tuple[int, ...], rows: Callable[[list[int]], np.ndarray]) -> np.ndarray:
         file = benchmark.root / "pixels" / f"{kind}-{size}px-{split}-{mark}.npy"
-        return _stored(file, positions, shape, np.uint8, rows, f"decoding {split} {kind}")
+        return _stored(file, positions, (len(positions), *shape), np.uint8, rows, f"decoding {split} {kind}")
 
-    images = stored("images", (n, 3, size, size), lambda some: resized_images(benchmark, some, size).numpy())
-    labels = stored(
-        "labels", (n, size, size), lambda some: np.stack([*resized_labels(benchmark, some, size).values()])
-    )
-    return images, labels, {position: row for row, position in enumerate(positions)}
+    images = stored("images", (3, size, size), lambda some: resized_images(benchmark, some, size).numpy())
+    labels = stored("labels", (size, size), lambda some: np.stack([*resized_labels(benchmark, some, size).values()]))
+    return images, labels, {p: row for row, p in enumerate(positions)}
 
 
 def resized_images(benchmark: Benchmark, positions: Sequence[int], size: int) -> Tensor:
     """Images squashed to a square: uint8 [n, 3, size, size]."""
-
-    def one(position: int) -> np.ndarray:
-        image = Image.fromarray(benchmark.image(benchmark.entries[position]))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-    with ThreadPoolExecutor() as pool:
-        return torch.from_numpy(np.stack(list(pool.map(one, positions)))).permute(0, 3, 1, 2).contiguous()
+    images = _squashed([benchmark.entries[p] for p in positions], benchmark.image, size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def resized_labels(benchmark: Benchmark, positions: Sequence[int], size: int) -> dict[int, Tensor]:
     """Labels squashed to a square, without mixing ids: position -> uint8 [size, size]."""
+    labels = _squashed([benchmark.entries[p] for p in positions], benchmark.label, size, Image.Resampling.NEAREST)
+    return dict(zip(positions, map(torch.from_numpy, labels), strict=True))
 
-    def one(position: int) -> Tensor:
-        label = Image.fromarray(benchmark.label(benchmark.entries[position]))
-        return torch.from_numpy(np.array(label.resize((size, size), Image.Resampling.NEAREST)))
 
+def _squashed(
+    entries: list[Entry], decode: Callable[[Entry], np.ndarray], size: int, how: Image.Resampling
+) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:
-        return dict(zip(positions, pool.map(one, positions), strict=True))
+        return list(pool.map(lambda e: np.array(Image.fromarray(decode(e)).resize((size, size), how)), entries))
 
 
 def binary(labels: Tensor, class_ids: int | Tensor) -> Tensor:
@@ -167,10 +139,8 @@ def _stored(
             if not file.exists():
                 needed = math.prod(shape) * np.dtype(kind).itemsize / 1e9
                 free = shutil.disk_usage(file.parent).free / 1e9
-                if needed > free:  # said now, not in hours
-                    raise DPNetError(
-                        f"{file}: {what} take {needed:,.3f} GB, and {free:,.3f} GB are free: make room, or choose "
-                        "another folder with DATA=…"
-                    )
+                if needed > free:  # an error now, not in hours
+                    lack = f"{what} take {needed:,.3f} GB, and {free:,.3f} GB are free"
+                    raise DPNetError(f"{file}: {lack}: make room, or choose another folder with DATA=…")
                 save(file, fill, "DATA=…")
     return np.load(file, mmap_mode="r")

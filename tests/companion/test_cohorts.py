@@ -1,6 +1,7 @@
 """Cohorts on disk: other data under the same runs, and being killed between a run's files (invariant 9)."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_killed_before_the_examples_are_stored(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_papers_schedule_starts_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PASCAL, fold 0, ResNet-50 at 321² and 297,650 steps: killed after two steps, taken up again, killed again."""
+    """PASCAL, fold 0, ResNet-50 and 297,650 steps, but 81² pixels: killed after two steps, taken up again, killed."""
     voc = tmp_path / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
         (voc / folder).mkdir(parents=True)
@@ -134,7 +135,9 @@ def test_the_papers_schedule_starts_and_goes_on(tmp_path: Path, monkeypatch: pyt
     random = backbones.build("resnet50", None, torch.Generator().manual_seed(0))  # its weights are no part of this
     monkeypatch.setattr(backbones, "build", lambda name: random)
     at = Places(tmp_path, tmp_path / "results", "cpu")
-    cohort = runner.Cohort("table3", presets.resolve("pascal", "paper"), 0, 0, at.results, only="base")
+    paper = presets.resolve("pascal", "paper")
+    small = replace(paper, training=replace(paper.training, size=81))
+    cohort = runner.Cohort("table3", small, 0, 0, at.results, only="base")
     killed = Killed(monkeypatch, 3, 5)
     for state in ("state-00000002.pt", "state-00000003.pt"):
         with pytest.raises(KeyboardInterrupt):

@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ TINY = presets.resolve("shapes", "tiny")
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hex digits of arrays, tensors and plain values."""
+    """Of arrays, tensors and plain values."""
     whole = hashlib.sha256()
     for part in parts:
         array = np.ascontiguousarray(part) if isinstance(part, (np.ndarray, torch.Tensor)) else None
@@ -38,33 +39,29 @@ def digest(*parts: Any) -> str:
 def ids(data: Benchmark) -> dict[str, str]:
     """Of each benchmark and preset: the ids of every run and of all baselines that any target needs."""
     known = {}
-    for benchmark in presets.BENCHMARKS:
-        for preset in presets.PRESETS:
-            diversities = experiments.DIVERSITIES if benchmark == "shapes" else [Recipe.diversity]
-            cohorts = [
-                runner.Cohort("all", presets.resolve(benchmark, preset), fold, seed, Path(), diversity)
-                for diversity in diversities
-                for fold, seed in ((0, 0), (3, 2))
-            ]
-            every = [record.id for cohort in cohorts for record in (*cohort.runs, *cohort.baselines)]
-            known[f"{benchmark}-{preset}"] = digest(every)
+    for benchmark, preset in itertools.product(presets.BENCHMARKS, presets.PRESETS):
+        diversities = experiments.DIVERSITIES if benchmark == "shapes" else [Recipe.diversity]
+        cohorts = [
+            runner.Cohort("all", presets.resolve(benchmark, preset), fold, seed, Path(), diversity)
+            for diversity in diversities
+            for fold, seed in ((0, 0), (3, 2))
+        ]
+        every = [record.id for cohort in cohorts for record in (*cohort.runs, *cohort.baselines)]
+        known[f"{benchmark}-{preset}"] = digest(every)
     return known
 
 
 def evaluations(data: Benchmark) -> str:
-    """The ids of all evaluations, by run."""
     cohort = runner.Cohort("all", presets.resolve("shapes", "quick"), 1, 0, Path())
     return digest({run.id: names for run, names in cohort.scored.items()})
 
 
 def scenes(data: Benchmark) -> list[str]:
-    """A few pictures and masks of `shapes`."""
     chosen = [([0, 0, 1], 161, 0.4), ([0, 1, 7], 65, 1.0), ([3, 0, 2], 97, 0.0)]
     return [digest(*shapes.render(seed, range(1, 21), size, diversity)) for seed, size, diversity in chosen]
 
 
 def lists(data: Benchmark) -> list[str]:
-    """Episode lists, and the classes and images of training batches."""
     tests = [episodes.test_episodes(data, fold, shot, 5, 30) for fold in (0, 3) for shot in (1, 5)]
     digests = [digest(episodes.to_json(data, one)) for one in tests]
     for novel in ("drop", "background"):
@@ -75,7 +72,6 @@ def lists(data: Benchmark) -> list[str]:
 
 
 def parameters(data: Benchmark) -> dict[str, str]:
-    """Names and values of a head's initial parameters, for each kind of head."""
     known = {}
     for variant in (Variant(), BASE, Variant(reduction="1x1-separate", msf_convs="separate")):
         state = train.build_head(TINY.run(variant, 0, 3), 32).state_dict()
@@ -84,18 +80,12 @@ def parameters(data: Benchmark) -> dict[str, str]:
 
 
 def draws(data: Benchmark) -> list[str]:
-    """Flips and motions of three steps."""
-    return [
-        digest(
-            augment.flips(np.random.default_rng([0, 1, s, 1]), 8),
-            augment.motions(np.random.default_rng(s), 8).round(9),
-        )
-        for s in range(3)
-    ]
+    flips = [augment.flips(np.random.default_rng([0, 1, s, 1]), 8) for s in range(3)]
+    motions = [augment.motions(np.random.default_rng(s), 8).round(9) for s in range(3)]
+    return [digest(*of_step) for of_step in zip(flips, motions, strict=True)]
 
 
 def batches(data: Benchmark) -> list[str]:
-    """Three steps of each source."""
     digests = []
     for how, source in train.SOURCES.items():
         one = run(FULL, augment=how, steps=3)
@@ -112,18 +102,17 @@ def counts(data: Benchmark) -> list[str]:
     backbone = backbones.build(TRAINING.backbone)
     heads = train.train({one: data.root / one.id for one in runs}, data, backbone)
     ways = [Evaluation(24, beta=beta) for beta in (0.0, 0.5, 0.6)]
-    ways += [Evaluation(24, scales=(0.7, 1.0)), Evaluation(24, branch="aux"), Evaluation(24, shot=5)]
-    ways += [Evaluation(24, support="wrong")]
+    ways += [Evaluation(24, scales=(0.7, 1.0)), Evaluation(24, branch="aux")]
+    ways += [Evaluation(24, shot=5), Evaluation(24, support="wrong")]
     scene = evaluate.Scene(data, backbone, 65, 0, 0)
     balance(heads.values(), scene)
     scored, _ = evaluate.evaluate(heads, scene, dict.fromkeys(runs, ways))
     return [digest(scored[one, way]) for one in runs for way in ways]
 
 
-ANYWHERE: dict[str, Callable[[Benchmark], Any]] = {
-    "ids": ids, "evaluations": evaluations, "scenes": scenes, "data": lambda data: data.digest, "lists": lists,
-    "parameters": parameters, "draws": draws,
-}  # fmt: skip
+Maker = Callable[[Benchmark], Any]
+ANYWHERE: dict[str, Maker] = {f.__name__: f for f in (ids, evaluations, scenes, lists, parameters, draws)}
+ANYWHERE["data"] = lambda data: data.digest
 SAME_PROCESSOR = {"batches": batches, "counts": counts}  # the last bits of floats are a processor's
 
 
@@ -134,7 +123,7 @@ def processor() -> list[str]:
     return [torch.__version__, torch.backends.cpu.get_cpu_capability(), digest(sorted(sets))]
 
 
-def on_one_thread(make: Callable[[Benchmark], Any], data: Benchmark) -> Any:
+def on_one_thread(make: Maker, data: Benchmark) -> Any:
     """Sums in another order are other sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -31,18 +31,16 @@ SIZES = presets.resolve("shapes", "tiny")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose head is random, and decides for about half of each image."""
-    store = Store(tmp_path_factory.mktemp("results"))
     run = Run("shapes", SIZES.recipe, SIZES.training, fold=0, seed=0, variant=Variant())
-    head = train.build_head(run, 152)
-    save_file(head.state_dict(), store.begin(run) / "checkpoint.safetensors")
-    return store.folder(run)
+    folder = Store(tmp_path_factory.mktemp("results")).begin(run)
+    save_file(train.build_head(run, 152).state_dict(), folder / "checkpoint.safetensors")
+    return folder
 
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    rough = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-    return np.array(rough.resize((120, 90), Image.Resampling.BICUBIC))
+    rough = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(rough).resize((120, 90), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture
@@ -52,44 +50,33 @@ def mask() -> np.ndarray:
     return mask
 
 
-def test_an_object_that_the_network_cannot_see_is_no_support(folder: Path, photo: np.ndarray) -> None:
+def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path) -> None:
     large, speck = np.kron(photo, np.ones((8, 8, 1), np.uint8)), np.zeros((720, 960), np.uint8)
     speck[301:304, 401:404] = 1
-    with pytest.raises(DPNetError, match=r"mask 2: what it marks is less than a pixel at the network's 65x65: cut"):
-        dpnet.segment(photo, [large, large], [speck + (large[..., 0] > 0), speck], folder)
-    speck[301:340, 401:440] = 1
-    assert dpnet.segment(photo, [large], [speck], folder)[0].shape == (90, 120)
-
-
-def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path) -> None:
     for supports, masks, beta, message in (
         ([photo], [], 0.2, "1 supports and 0 masks"),
         ([photo], [mask[1:]], 0.2, "120 x 89 pixels, but its support has 120 x 90"),
         ([photo], [mask * 0], 0.2, "no foreground"),
         ([tmp_path / "no.jpg"], [mask], 0.2, r"no\.jpg: no such file"),
         ([photo], [mask], 2, "beta=2: must lie between 0"),
+        ([large] * 2, [large[..., 0] > 0, speck], 0.2, "mask 2: .* less than a pixel at the network's 65x65: cut"),
     ):
         with pytest.raises(DPNetError, match=message):
             dpnet.segment(photo, supports, masks, folder, beta)
 
 
 def test_a_folder_without_a_trained_run_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
     about = json.loads((folder / "run.json").read_text())
     narrow = {**about["training"], "width": about["training"]["width"] + 1}
-    for i, (content, message) in enumerate((
-        ([], "not a training's"), ({"kind": "Run"}, "KeyError: 'training'"),
-        ({**about, "training": 7}, "TypeError: "), ({**about, "training": narrow}, "RuntimeError: "),
-        ({**about, "variant": {"no": 1}}, "TypeError: "),
-    )):  # fmt: skip
-        shutil.copytree(folder, tmp_path / f"run{i}")
-        (tmp_path / f"run{i}" / "run.json").write_text(json.dumps(content))
-        with pytest.raises(DPNetError, match=rf"run{i}.run\.json: .*{message}") as caught:
-            predict.load(tmp_path / f"run{i}")
-        assert "\n" not in str(caught.value)
-    with pytest.raises(DPNetError, match=r"nowhere.run\.json: missing"):
-        predict.load(tmp_path / "nowhere")
-    shutil.copytree(folder, tmp_path / "published")
-    (tmp_path / "published" / "checkpoint.safetensors").unlink()
+    for content, message in (
+        ([], "missing, or not a training's"), ({"kind": "Run"}, "KeyError: 'training'"),
+        ({**about, "training": narrow}, "RuntimeError: "), ({**about, "variant": {"no": 1}}, "TypeError: "),
+    ):  # fmt: skip
+        (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+        with pytest.raises(DPNetError, match=rf"^.*run.run\.json: .*{message}.*$"):
+            predict.load(tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "published", ignore=lambda *_: ["checkpoint.safetensors"])
     with pytest.raises(DPNetError, match=r"published: no checkpoint.*make reproduce-table3 BENCHMARK=shapes"):
         predict.load(tmp_path / "published")
 
@@ -99,7 +86,7 @@ def test_your_own_image_is_segmented_as_in_the_evaluation(folder: Path, tmp_path
     class_id, trained = 7, predict.load(folder)
     first, second = data.images_of(class_id, "val")[:2]
     episode = Episode(class_id, first, (second,))
-    query, support = data.entries[episode.query], data.entries[episode.supports[0]]
+    query, support = data.entries[first], data.entries[second]
     mask = (data.label(support) == class_id).astype(np.uint8)
     answer, probability = dpnet.segment(data.path(query.image), [data.path(support.image)], [mask], trained)
     again, _ = dpnet.segment(data.image(query), [data.image(support)], [Image.fromarray(mask * 9)], folder)
@@ -114,47 +101,47 @@ def test_your_own_image_is_segmented_as_in_the_evaluation(folder: Path, tmp_path
 
 
 def test_the_command_line_writes_mask_overlay_and_probability(
-    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, array in (("s1", photo), ("s2", photo[:, ::-1]), ("m1", mask * 255), ("m2", mask[:, ::-1] * 9),
-                        ("q", photo[::-1])):  # fmt: skip
-        Image.fromarray(np.ascontiguousarray(array)).save(tmp_path / f"{name}.png")
-    arguments = [
-        "predict", "--support", "s1", "--mask", "m1", "--support", "s2", "--mask", "m2", "--query", "q",
-        "--out", "o", "--overlay", "v", "--probability", "p",
-    ]  # fmt: skip
-    paths = [a if a.startswith("--") or a == "predict" else str(tmp_path / f"{a}.png") for a in arguments]
-    assert cli.main([*paths, "--checkpoint", str(folder)]) == 0
-    answer, levels, coloured = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "opv")
-    expected, probability = dpnet.segment(
-        photo[::-1], [photo, photo[:, ::-1]], [mask, mask[:, ::-1]], predict.load(folder)
-    )
+    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    upside = np.ascontiguousarray(photo[::-1])
+    for name, array in (("s1", photo), ("s2", photo[:, ::-1]), ("m1", mask * 255), ("m2", mask[:, ::-1] * 9)):
+        Image.fromarray(np.ascontiguousarray(array)).save(f"{name}.png")
+    Image.fromarray(upside).save("q.png")
+
+    pairs = ["--support", "s1.png", "--mask", "m1.png", "--support", "s2.png", "--mask", "m2.png", "--query", "q.png"]
+
+    def command(**changed: str) -> int:
+        options = {"out": "o.png", "overlay": "v.png", "probability": "p.png", "checkpoint": str(folder), **changed}
+        return cli.main(
+            ["predict", *pairs, *(word for key, value in options.items() for word in (f"--{key}", value))]
+        )
+
+    assert command() == command(checkpoint=str(folder / "checkpoint.safetensors")) == 0
+    answer, levels, coloured = (np.asarray(Image.open(f"{name}.png")) for name in "opv")
+    expected, probability = dpnet.segment(upside, [photo, photo[:, ::-1]], [mask, mask[:, ::-1]], folder)
     assert np.array_equal(answer, expected)
     assert np.abs(levels / 65535 - probability).max() < 1e-5
-    assert np.array_equal(coloured, np.asarray(images.overlay(np.ascontiguousarray(photo[::-1]), expected)))
-    assert cli.main([*paths, "--checkpoint", str(tmp_path / "no")]) == 1
-    assert cli.main([*paths, "--checkpoint", str(folder / "checkpoint.safetensors")]) == 0
-    capsys.readouterr()
-    before = (tmp_path / "q.png").read_bytes()
-    for out, message in (("q.png", "one of the images that are read"), ("o.jpg", "name it o.png")):
-        arguments = [str(tmp_path / out) if a == str(tmp_path / "o.png") else a for a in paths]
-        assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
-        assert message in capsys.readouterr().err
-    assert (tmp_path / "q.png").read_bytes() == before
-    for twice in ("v", "p"):
-        arguments = [str(tmp_path / "o.png") if a == str(tmp_path / f"{twice}.png") else a for a in paths]
-        assert cli.main([*arguments, "--checkpoint", str(folder)]) == 1
-        assert re.search(r"--(overlay|probability) .*o\.png: is what --out writes", capsys.readouterr().err)
+    assert np.array_equal(coloured, np.asarray(images.overlay(upside, expected)))
+    before = Path("q.png").read_bytes()
+    for changed, message in (
+        ({"checkpoint": "no"}, r"run\.json: missing"),
+        ({"out": "q.png"}, "one of the images that are read"),
+        ({"out": "o.jpg"}, r"name it o\.png"),
+        ({"overlay": "o.png"}, r"--overlay .*o\.png: is what --out writes"),
+        ({"probability": "o.png"}, r"--probability .*o\.png: is what --out writes"),
+    ):
+        assert command(**changed) == 1
+        assert re.search(message, capsys.readouterr().err)
+    assert Path("q.png").read_bytes() == before
 
 
-def test_an_export_overwrites_nothing_else(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "photo.jpg").write_text("a photograph")
-    for out, beta, message in (("photo.jpg", "0.2", "name it photo.pt2"), ("a.pt2", "2", "beta=2: must lie between")):
-        given = ["--checkpoint", str(folder), "--out", str(tmp_path / out), "--beta", beta]
-        assert cli.main(["export", *given]) == 1
-        assert message in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
-    assert (tmp_path / "photo.jpg").read_text() == "a photograph"
+def test_an_export_overwrites_nothing_else(folder: Path, tmp_path: Path) -> None:
+    for out, beta, message in (("photo.jpg", 0.2, "name it photo.pt2"), ("a.pt2", 2, "beta=2: must lie between")):
+        with pytest.raises(DPNetError, match=message):
+            predict.export(folder, tmp_path / out, beta=beta)
+    assert not [*tmp_path.iterdir()]
 
 
 ALONE = """
@@ -180,15 +167,10 @@ def test_an_exported_program_runs_alone_and_gives_the_same(
     others = [seen.roll(9 * k, 2) for k in range(shots)]
     inputs = [torch.stack(others)[None], torch.tensor(marked).expand(1, shots, S, S).clone(), seen.flip(2)[None]]
     torch.save(inputs, tmp_path / "inputs.pt")
-    subprocess.run(
-        [sys.executable, "-I", "-c", ALONE, program, tmp_path / "inputs.pt", tmp_path / "out.pt"],
-        check=True,
-        cwd=tmp_path,
-    )
+    arguments = [program, tmp_path / "inputs.pt", tmp_path / "out.pt"]
+    subprocess.run([sys.executable, "-I", "-c", ALONE, *arguments], check=True, cwd=tmp_path)
     theirs = torch.load(tmp_path / "out.pt", weights_only=True)[0].numpy()
-    supports = [o.permute(1, 2, 0).numpy() for o in others]
-    ours, probability = dpnet.segment(
-        seen.flip(2).permute(1, 2, 0).numpy().copy(), supports, [marked] * shots, folder
-    )
+    query, *supports = (square.permute(1, 2, 0).numpy().copy() for square in (seen.flip(2), *others))
+    ours, probability = dpnet.segment(query, supports, [marked] * shots, folder)
     assert np.array_equal(theirs > 0.5, ours == 1)
     assert np.abs(theirs - probability).max() < 1e-6

@@ -40,7 +40,7 @@ def files(folders: dict[Run, Path]) -> dict[tuple[str, str], bytes]:
 class Killed:
     """Stands for `train.losses`, once per variant and step, and is interrupted at one of its calls."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int | None = None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.at, self.calls, self.losses = at, 0, train.losses
         monkeypatch.setattr(train, "losses", self)
         monkeypatch.setenv("DPNET_SAVE_EVERY", "0")
@@ -57,18 +57,13 @@ class Killed:
 
 def test_a_variant_in_a_cohort_is_the_variant_alone(trained: Trainer) -> None:
     runs = [run(BASE), run(FULL), run(Variant(msf=False, pseudo="global"))]
+    state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     together = files(trained("together", *runs))
+    assert torch.equal(torch.random.get_rng_state(), state)  # nobody touches the global generators
+    assert np.array_equal(np.random.get_state()[1], legacy)  # type: ignore[index, arg-type]
     assert together == {key: value for one in runs for key, value in files(trained("alone", one)).items()}
     assert {name for _, name in together} == {"checkpoint.safetensors", "history.json"}
     assert len(set(together.values())) == 6
-
-
-def test_training_does_not_touch_the_global_generator(trained: Trainer) -> None:
-    torch.manual_seed(5)
-    state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
-    trained("any", run(BASE))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert np.array_equal(np.random.get_state()[1], legacy)  # type: ignore[index, arg-type]
 
 
 @pytest.mark.parametrize("augment", ["flip", "geometric"])
@@ -84,70 +79,31 @@ def test_killed_and_started_again_is_the_same(
     first, second = ([file.name for file in io.states(tmp_path / "killed" / one.id)] for one in runs)
     assert first == second == ["state-00000002.pt", "state-00000003.pt"]  # of three, two stay
     (tmp_path / "killed" / runs[0].id / "state-00000003.pt").unlink()
-    killed.calls, killed.at = 0, None
     assert files(trained("killed", *runs)) == files(whole)
-    assert killed.calls == 2 * TRAINING.steps - 2 - 3
+    assert killed.calls == 8 + 2 * TRAINING.steps - 2 - 3
 
 
-@pytest.mark.parametrize("torn", [1, 2])
+@pytest.mark.parametrize(("torn", "step"), [(1, 3), (2, 0)])
 def test_torn_states_leave_the_one_before_or_the_start(
-    torn: int, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torn: int, step: int, data: Benchmark, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Checkpoints and whole states know their data."""
     whole = trained("whole", run(FULL))
     killed = Killed(monkeypatch, at=5)
     with pytest.raises(KeyboardInterrupt):
         trained("torn", run(FULL))
-    for state in io.states(tmp_path / "torn" / run(FULL).id)[-torn:]:
+    folder, mark = tmp_path / "torn" / run(FULL).id, {data.digest[:16]}
+    assert io.trained_on(folder) == io.trained_on(whole[run(FULL)]) == mark
+    for state in io.states(folder)[-torn:]:
         state.write_bytes(state.read_bytes()[:1000])
-    killed.calls, killed.at = 0, None
+    assert io.trained_on(folder) == (mark if step else set())
     assert files(trained("torn", run(FULL))) == files(whole)
-    assert killed.calls == TRAINING.steps - (3 if torn == 1 else 0)
+    assert killed.calls == 5 + TRAINING.steps - step
 
 
-def test_checkpoints_and_states_know_their_data(
-    data: Benchmark, trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert io.trained_on(trained("whole", run(BASE))[run(BASE)]) == {data.digest[:16]}
-    Killed(monkeypatch, at=3)
-    with pytest.raises(KeyboardInterrupt):
-        trained("part", run(BASE))
-    folder = tmp_path / "part" / run(BASE).id
-    assert io.trained_on(folder) == {data.digest[:16]}
-    for state in io.states(folder):
-        state.write_bytes(b"PK torn")
-    assert io.trained_on(folder) == set()
-
-
-class Weighty(float):
-    """A zero that claims to be more."""
-
-    def __gt__(self, other: object) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("loss", "part", "layer"),
-    [("lambda_1", "aux_decoder", "aux_decoder.fuse.weight"), ("lambda_2", "comparison", "comparison.first.weight")],
-)
-def test_a_loss_without_weight_costs_no_gradient_and_changes_nothing_else(
-    loss: str, part: str, layer: str, trained: Trainer
-) -> None:
-    """What only that loss trains stays as it began; the rest is what full gradients would give."""
-    one, whole = (run(Variant(**{loss: weight})) for weight in (0.0, Weighty(0.0)))  # type: ignore[arg-type]
-    without = io.load_checkpoint(trained("without", one)[one])
-    fully = io.load_checkpoint(trained("fully", whole)[whole])
-    begun = train.build_head(one, 152).state_dict()
-    for name, value in without.items():
-        assert torch.equal(value, begun[name] if name.startswith(part) else fully[name]), name
-    assert not torch.equal(fully[layer], begun[layer])  # decayed
-
-
-def test_a_cohort_shares_everything_but_the_variant(trained: Trainer) -> None:
+def test_what_cannot_be_trained_is_named(trained: Trainer, tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match="share benchmark, fold, seed and schedule"):
         trained("any", run(BASE), run(FULL, steps=7))
-
-
-def test_a_loss_that_is_not_finite_stops(trained: Trainer, tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match=r"fold0-seed0-diversity0.2-base.*not finite at step \d+.*learning rate"):
         trained("any", run(BASE, learning_rate=1e30))
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -156,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops(trained: Trainer, tmp_path: Path) -> No
 def test_checkpoints_that_are_missing_or_corrupt_are_named(tmp_path: Path) -> None:
     with pytest.raises(DPNetError, match=r"checkpoint\.safetensors: missing: train it"):
         io.load_checkpoint(tmp_path)
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
+    (tmp_path / io.CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(DPNetError, match=r"checkpoint\.safetensors: corrupt .*remove the folder"):
         io.load_checkpoint(tmp_path)
 
@@ -175,13 +131,12 @@ def test_segmentation_loss_is_the_cross_entropy_of_equation_9() -> None:
     target[:, :3] = 255
     output = Output(logits, -logits, *[torch.zeros(2, 1, 5, 5, dtype=torch.bool)] * 2, None)
     full = F.interpolate(logits, (33, 33), mode="bilinear", align_corners=True)
-    as_background = target.where(target != 255, 0)
-    L_seg, L_aux, L_dis = train.losses(output, target, Variant(void_in_loss="background"))
-    torch.testing.assert_close(L_seg, F.cross_entropy(full, as_background))
-    torch.testing.assert_close(L_aux, F.cross_entropy(-full, as_background))
-    assert L_dis == 0
-    L_seg, _, _ = train.losses(output, target, Variant())
-    torch.testing.assert_close(L_seg, F.cross_entropy(full, target, ignore_index=255))
+    for void, label in (("background", 0), ("ignore", 255)):
+        y = target.where(target != 255, label)
+        expected = [F.cross_entropy(x, y, ignore_index=255) for x in (full, -full)]
+        L_seg, L_aux, L_dis = train.losses(output, target, Variant(void_in_loss=void))  # type: ignore[arg-type]
+        torch.testing.assert_close([L_seg, L_aux], expected)
+        assert L_dis == 0
 
 
 @pytest.mark.parametrize("over", ["C", "C'"])
@@ -192,13 +147,11 @@ def test_discriminator_loss_is_equation_10(over: str) -> None:
     target = torch.randint(0, 2, (2, 33, 33))
     target[:, 0] = 255  # the first row of cells lies on void
     output = Output(torch.zeros(2, 2, 5, 5), torch.zeros(2, 2, 5, 5), candidates, selected, scores)
-    cells = (candidates if over == "C" else selected)[0, 0, 1:].nonzero().tolist()
-    total = 0.0
-    for row, column in cells:
-        h, y = scores[0, 0, row + 1, column].sigmoid(), target[0, 8 * (row + 1), 8 * column]
-        total -= float(y * h.log() + (1 - y) * (1 - h).log())
+    cells = (candidates if over == "C" else selected)[0, 0, 1:]
+    h, y = scores[0, 0, 1:][cells].sigmoid(), target[0, 8::8, ::8][cells]
+    expected = -(y * h.log() + (1 - y) * (1 - h).log()).mean() / 2
     L_dis = train.losses(output, target, Variant(dis_over=over))[2]  # type: ignore[arg-type]
-    assert L_dis.item() == pytest.approx(total / len(cells) / 2, rel=1e-5)
+    torch.testing.assert_close(L_dis, expected)
 
 
 # ---- batches
@@ -223,12 +176,9 @@ def test_geometric_augmentation_moves_image_and_label_alike() -> None:
     labels[:, 20:40, 25:50] = 3
     images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     moved, drawn = augment.geometric(images, labels, augment.motions(np.random.default_rng(0), 8))
-    assert set(drawn.unique().tolist()) <= {0, 3, 255}
-
-    def mean(label: int) -> float:
-        return moved[(drawn == label)[:, None].expand_as(moved)].mean().item()
-
-    assert mean(3) > 0.7  # 200 / 255, less at the border
-    assert mean(0) < 0.05
-    assert mean(255) == pytest.approx(0.5, abs=0.1)  # grey where nothing was
+    assert drawn.unique().tolist() == [0, 3, 255]
+    background, inside, outside = (moved.mean(1)[drawn == label].mean().item() for label in (0, 3, 255))
+    assert background < 0.05
+    assert inside > 0.7  # 200 / 255, less at the border
+    assert outside == pytest.approx(0.5, abs=0.1)  # grey where nothing was
     assert len({int((d == 3).sum()) for d in drawn}) > 4  # each image on its own
