@@ -14,26 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from dpnet.config import VOID
-from dpnet.data.index import Benchmark
+from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, file_lock, progress, save
 
 BATCH = 20
 LARGEST = 100e9  # bytes of features that are stored: COCO's at 641², 806 GB, are not
+Rows = Callable[[list[int]], np.ndarray]  # positions in `Benchmark.entries` -> what is made of them, one row each
 
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Features of a split's images in fp16; rows are read from disk, or made, as they are asked for.
+    """Features of a split's images in fp16; rows are read from disk, or made, as they are asked for."""
 
-    Arguments:
-        data: [n, mirrored, C, h, w] float16; None: too large to be stored.
-        row_of: position in `Benchmark.entries` -> row of `data`.
-        encoded: positions -> their rows, for what is not stored.
-    """
-
-    data: np.ndarray | None
-    row_of: dict[int, int]
-    encoded: Callable[[list[int]], np.ndarray]
+    data: np.ndarray | None  # [n, mirrored, C, h, w] float16; None: too large to be stored
+    row_of: dict[int, int]  # position in `Benchmark.entries` -> row of `data`
+    encoded: Rows  # for what is not stored
 
     def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
         """float32 [n, C, h, w] of n images, those of the mirror image where `mirrored` (bool [n]) is true."""
@@ -42,34 +37,20 @@ class FeatureBank:
             distinct = sorted(set(positions))
             parts = [self.encoded(distinct[start : start + BATCH]) for start in range(0, len(distinct), BATCH)]
             data, row_of = np.concatenate(parts), {p: row for row, p in enumerate(distinct)}
-        rows = [row_of[p] for p in positions]
-        which = np.zeros(len(rows), int) if mirrored is None else mirrored.astype(int)
-        return torch.from_numpy(data[rows, which].astype(np.float32))
+        which = np.zeros(len(positions), int) if mirrored is None else mirrored.astype(int)
+        return torch.from_numpy(data[[row_of[p] for p in positions], which].astype(np.float32))
 
 
 def features(
     benchmark: Benchmark,
     split: str,
-    size: int,
-    encode: Callable[[Tensor], Tensor],
-    key: str,
+    size: int,  # side of the square input in pixels
+    encode: Callable[[Tensor], Tensor],  # uint8 [n, 3, size, size] -> [n, channels, size / 8, size / 8], rounded up
+    key: str,  # names what `encode` is; its first word becomes part of the file's name
     channels: int,
     mirror: bool = False,
 ) -> FeatureBank:
-    """The features of a split, from disk if they were computed before.
-
-    Arguments:
-        benchmark: whose images.
-        split: "train" or "val".
-        size: side of the square input in pixels.
-        encode: uint8 [n, 3, size, size] -> [n, channels, size / 8, size / 8], rounded up.
-        key: names what `encode` is; its first word becomes part of the file's name.
-        channels: of the features.
-        mirror: whether to have those of the mirror images too.
-
-    Raises:
-        DPNetError: the disk has no room for it.
-    """
+    """The features of a split, and those of the mirror images; from disk if they were computed before."""
     positions = _of_split(benchmark, split)
     cells = -(-size // 8)
     shape = (len(positions), 1 + mirror, channels, cells, cells)
@@ -88,15 +69,11 @@ def features(
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-    """A split's images and labels at a square size, decoded once; reading a row reads that row from disk.
-
-    Returns:
-        uint8 [n, 3, size, size] and uint8 [n, size, size]; and position in `Benchmark.entries` -> row.
-    """
+    """A split's images, uint8 [n, 3, size, size], and labels, [n, size, size], on disk; and position -> row."""
     positions = _of_split(benchmark, split)
     mark, n = _mark(benchmark, positions), len(positions)
 
-    def stored(kind: str, shape: tuple[int, ...], rows: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+    def stored(kind: str, shape: tuple[int, ...], rows: Rows) -> np.ndarray:
         file = benchmark.root / "pixels" / f"{kind}-{size}px-{split}-{mark}.npy"
         return _stored(file, positions, shape, np.uint8, rows, f"decoding {split} {kind}")
 
@@ -109,24 +86,22 @@ def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.
 
 def resized_images(benchmark: Benchmark, positions: Sequence[int], size: int) -> Tensor:
     """Images squashed to a square: uint8 [n, 3, size, size]."""
-
-    def one(position: int) -> np.ndarray:
-        image = Image.fromarray(benchmark.image(benchmark.entries[position]))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-    with ThreadPoolExecutor() as pool:
-        return torch.from_numpy(np.stack(list(pool.map(one, positions)))).permute(0, 3, 1, 2).contiguous()
+    rows = _squashed(benchmark.image, [benchmark.entries[p] for p in positions], size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
 def resized_labels(benchmark: Benchmark, positions: Sequence[int], size: int) -> dict[int, Tensor]:
     """Labels squashed to a square, without mixing ids: position -> uint8 [size, size]."""
+    rows = _squashed(benchmark.label, [benchmark.entries[p] for p in positions], size, Image.Resampling.NEAREST)
+    return dict(zip(positions, map(torch.from_numpy, rows), strict=True))
 
-    def one(position: int) -> Tensor:
-        label = Image.fromarray(benchmark.label(benchmark.entries[position]))
-        return torch.from_numpy(np.array(label.resize((size, size), Image.Resampling.NEAREST)))
 
+def _squashed(
+    read: Callable[[Entry], np.ndarray], entries: list[Entry], size: int, how: Image.Resampling
+) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:
-        return dict(zip(positions, pool.map(one, positions), strict=True))
+        squash = pool.map(lambda entry: np.array(Image.fromarray(read(entry)).resize((size, size), how)), entries)
+        return list(squash)
 
 
 def binary(labels: Tensor, class_ids: int | Tensor) -> Tensor:
@@ -139,19 +114,13 @@ def _of_split(benchmark: Benchmark, split: str) -> list[int]:
 
 
 def _mark(benchmark: Benchmark, positions: list[int], *made_by: str) -> str:
-    """Eight hex digits of some images and what was made of them."""
     # The digest knows the labels; the sizes of the image files tell when one was replaced.
     sizes = [benchmark.path(benchmark.entries[p].image).stat().st_size for p in positions]
     return hashlib.sha256(" ".join([benchmark.digest, str(sizes), *made_by]).encode()).hexdigest()[:8]
 
 
 def _stored(
-    file: Path,
-    positions: list[int],
-    shape: tuple[int, ...],
-    kind: type[np.generic],
-    rows: Callable[[list[int]], np.ndarray],
-    what: str,
+    file: Path, positions: list[int], shape: tuple[int, ...], kind: type[np.generic], rows: Rows, what: str
 ) -> np.ndarray:
     """An array on disk, a row per image; made first by whoever is the first to need it."""
 
@@ -168,9 +137,7 @@ def _stored(
                 needed = math.prod(shape) * np.dtype(kind).itemsize / 1e9
                 free = shutil.disk_usage(file.parent).free / 1e9
                 if needed > free:  # said now, not in hours
-                    raise DPNetError(
-                        f"{file}: {what} take {needed:,.3f} GB, and {free:,.3f} GB are free: make room, or choose "
-                        "another folder with DATA=…"
-                    )
+                    room = f"{what} take {needed:,.3f} GB, and {free:,.3f} GB are free"
+                    raise DPNetError(f"{file}: {room}: make room, or choose another folder with DATA=…")
                 save(file, fill, "DATA=…")
     return np.load(file, mmap_mode="r")

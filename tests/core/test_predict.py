@@ -21,7 +21,7 @@ from dpnet import data as benchmarks
 from dpnet.companion import examples, presets
 from dpnet.companion.store import Store
 from dpnet.config import Run, Variant
-from dpnet.data import images
+from dpnet.data import checks
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError
 
@@ -131,7 +131,7 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     )
     assert np.array_equal(answer, expected)
     assert np.abs(levels / 65535 - probability).max() < 1e-5
-    assert np.array_equal(coloured, np.asarray(images.overlay(np.ascontiguousarray(photo[::-1]), expected)))
+    assert np.array_equal(coloured, np.asarray(checks.overlay(np.ascontiguousarray(photo[::-1]), expected)))
     assert cli.main([*paths, "--checkpoint", str(tmp_path / "no")]) == 1
     assert cli.main([*paths, "--checkpoint", str(folder / "checkpoint.safetensors")]) == 0
     capsys.readouterr()

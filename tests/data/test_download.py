@@ -84,12 +84,7 @@ def voc_files():
 
 def sbd_files():
     """As SBD has it: structs in a struct, and an image of VOC val among its own."""
-    files = {
-        "train.txt": listed((BOTH, *OURS)),
-        "val.txt": listed((THEIRS, *VAL)),
-        "img/x.jpg": b"",
-        "inst/x.mat": b"",
-    }
+    files = {"train.txt": listed((BOTH, *OURS)), "val.txt": listed((THEIRS, *VAL)), "inst/x.mat": b""}
     for i, key in enumerate((BOTH, *OURS, THEIRS, *VAL)):
         savemat(packed := BytesIO(), {"GTcls": {"Segmentation": label(50 + i, (0, 2, 3)), "Boundaries": np.eye(2)}})
         files[f"cls/{key}.mat"] = packed.getvalue()
@@ -105,13 +100,10 @@ def server(tmp_path, monkeypatch):
     files = {str(path.relative_to(tree)): path.read_bytes() for path in sorted(tree.rglob("*.*"))}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.asked, server.status = True, [], 200
-        server.content = dict(
-            zip(VOC_FILES, (tarred(voc_files()), tarred(sbd_files(), "w:gz"), listed(OURS)), strict=True)
-        )
+        archives = tarred(voc_files()), tarred(sbd_files(), "w:gz"), listed(OURS)
+        server.content = dict(zip(VOC_FILES, archives, strict=True))
         for archive, part in zip(COCO_FILES, ("annotations", "val2014", "train2014"), strict=True):
-            server.content[archive] = zipped(
-                {name: content for name, content in files.items() if name.startswith(part)}
-            )
+            server.content[archive] = zipped({name: files[name] for name in files if name.startswith(part)})
 
         def local(archive):
             md5 = archive.md5 and hashlib.md5(server.content[archive.name]).hexdigest()
@@ -220,17 +212,17 @@ def test_stopped_while_fetching_or_unpacking_it_starts_again(data, server, name,
 
 
 def test_half_of_the_masks_is_no_folder_of_masks(data, monkeypatch):
-    from_sbd, read = pascal._from_sbd, []
+    whole, made = pascal.png, []
 
-    def full(file):
-        if len(read) == 2:
+    def full(mask):
+        if len(made) == 2:
             raise MemoryError
-        return from_sbd(read.append(file) or file)
+        return whole(made.append(mask) or mask)
 
-    monkeypatch.setattr(pascal, "_from_sbd", full)
-    fails("no mask can be read", call=lambda: get(data))
+    with monkeypatch.context() as patch:
+        patch.setattr(pascal, "png", full)
+        fails("no mask can be read", call=lambda: get(data))
     assert not (data / MASKS).exists()
-    monkeypatch.setattr(pascal, "_from_sbd", from_sbd)
     assert get(data).entries
 
 

@@ -31,6 +31,10 @@ def entry(name, split, size, pixels, **more):
     return index.Entry(name, split, "", "", size, pixels, **more)
 
 
+def written(root, classes, folds, entries):
+    return index.write(index.Benchmark("any", root, classes, folds, folds, tuple(entries)))
+
+
 def save_array(file, shape, value):
     Image.fromarray(np.full(shape, value, dtype=np.uint8)).save(file)
 
@@ -68,7 +72,7 @@ def test_a_class_counts_from_2048_pixels_at_500_and_where_it_is_not_too_thin(tmp
         entry("d", "train", (352, 10), {1: 1016, 2: 1015}),
         entry("e", "train", (50, 40), {1: 2000}, thin=(1,)),
     ]
-    benchmark = index.write(tmp_path, "any", ("x", "y"), ((1,), (2,)), ((1,), (2,)), entries, {})
+    benchmark = written(tmp_path, ("x", "y"), ((1,), (2,)), entries)
     assert [benchmark.min_pixels(e) for e in benchmark.entries] == [2048, 21, 2048, 1016, 21]
     assert benchmark.images_of(1, "train") == [0, 1, 2, 3]
     assert benchmark.images_of(2, "train") == benchmark.images_of(255, "train") == benchmark.images_of(1, "val") == []
@@ -76,7 +80,7 @@ def test_a_class_counts_from_2048_pixels_at_500_and_where_it_is_not_too_thin(tmp
     assert benchmark.trainable(1, 4) == benchmark.trainable(0, 1) == ()
     assert index.read(tmp_path) == benchmark
     thick = [*entries[:4], entry("e", "train", (50, 40), {1: 2000})]
-    assert index.write(tmp_path, "any", ("x", "y"), ((1,), (2,)), ((1,), (2,)), thick, {}).digest != benchmark.digest
+    assert written(tmp_path, ("x", "y"), ((1,), (2,)), thick).digest != benchmark.digest
 
 
 def test_mini_tests_classes_with_20_images_5_of_them_in_val(tmp_path):
@@ -87,7 +91,7 @@ def test_mini_tests_classes_with_20_images_5_of_them_in_val(tmp_path):
         for c, counts in amounts.items()
         for i, split in enumerate(["train"] * counts[0] + ["val"] * counts[1])
     ]
-    assert pascal.enough(index.write(tmp_path, "any", "abcdef", folds, folds, entries, {})) == ((1, 4), ())
+    assert pascal.enough(written(tmp_path, tuple("abcdef"), folds, entries)) == ((1, 4), ())
 
 
 # --- once, the same, and whole
@@ -204,13 +208,13 @@ def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "inside"), [("pascal", "JPEGImages"), ("pascal-mini", "JPEGImages"), ("coco", "COCO")]
+    ("name", "inside"), [("pascal", "VOCdevkit"), ("pascal-mini", "VOCdevkit"), ("coco", "COCO 2014")]
 )
 def test_data_that_is_no_copy(name, inside, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other/photos").mkdir(parents=True)
-    whys = {"nowhere": "no such folder", "file": "not a folder", "empty": ": empty:", "other": f"{inside}"}
+    whys = {"nowhere": "no such folder", "file": "no such folder", "empty": f"no {inside}", "other": f"no {inside}"}
     for place, why in whys.items():
         fails(tmp_path / place, why, "give the folder", call=lambda place=place: prepare(name, tmp_path / place))
     assert not any(tmp_path.rglob("index.json"))
