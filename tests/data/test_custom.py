@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -18,7 +16,6 @@ from samples import (
     change_json,
     drawn,
     fails,
-    labelmap,
     make_own,
     make_own_coco,
     make_own_voc,
@@ -116,12 +113,6 @@ def test_a_list_of_names_is_never_trimmed_or_moved(names, cvat, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(lines), "utf-8")
     colours = {(i, 0, 7): i + 1 for i in range(len(names))} | {(0, 0, 0): 0} if cvat and names else {}
     assert read_label_map(tmp_path / "names.txt") == (tuple(names), colours)
-
-
-def test_classes_called_neutral_or_unlabeled_are_classes(own):
-    (own / "names.txt").write_text("happy\nsad\nunlabeled\nneutral\n")
-    assert prepared(own).classes == ("happy", "sad", "unlabeled", "neutral")
-    assert is_as_drawn(prepared(own)) == 12
 
 
 # --- splits
@@ -258,15 +249,6 @@ def test_a_digest_is_of_what_the_files_hold(own, tmp_path):
     save(drawn(0), own / "labels/a0.png")
     shutil.copy(own / "images/a1.jpg", own / "images/a0.jpg")
     assert prepared(own).digest != first.digest
-
-
-def test_a_digest_knows_what_colours_mean(tmp_path):
-    digests = set()
-    for i, names in enumerate((NAMES, ("fork", "cup", "knife", "spoon"))):
-        voc = make_own_voc(tmp_path / f"{i}/voc", cvat=True)
-        (voc / "labelmap.txt").write_text(labelmap(names))
-        digests.add(prepare_voc(voc, tmp_path / f"{i}/data").digest)
-    assert len(digests) == 2
 
 
 def test_an_index_does_not_outlive_the_copies_that_it_names(tmp_path):
@@ -426,17 +408,6 @@ def test_what_is_for_a_folder_is_for_no_other_benchmark(tmp_path, capsys):
             assert code == 1
             assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", err)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_reader_that_goes_early_is_no_error(own):
-    """As `head -1` does."""
-    parts = ["--images", own / "images", "--labels", own / "labels", "--classes", own / "names.txt"]
-    command = [sys.executable, "-m", "dpnet", "prepare", "folder", *parts, "--root", own.parent / "data"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.close()
-        assert "ipe" not in process.stderr.read()
-    assert process.returncode == 1
-    assert (own.parent / "data/folder/index.json").exists()
 
 
 # --- the contact sheet

@@ -159,7 +159,6 @@ def test_voc_from_nothing_has_the_masks_that_torchvision_reads(data, server):
     assert sorted(path.stem for path in (data / MASKS).iterdir()) == sorted((*TRAIN, *VAL, *OURS, THEIRS))
     assert set(server.asked) == set(VOC_FILES)
     assert not [path for path in data.rglob("*") if path.suffix == ".part" or path.name.startswith(".")]
-    check(load("pascal", data))
 
 
 def test_the_long_list_is_made_of_both_in_two_processes_and_mini_needs_no_list(data, server, tmp_path, monkeypatch):
@@ -176,7 +175,6 @@ def test_the_long_list_is_made_of_both_in_two_processes_and_mini_needs_no_list(d
 def test_coco_from_nothing(data, server, tmp_path):
     assert get(data, "coco").digest == prepare("coco", tmp_path / "theirs", workers=1).digest
     assert set(server.asked) == set(COCO_FILES)
-    check(load("coco", data))
 
 
 @pytest.mark.parametrize("name", ["pascal", "coco"])
@@ -184,10 +182,11 @@ def test_the_second_call_does_nothing_and_opens_no_socket(data, name, monkeypatc
     first = get(data, name)
     forbid_network(monkeypatch)
     before = contents(data)
-    assert get(data, name) == first
+    assert get(data, name) == load(name, data) == first
     (data / name / "index.json").unlink()  # to index again needs no network either
     assert get(data, name) == first
     assert contents(data) == before
+    check(first)
 
 
 # --- stopped, corrupt, or not to be had
@@ -241,18 +240,12 @@ def test_a_corrupt_archive(data, server, name, archive, why):
     assert get(data, name).entries
 
 
-def test_an_archive_of_something_else_or_with_a_broken_mask(data, server, monkeypatch):
+def test_an_archive_of_something_else(data, server):
     server.content[COCO_FILES[1]] = zipped({"val2017/a.jpg": b""})
     fails(COCO_FILES[1], "no val2014 in it", "remove it", call=lambda: get(data, "coco"))
     shutil.rmtree(data)
     server.content[COCO_FILES[0]] = b"<html>"
     fails(COCO_FILES[0], "not a zip file", call=lambda: get(data, "coco"))
-    files = sbd_files() | {f"benchmark_RELEASE/dataset/cls/{OURS[0]}.mat": b"MATLAB 5.0 MAT-file"}
-    server.content[VOC_FILES[1]] = tarred(files, "w:gz")
-    md5 = hashlib.md5(server.content[VOC_FILES[1]]).hexdigest()
-    monkeypatch.setattr(download, "SBD", download.SBD._replace(md5=md5))
-    fails(f"{OURS[0]}.mat", "no mask can be read", call=lambda: get(data))
-    assert not (data / MASKS).exists()
 
 
 @pytest.mark.parametrize(("name", "archives"), [("pascal", VOC_FILES), ("coco", COCO_FILES)])
@@ -269,20 +262,14 @@ def test_offline_says_what_to_put_where_and_then_takes_it(data, server, name, ar
     assert not server.asked
 
 
-@pytest.mark.parametrize("why", ["404", "Connection refused", "Name or service not known"])
+@pytest.mark.parametrize("why", ["404", "Name or service not known"])
 def test_without_network_it_says_why_and_what_to_put_where(data, server, why, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, why)
+
     if why == "404":
         server.status = 404
-    elif why == "Connection refused":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{free.getsockname()[1]}/{VOC_FILES[0]}"
-        monkeypatch.setattr(download, "VOC", download.VOC._replace(url=url))
     else:
-
-        def unknown(*_, **__):
-            raise socket.gaierror(-2, "Name or service not known")
-
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
     fails(download.VOC.url, f"put into {data}", *VOC_FILES, why, call=lambda: get(data))
     assert not (data / "pascal").exists()
