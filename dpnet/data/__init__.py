@@ -39,7 +39,8 @@ def prepare(
             from dpnet.data import download
 
             download.complete(name, data, recipe, offline=not fetch, workers=workers)
-        (coco if name == "coco" else pascal).source(data)
+        source = coco if name == "coco" else pascal
+        tree = index.need_copy(data, source.find(data), source.PARTS, source.TREE, name.removesuffix("-mini"))
     # An index of a copy that cannot be written is kept in the project's own data folder.
     root = next((place for place in places if index.writable(place)), places[-1])
     index.need_writable(root)
@@ -50,8 +51,8 @@ def prepare(
             if name == "shapes":
                 return shapes.prepare(root, recipe, noted, workers)
             if name == "coco":
-                return coco.prepare(data, root, noted, workers)
-            return pascal.prepare(name, data, root, recipe.images, noted)
+                return coco.prepare(tree, root, noted, workers)
+            return pascal.prepare(name, tree, root, recipe.images, noted)
     finally:
         with suppress(OSError):  # of a folder that is not empty
             root.rmdir()

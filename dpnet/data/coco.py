@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -15,7 +16,7 @@ from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import NOTE, SPLITS, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
+from dpnet.data.index import NOTE, SPLITS, WHERE, Benchmark, Item, complain, in_processes, png, scan, write
 from dpnet.io import DPNetError, progress
 
 VERSION = 1  # of `paint`: another one is another benchmark
@@ -24,7 +25,7 @@ FOLDS = tuple(tuple(range(first, CLASSES + 1, 4)) for first in (1, 2, 3, 4))  # 
 CHUNK = 50  # images per task: half a second of painting
 TREE = "annotations/instances_{train,val}2014.json, train2014/ and val2014/"
 PAGE = "cocodataset.org/#download"
-ORIGIN = {  # as the download page calls them
+PARTS = {  # as the download page calls them
     "annotations/instances_train2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
     "annotations/instances_val2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
     "train2014": f"it comes with '2014 Train images [83K/13GB]' of {PAGE}",
@@ -85,9 +86,8 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
     if not pictures:
         raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
     complain(missing)
-    return Instances(
-        names, pictures, len(index.imgs) - len(pictures), sum(map(len, index.imgToAnns.values())) - len(shapes)
-    )
+    skipped = sum(map(len, index.imgToAnns.values())) - len(shapes)
+    return Instances(names, pictures, len(index.imgs) - len(pictures), skipped)
 
 
 def _shape(one: Annotation) -> Any:
@@ -174,18 +174,13 @@ def _made_from(label: Path) -> str:
 
 def find(data: Path) -> Path | None:
     """COCO 2014, or a part of it, in the user's folder or in its folder `coco`."""
-    parts = {Path(part).parts[0] for part in ORIGIN}
-    return next((tree for tree in (data, data / "coco") if any((tree / part).is_dir() for part in parts)), None)
+    parts = {Path(part).parts[0] for part in PARTS}
+    return next((tree for tree in (data, data / "coco") if any(os.path.isdir(tree / part) for part in parts)), None)
 
 
-def source(data: Path) -> Path:
-    """COCO 2014, whole, in the user's folder or in its folder `coco`; DPNetError if it is not there."""
-    return need_copy(data, find, ORIGIN, TREE, "coco", "COCO 2014")
-
-
-def prepare(data: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
+def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Paint the labels of the user's copy of COCO into `root` and index them; DPNetError if the copy is bad."""
-    tree, parts = source(data), []
+    parts: list[Instances] = []
     for split in SPLITS:
         file = tree / f"annotations/instances_{split}2014.json"
         parts.append(read(file, [tree / f"{split}2014"], root / "labels" / split, split))

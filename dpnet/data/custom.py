@@ -160,11 +160,10 @@ def _pair(photographs: Path, labels: Path, lists: Path | None) -> tuple[list[Ite
         there = f"{len(masks)} label PNGs, and {len(pictures)} images ({', '.join(suffixes)}) in {photographs}"
         raise DPNetError(f"{labels}: {there}: give at least {LEAST}")
     splits = _lists(lists, masks) if lists else _split_folders(labels, masks)
-    lonely = [masks[key] for key in splits if key not in pictures]
-    how = "a label has its image's name and sub-folder, and ends in .png"
-    index.complain([f"{mask}: no image of this name in {photographs}: {how}" for mask in lonely])
+    how = f"no image of this name in {photographs}: a label has its image's name and sub-folder, and ends in .png"
+    index.complain([f"{masks[key]}: {how}" for key in splits if key not in pictures])
     unused = len(pictures) - len(splits)
-    notes = [f"{unused} images left out: they have no label, or stand in no list"] if unused else []
+    notes = [f"{unused} images left out: they have no label, or stand in no list"] * (unused > 0)
     return [(key, split, pictures[key], masks[key]) for key, split in sorted(splits.items())], notes
 
 
@@ -188,13 +187,12 @@ def _named(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
 
 def _split_folders(folder: Path, keys: Collection[str]) -> dict[str, str]:
     """The split of each file by its sub-folder, train or val; "" for each where there are no such sub-folders."""
-    tops = {key: key.split("/")[0] if "/" in key else "" for key in keys}
-    if not set(tops.values()) & LIKE_SPLITS:
-        return dict.fromkeys(keys, "")
-    if set(tops.values()) != set(SPLITS):
-        names = ", ".join(top or "no sub-folder" for top in sorted(set(tops.values())))
-        raise DPNetError(f"{folder}: labels lie in {names}: put all into sub-folders train and val, or into none")
-    return tops
+    splits = {key: key.split("/")[0] if "/" in key else "no sub-folder" for key in keys}
+    tops = {*splits.values()}
+    if tops & LIKE_SPLITS and tops != {*SPLITS}:
+        where = ", ".join(sorted(tops))
+        raise DPNetError(f"{folder}: labels lie in {where}: put all into sub-folders train and val, or into none")
+    return splits if tops == {*SPLITS} else dict.fromkeys(keys, "")
 
 
 def _lists(lists: Path, masks: Collection[str]) -> dict[str, str]:
@@ -250,14 +248,13 @@ def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     short = [i for i, classes in enumerate(tested) if classes and len(whole.trainable(i, 1)) < 2]
     if short or not any(tested):
         novel = ", ".join(whole.classes[c - 1] for i in short[:1] for c in whole.folds[i])
-        few = f"without {novel} two classes must have two training images each"
-        of_each = enumerate(whole.classes, 1)
-        counts = ", ".join(
-            f"{name} {'+'.join(str(len(whole.images_of(c, s))) for s in SPLITS)}" for c, name in of_each
+        what = (
+            f"without {novel} two classes need two training images each" if short else "no class has two test images"
         )
+        counts = {name: [len(whole.images_of(c, s)) for s in SPLITS] for c, name in enumerate(whole.classes, 1)}
+        listed = ", ".join(f"{name} {train}+{val}" for name, (train, val) in counts.items())
         rule = "; ".join(["an image counts for a class of 2,048 pixels or more, fewer if it is small", *thin[:1]])
-        what = few if short else "no class has two images for testing"
-        raise DPNetError(f"{what} (train+val: {counts}): {rule}: add images, or cut other folds with --folds")
+        raise DPNetError(f"{what} (train+val: {listed}): {rule}: add images, or cut other folds with --folds")
     return tested
 
 

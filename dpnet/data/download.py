@@ -71,7 +71,7 @@ def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int 
 
 
 def _of_coco(tree: Path) -> dict[Archive, Parts]:
-    inside = ([part for part in coco.ORIGIN if part.endswith(".json")], ["val2014"], ["train2014"])
+    inside = ([part for part in coco.PARTS if part.endswith(".json")], ["val2014"], ["train2014"])
     return {one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)}
 
 

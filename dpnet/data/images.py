@@ -95,10 +95,9 @@ def opened(source: Source, name: str = "image") -> Image.Image:
             upright = ImageOps.exif_transpose(image)
             upright.format = image.format
             return upright
-    except FileNotFoundError:
-        raise DPNetError(f"{source}: no such file, or a link that leads nowhere: fetch the data") from None
-    except Image.DecompressionBombError:
-        raise DPNetError(f"{source}: more than 178 million pixels: cut it, or scale it down") from None
+    except (FileNotFoundError, Image.DecompressionBombError) as error:
+        gone, large = "no such file, or a link that leads nowhere", "more than 178 million pixels: scale it down"
+        raise DPNetError(f"{source}: {gone if isinstance(error, OSError) else large}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # what a broken file makes PIL raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DPNetError(f"{source}: cannot be decoded ({why}): replace it by an intact copy") from error

@@ -194,14 +194,11 @@ def need_writable(folder: Path) -> None:
         raise DPNetError(f"{folder}: cannot be written: choose another folder with {WHERE}")
 
 
-def need_copy(
-    data: Path, find: Callable[[Path], Path | None], parts: dict[str, str], tree: str, name: str, what: str
-) -> Path:
-    """The user's copy of VOC or COCO, as `find` finds it in a folder, with all its parts; else DPNetError."""
+def need_copy(data: Path, copy: Path | None, parts: dict[str, str], tree: str, name: str) -> Path:
+    """The user's copy of VOC or COCO, if there is one with all its parts, which are known with their origin."""
     fetch = f"or let `python -m dpnet prepare {name} --root {data}` fetch what is absent"
-    copy = find(data) if os.access(data, os.R_OK | os.X_OK) else None
     if copy is None:
-        why = f"no {what} in it, or it may not be read" if data.is_dir() else "no such folder"
+        why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
         raise DPNetError(f"{data}: {why}: give the folder that holds {tree} with {WHERE}, {fetch}")
     for part, origin in parts.items():
         if not (copy / part).exists():

@@ -1,10 +1,11 @@
 """PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from dpnet import io
-from dpnet.data.index import WHERE, Benchmark, Folds, Item, in_processes, need_copy, png, scan, split_folds, write
+from dpnet.data.index import WHERE, Benchmark, Folds, Item, in_processes, png, scan, split_folds, write
 from dpnet.io import DPNetError, progress
 
 CLASSES = (
@@ -32,12 +33,7 @@ LIST_ORIGIN = {
 def find(data: Path) -> Path | None:
     """VOC2012 in the user's folder, or as that folder."""
     places = (data / "VOCdevkit" / "VOC2012", data / "VOC2012", data)
-    return next((voc for voc in places if any((voc / part).is_dir() for part in (*PARTS, "ImageSets"))), None)
-
-
-def source(data: Path) -> Path:
-    """VOC2012, with photographs and masks, in the user's folder or as that folder; DPNetError if it is not there."""
-    return need_copy(data, find, PARTS, TREE, "pascal", "VOCdevkit/VOC2012/JPEGImages")
+    return next((voc for voc in places if any(os.path.isdir(voc / part) for part in (*PARTS, "ImageSets"))), None)
 
 
 def ids(path: Path, images: str = "pfenet") -> list[str]:
@@ -76,9 +72,9 @@ def enough(benchmark: Benchmark) -> Folds:
     return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
 
 
-def prepare(name: str, data: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
+def prepare(name: str, voc: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
     """Index the user's copy of VOC in `root`; if it is bad, DPNetError and nothing written."""
-    entries = scan(root, items(source(data), name, images), len(CLASSES), f"reading {name}")
+    entries = scan(root, items(voc, name, images), len(CLASSES), f"reading {name}")
     benchmark = Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, recipe=recipe)
     return write(replace(benchmark, tested=enough(benchmark)) if name == "pascal-mini" else benchmark)
 

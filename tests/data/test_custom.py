@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -105,6 +107,7 @@ NAME = st.from_regex(r"[a-zäöü0-9][a-zäöü0-9 ()'.&+-]{0,8}[a-zäöü]", fu
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(names=["happy", "sad", "unlabeled", "neutral"], cvat=False)  # of which none is void
 @given(names=st.lists(NAME, min_size=1, max_size=9, unique_by=str.casefold), cvat=st.booleans())
 def test_a_list_of_names_is_never_trimmed_or_moved(names, cvat, tmp_path):
     reserved = custom.NOTHING | custom.NOBODY_KNOWS | custom.TITLES
@@ -408,6 +411,17 @@ def test_what_is_for_a_folder_is_for_no_other_benchmark(tmp_path, capsys):
             assert code == 1
             assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", err)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_early_is_no_error(own):
+    """As `head -1` does."""
+    parts = ["--images", own / "images", "--labels", own / "labels", "--classes", own / "names.txt"]
+    command = [sys.executable, "-m", "dpnet", "prepare", "folder", *parts, "--root", own.parent / "data"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "ipe" not in process.stderr.read()
+    assert process.returncode == 1
+    assert (own.parent / "data/folder/index.json").exists()
 
 
 # --- the contact sheet

@@ -166,7 +166,7 @@ FILES = {
     "another folder": (renamed(lambda file: f"x/{file.name}"), "x/a0.png: no image of this name"),
     "train and test": (
         renamed(lambda file: f"{'train' if file.stem < 'a5' else 'test'}/{file.name}"),
-        "in test, train:",
+        "in test, train",
     ),
     "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
     "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
@@ -180,7 +180,7 @@ FILES = {
     "LFS pointer": (lambda own: (own / "images/a3.jpg").write_text("version https://git-lfs"), "not an image"),
     "huge label": (
         lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"),
-        "a3.png: more than 178 million",
+        "a3.png: more than 178 mill",
     ),
     "float image": (lambda own: Image.new("F", SIZE[::-1]).save(own / "images/a3.jpg", "TIFF"), "floating-point"),
     "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: not UTF-8 text that can be read ([Errno 2]"),
@@ -190,17 +190,17 @@ FILES = {
     ),
     "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "not UTF-8 text"),
     "no text name": (
-        lambda own: [
-            os.rename(own / k / f"a3.{s}", os.fsencode(own / k) + b"/\xe9." + s.encode())
-            for k, s in (("images", "jpg"), ("labels", "png"))
-        ],
-        "its name is not UTF-8",
+        lambda own: os.rename(own / "images/a3.jpg", os.fsencode(own) + b"/images/\xe9.jpg"),
+        "not UTF-8",
     ),
     "an archive": (
         lambda own: (own / "labels").rename(own / "x") and (own / "labels").write_text(""),
         "not a folder",
     ),
-    "one test image": (lambda own: rewrite(own, lambda i: np.full(SIZE, i == 2)), "for testing (train+val: cup 1+0"),
+    "one test image": (
+        lambda own: rewrite(own, lambda i: np.full(SIZE, i == 2)),
+        "no class has two test images (train+val: cup 1+0",
+    ),
     "one class": (lambda own: rewrite(own, lambda i: SQUARE * (1 if i < 9 else i - 7)), "two training images each"),
 }
 
