@@ -163,7 +163,7 @@ def predict(options: argparse.Namespace) -> None:
     from PIL import Image
 
     from dpnet import predict
-    from dpnet.data import images
+    from dpnet.data import checks, images
 
     taken = {file.resolve(): "" for file in (options.query, *options.support, *options.mask)}
     for name, file in ((name, getattr(options, name)) for name in ("out", "overlay", "probability")):
@@ -178,10 +178,10 @@ def predict(options: argparse.Namespace) -> None:
         options.query, options.support, options.mask, options.checkpoint, options.beta, options.soft, options.label
     )
     picture = Image.fromarray(mask)
-    picture.putpalette([0, 0, 0, *images.MARK])
+    picture.putpalette([0, 0, 0, *checks.MARK])
     write(options.out, images.png(picture), "--out")
     if options.overlay:
-        write(options.overlay, images.png(images.overlay(options.query, mask)), "--overlay")
+        write(options.overlay, images.png(checks.overlay(options.query, mask)), "--overlay")
     if options.probability:
         levels = Image.fromarray((probability * 65535).round().astype("uint16"))
         write(options.probability, images.png(levels), "--probability")

@@ -23,26 +23,24 @@ DEFAULT = Recipe()
 def prepare(
     name: str, data: Path, recipe: Recipe = DEFAULT, workers: int | None = None, fetch: bool | None = None
 ) -> Benchmark:
-    """Make a benchmark of the data folder ready; returns at once if it is.
+    """Make a benchmark of the data folder (or of the copy of VOC or COCO in it) ready; returns at once if it is.
 
-    Arguments:
-        name, data, recipe: which benchmark, in which folder (or whose copy of VOC or COCO), made of what.
-        workers: processes that render or paint; one per core if None. The result does not depend on it.
-        fetch: what is absent of VOC or COCO: True fetches it, gigabytes; False unpacks archives that lie in `data`
-            and never uses the network; None takes the copy as it is.
+    `workers` processes render or paint; None: one per core; the result does not depend on it. What is absent of VOC
+    or COCO: `fetch` True fetches it, gigabytes; False unpacks archives that lie in `data`; None takes it as it is.
     """
     data = Path(data).expanduser()
-    noted, places = _noted(name, recipe), _places(name, data, recipe)
+    noted, places = _look_up(name, data, recipe)
     if ready := _ready(places, noted):
         return ready
-    if noted is None:
+    if name == "folder":
         raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {custom.USAGE} --root {data}")
     if name != "shapes":
         if fetch is not None:
             from dpnet.data import download
 
             download.complete(name, data, recipe, offline=not fetch, workers=workers)
-        (coco if name == "coco" else pascal).source(data)
+        source = coco if name == "coco" else pascal
+        tree = index.need_copy(data, source.find(data), source.PARTS, source.TREE, name.removesuffix("-mini"))
     # An index of a copy that cannot be written is kept in the project's own data folder.
     root = next((place for place in places if index.writable(place)), places[-1])
     index.need_writable(root)
@@ -53,8 +51,8 @@ def prepare(
             if name == "shapes":
                 return shapes.prepare(root, recipe, noted, workers)
             if name == "coco":
-                return coco.prepare(data, root, noted, workers)
-            return pascal.prepare(name, data, root, recipe.images, noted)
+                return coco.prepare(tree, root, noted, workers)
+            return pascal.prepare(name, tree, root, recipe.images, noted)
     finally:
         with suppress(OSError):  # of a folder that is not empty
             root.rmdir()
@@ -63,45 +61,37 @@ def prepare(
 def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
     """A benchmark that is ready, of the data folder and the recipe that `prepare` had; DPNetError if it is not."""
     data = Path(data).expanduser()
-    noted, places = _noted(name, recipe), _places(name, data, recipe)
+    noted, places = _look_up(name, data, recipe)
     if ready := _ready(places, noted):
         return ready
     another = any((place / INDEX).exists() for place in places)
     why = f"prepared from another recipe than {noted}" if another else "missing"
-    usage = custom.USAGE if noted is None else f"python -m dpnet prepare {name}"
+    usage = custom.USAGE if name == "folder" else f"python -m dpnet prepare {name}"
     raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage} --root {data}")
 
 
-def _noted(name: str, recipe: Recipe) -> dict[str, Any] | None:
-    # The part of the recipe that makes this benchmark what it is; None: whatever was prepared.
+def _look_up(name: str, data: Path, recipe: Recipe) -> tuple[dict[str, Any], list[Path]]:
+    """The part of the recipe that makes a benchmark what it is, and where its index may be, best first."""
     if name not in NAMES:
         raise DPNetError(f"unknown benchmark {name!r}: known are {', '.join(NAMES)}")
-    drawn = {key: getattr(recipe, key) for key in ("size", "train", "val", "seed")}
-    return {
-        "shapes": {"version": shapes.RECIPE_VERSION, **drawn, "diversity": float(recipe.diversity)},
-        "pascal": {"images": recipe.images},
-        "pascal-mini": {},
-        "coco": {"version": coco.VERSION},
-        "folder": None,
-    }[name]
-
-
-def _places(name: str, data: Path, recipe: Recipe) -> list[Path]:
-    # Where the index may be, best first.
-    if name == "shapes":
-        what = f"{recipe.size}px-d{recipe.diversity:g}-{recipe.train}+{recipe.val}-s{recipe.seed}"
-        return [data / name / f"v{shapes.RECIPE_VERSION}-{what}"]
     if name == "folder":
-        return [data / name]
+        return {}, [data / name]
+    if name == "shapes":
+        drawn = {key: getattr(recipe, key) for key in ("size", "train", "val", "seed")}
+        what = f"{recipe.size}px-d{recipe.diversity:g}-{recipe.train}+{recipe.val}-s{recipe.seed}"
+        noted = {"version": shapes.RECIPE_VERSION, **drawn, "diversity": float(recipe.diversity)}
+        return noted, [data / name / f"v{shapes.RECIPE_VERSION}-{what}"]
     # The second is for a copy of VOC or COCO that is read-only, or somebody else's.
     mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
-    return [data / name, _home() / "data" / f"{name}-{mark}"]
+    of_name: dict[str, dict[str, Any]]
+    of_name = {"pascal": {"images": recipe.images}, "pascal-mini": {}, "coco": {"version": coco.VERSION}}
+    return of_name[name], [data / name, _home() / "data" / f"{name}-{mark}"]
 
 
 def _home() -> Path:
     return ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
 
 
-def _ready(places: list[Path], noted: dict[str, Any] | None) -> Benchmark | None:
+def _ready(places: list[Path], noted: dict[str, Any]) -> Benchmark | None:
     present = (index.read(place) for place in places if (place / INDEX).exists())
-    return next((benchmark for benchmark in present if noted is None or benchmark.recipe == noted), None)
+    return next((one for one in present if one.name == "folder" or one.recipe == noted), None)

@@ -15,26 +15,21 @@ from dpnet.data.index import INDEX, SPLITS, Benchmark, complain, scan, vanishing
 if TYPE_CHECKING:
     import pandas
 
+MARK = (255, 140, 0)  # colour of the overlay
 KNOWN = Path(__file__).with_name("known.csv")
 SIZES = (161, 241, 321, 473, 641, 961)  # of the network's square, to choose from where objects are too thin
 ENOUGH = 4  # images of a class: two to train on, and two to test
 
 
 def check(benchmark: Benchmark) -> "pandas.DataFrame":
-    """Decode every file again and compare it with the index; DPNetError names the first that is bad or changed.
-
-    Returns:
-        one row per class: fold (in which it is novel), id, class, tested, and its images in train and val.
-    """
+    """Decode every file again; a row per class: fold (in which it is novel), id, class, tested, images by split."""
     import pandas
 
     listed = [(e.id, e.split, benchmark.path(e.image), benchmark.path(e.label)) for e in benchmark.entries]
     again = scan(benchmark.root, listed, len(benchmark.classes), f"checking {benchmark.name}")
-    complain([
-        f"{benchmark.path(old.label)}: not what {benchmark.root / INDEX} says: delete that and prepare again"
-        for old, new in zip(benchmark.entries, again, strict=True)
-        if (old.size, old.pixels) != (new.size, new.pixels)
-    ])  # fmt: skip
+    pairs = zip(benchmark.entries, again, strict=True)
+    changed = [benchmark.path(old.label) for old, new in pairs if (old.size, old.pixels) != (new.size, new.pixels)]
+    complain([f"{file}: not what {benchmark.root / INDEX} says: delete that and prepare again" for file in changed])
     rows = [
         {"fold": i, "id": c, "class": benchmark.classes[c - 1], "tested": c in benchmark.tested[i]}
         | {split: len(benchmark.images_of(c, split)) for split in SPLITS}
@@ -48,19 +43,14 @@ def known(benchmark: Benchmark) -> "pandas.DataFrame":
     """What is known of a benchmark beside what is here: list, here, known, deviates (here - known) and source."""
     import pandas
 
-    here = {}
-    ids = range(1, len(benchmark.classes) + 1)
-    images_of = {(c, split): benchmark.images_of(c, split) for c in ids for split in SPLITS}
+    here: Counter[str] = Counter()
     for split in SPLITS:
+        images_of = {c: benchmark.images_of(c, split) for c in range(1, len(benchmark.classes) + 1)}
         here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
-        enough = {position for c in ids for position in images_of[c, split]}
-        here[f"{split}: images that show enough of a class"] = len(enough)
-        here |= {
-            f"{split}: fold {i}": sum(len(images_of[c, split]) for c in f) for i, f in enumerate(benchmark.folds)
-        }
+        here[f"{split}: images that show enough of a class"] = len(set().union(*images_of.values()))
+        here |= {f"{split}: fold {i}": sum(len(images_of[c]) for c in f) for i, f in enumerate(benchmark.folds)}
         for c, name in enumerate(benchmark.classes, 1):
-            here[f"{split}: {name}"] = len(images_of[c, split])
-            here[name] = here.get(name, 0) + len(images_of[c, split])
+            here.update({f"{split}: {name}": len(images_of[c]), name: len(images_of[c])})
     table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
     of_this = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
     table = table[of_this].reset_index(drop=True)
@@ -75,18 +65,15 @@ def conversions(photographs: Iterable[Path]) -> list[str]:
     for file in photographs:
         with Image.open(file) as image:
             tile = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-            counts.update(
-                what
-                for what, is_so in (
-                    ("turned upright, as their EXIF notes say", image.getexif().get(0x0112, 1) in range(2, 9)),
-                    ("with more than 8 bits: scaled to 8 by the range that they use", image.mode.startswith("I")),
-                    ("in colour with 16 bits: the upper 8 are used", "16" in tile and not image.mode.startswith("I")),
-                    ("with transparent parts: shown on white", image.has_transparency_data),
-                    ("of several pages: the first is used", getattr(image, "n_frames", 1) > 1),
-                    (f"in {image.mode}: converted to RGB", image.mode in ("CMYK", "YCbCr", "LAB", "HSV")),
-                )
-                if is_so
-            )
+            kinds = {
+                "turned upright, as their EXIF notes say": image.getexif().get(0x0112, 1) in range(2, 9),
+                "with more than 8 bits: scaled to 8 by the range that they use": image.mode.startswith("I"),
+                "in colour with 16 bits: the upper 8 are used": "16" in tile and not image.mode.startswith("I"),
+                "with transparent parts: shown on white": image.has_transparency_data,
+                "of several pages: the first is used": getattr(image, "n_frames", 1) > 1,
+                f"in {image.mode}: converted to RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
+            }
+            counts.update(kind for kind, is_so in kinds.items() if is_so)
     return [f"photographs {what}: {number}" for what, number in sorted(counts.items())]
 
 
@@ -94,17 +81,15 @@ def too_thin(benchmark: Benchmark, size: int) -> list[str]:
     """A line for each class without a pixel left in some images at the network's size; the worst cases first."""
     scarce, lines = [], []
     for c, name in enumerate(benchmark.classes, 1):
-        lost = [entry for entry in benchmark.entries if c in entry.thin]
+        lost = [benchmark.label(entry) for entry in benchmark.entries if c in entry.thin]
         left = sum(len(benchmark.images_of(c, split)) for split in SPLITS)
-        line = (
-            f"{name}: {len(lost)} of {len(lost) + left} images have no pixel of it left at {size} x {size}: not used"
-        )
-        if left < ENOUGH <= len(lost) + left:
-            labels = [benchmark.label(entry) for entry in lost]
-            enough = (s for s in SIZES if s > size and left + sum(c not in vanishing(x, s) for x in labels) >= ENOUGH)
-            larger = next(enough, None)
-            way = (
-                f"a network of {larger} x {larger} would do" if larger else "cut the images to where the objects are"
+        every = len(lost) + left
+        line = f"{name}: {len(lost)} of {every} images have no pixel of it left at {size} x {size}: not used"
+        if left < ENOUGH <= every:
+            larger = (s for s in SIZES if s > size)
+            would_do = (s for s in larger if left + sum(c not in vanishing(label, s) for label in lost) >= ENOUGH)
+            way = next(
+                (f"a network of {s} x {s} would do" for s in would_do), "cut the images to where the objects are"
             )
             scarce.append(f"{line}; too few are left: {way}")
         elif lost:
@@ -133,11 +118,10 @@ def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int
         every = [position for split in SPLITS for position in positions[split]]
         colour = tuple(np.minimum(255, colours[row + 1] + 40).tolist())
         canvas.rectangle((gap, top, gap + 10, top + height - 1), fill=colour)
-        counts = f"id {row + 1}\n" + "\n".join(f"{len(positions[split])} {split}" for split in SPLITS)
         _text(canvas, (gap + 20, top), name, left - gap - 24, 20)
-        canvas.multiline_text(
-            (gap + 20, top + 30), counts, fill="dimgray", font=ImageFont.load_default(15), spacing=6
-        )
+        counts = [f"id {row + 1}", *(f"{len(positions[split])} {split}" for split in SPLITS)]
+        for line, count in enumerate(counts):
+            _text(canvas, (gap + 20, top + 30 + 22 * line), count, left, 15)
         chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(per_class, len(every))).round().astype(int)]
         for column, position in enumerate(chosen):
             picture = _outlined(benchmark, position, row + 1, cell, colour)
@@ -167,8 +151,19 @@ def _outlined(
 
     inside, unknown = share(class_id), share(VOID)
     pixels[unknown] = 0.4 * pixels[unknown] + 0.6 * 200
-    pixels[inside] = 0.65 * pixels[inside] + 0.35 * np.array(colour)
     around = np.asarray(Image.fromarray(inside).filter(ImageFilter.MaxFilter(3)))
     pixels[around & ~inside] = 255
-    pixels[images.outline(inside)] = colour
+    return _painted(pixels, inside, colour, 0.35)
+
+
+def overlay(picture: images.Source, marked: np.ndarray) -> Image.Image:
+    """An image (RGB) with a mask, uint8 [H, W] of 0 and 1, in colour and with an outline."""
+    return _painted(np.asarray(images.photograph(picture)).astype(np.float32), marked.astype(bool), MARK, 0.45)
+
+
+def _painted(pixels: np.ndarray, inside: np.ndarray, colour: tuple[int, ...], share: float) -> Image.Image:
+    padded = np.pad(inside, 1, mode="edge")
+    outline = inside & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+    pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour)
+    pixels[outline] = colour
     return Image.fromarray(pixels.round().astype(np.uint8))

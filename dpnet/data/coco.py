@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import END, NOTE, WHERE, Benchmark, Item, complain, in_processes, need_copy, png, scan, write
+from dpnet.data.index import NOTE, SPLITS, WHERE, Benchmark, Item, complain, in_processes, png, scan, write
 from dpnet.io import DPNetError, progress
 
 VERSION = 1  # of `paint`: another one is another benchmark
@@ -23,13 +24,13 @@ CLASSES = 80
 FOLDS = tuple(tuple(range(first, CLASSES + 1, 4)) for first in (1, 2, 3, 4))  # interleaved, as FWB cuts them
 CHUNK = 50  # images per task: half a second of painting
 TREE = "annotations/instances_{train,val}2014.json, train2014/ and val2014/"
-ORIGIN = {  # as the download page calls them
-    "annotations/instances_train2014.json": "2014 Train/Val annotations [241MB]",
-    "annotations/instances_val2014.json": "2014 Train/Val annotations [241MB]",
-    "train2014": "2014 Train images [83K/13GB]",
-    "val2014": "2014 Val images [41K/6GB]",
-}
 PAGE = "cocodataset.org/#download"
+PARTS = {  # as the download page calls them
+    "annotations/instances_train2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
+    "annotations/instances_val2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
+    "train2014": f"it comes with '2014 Train images [83K/13GB]' of {PAGE}",
+    "val2014": f"it comes with '2014 Val images [41K/6GB]' of {PAGE}",
+}
 Annotation = dict[str, Any]
 
 
@@ -56,24 +57,18 @@ class Instances(NamedTuple):
 
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
     """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
+    pictures, missing = [], []
     try:
         with redirect_stdout(StringIO()):  # it tells how long it took
             index = COCO(str(file))
         ids = {category: number for number, category in enumerate(sorted(index.cats), 1)}
         names = tuple(str(index.cats[category]["name"]) for category in ids)
-        pictures, shapeless, missing = [], 0, []
-        for one in index.anns.values():
-            for key, known in (("image_id", index.imgs), ("category_id", index.cats)):
-                if one[key] not in known:
-                    raise DPNetError(
-                        f"{file}: annotation {one['id']} has the unknown {key} {one[key]}: export it again"
-                    )
-        for number, image in index.imgs.items():
-            every = index.imgToAnns.get(number, ())
-            objects = [(ids[one["category_id"]], {**one, "segmentation": _shape(file, one)}) for one in every]
-            objects = [one for one in objects if one[1]["segmentation"]]
-            shapeless += len(every) - len(objects)
-            if objects:  # 702 training images of COCO 2014 have none, and no list of the field names them
+        for number, every in index.imgToAnns.items():
+            if number not in index.imgs or not {one["category_id"] for one in every} <= ids.keys():
+                raise ValueError(f"image {number}, or a category of its objects, is not listed")
+            image = index.imgs[number]
+            objects = [(ids[one["category_id"]], one | {"segmentation": _shape(one)}) for one in every]
+            if objects := [one for one in objects if one[1]["segmentation"]]:
                 name, size = Path(image["file_name"]), (int(image["height"]), int(image["width"]))
                 if name.is_absolute() or ".." in name.parts:
                     raise DPNetError(f"{file}: {name}: name photographs as they lie in the folder that you give")
@@ -81,26 +76,27 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: complete the data"]
                 key = name.with_suffix("").as_posix()
                 pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
-        shapes = (one["segmentation"] for picture in pictures for _, one in picture.objects)
-        corners = (x for shape in shapes if isinstance(shape, list) for polygon in shape for x in polygon)
+        shapes = [one["segmentation"] for picture in pictures for _, one in picture.objects]
+        corners = (x for shape in shapes for polygon in shape if isinstance(polygon, list) for x in polygon)
         if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
-            raise DPNetError(f"{file}: polygons in fractions of the size: COCO's are in pixels: export it again")
+            raise ValueError("polygons in fractions of the size, and COCO's are in pixels")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise DPNetError(f"{file}: no COCO instances file, or corrupt ({why}): export it again") from error
     if not pictures:
         raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
     complain(missing)
-    return Instances(names, pictures, len(index.imgs) - len(pictures), shapeless)
+    skipped = sum(map(len, index.imgToAnns.values())) - len(shapes)
+    return Instances(names, pictures, len(index.imgs) - len(pictures), skipped)
 
 
-def _shape(file: Path, one: Annotation) -> Any:
+def _shape(one: Annotation) -> Any:
     """Polygons of three points or more, or run lengths; nothing where an object has neither."""
     shape = one.get("segmentation") or []
     if isinstance(shape, dict):
         return shape
     if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in shape):
-        raise DPNetError(f"{file}: annotation {one['id']}: a segmentation is a list of polygons [[x, y, x, y, …], …]")
+        raise ValueError(f"annotation {one['id']}: a segmentation is a list of polygons [[x, y, x, y, …], …]")
     return [polygon for polygon in shape if len(polygon) >= 6]
 
 
@@ -109,16 +105,14 @@ def paint(size: tuple[int, int], objects: list[tuple[int, Annotation]]) -> np.nd
 
     Of two of the same area the higher annotation id is on top. ValueError, or what pycocotools raises: malformed.
     """
+    painted = []
+    for class_id, one in objects:
+        inside, crowd, area = _filled(size, one), bool(one.get("iscrowd")), one.get("area")
+        order = not crowd, -float(inside.sum() if area is None else area), one["id"]
+        painted.append((order, VOID if crowd else class_id, inside))
     label = np.zeros(size, dtype=np.uint8)
-    filled = [(class_id, one, _filled(size, one)) for class_id, one in objects]
-
-    def order(painted: tuple[int, Annotation, np.ndarray]) -> tuple[bool, float, int]:
-        _, one, inside = painted
-        area = one.get("area")
-        return not one.get("iscrowd"), -float(inside.sum() if area is None else area), one["id"]
-
-    for class_id, one, inside in sorted(filled, key=order):
-        label[inside] = VOID if one.get("iscrowd") else class_id
+    for _, value, inside in sorted(painted, key=lambda one: one[0]):
+        label[inside] = value
     return label
 
 
@@ -128,10 +122,10 @@ def _filled(size: tuple[int, int], one: Annotation) -> np.ndarray:
     if isinstance(shape, list):
         if not all(abs(x) < 1e5 for polygon in shape for x in polygon):
             raise ValueError("a polygon far outside")
-    elif list(shape.get("size", size)) != list(size):
-        raise ValueError(f"run lengths of {shape['size']}, and the image has {list(size)}")
-    elif isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
-        raise ValueError("run lengths of another size")
+    elif list(shape.get("size", size)) != list(size) or (
+        isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]
+    ):
+        raise ValueError(f"run lengths of another size than the image's {list(size)}")
     index.imgs = {one["image_id"]: {"height": size[0], "width": size[1]}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__", DeprecationWarning)  # pycocotools 2.0.11 under numpy 2
@@ -169,43 +163,32 @@ def _paint(pictures: list[Picture]) -> list[str]:
 
 
 def _made_from(label: Path) -> str:
-    """The note in a whole label PNG, "" in any other file: then it is painted."""
+    """The note in a label PNG, "" in any other file: then it is painted."""
     try:
-        content = label.read_bytes()
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(label) as image:
             image.load()
-            return str(image.info.get(NOTE, "")) if content.endswith(END) else ""
+            return str(image.info.get(NOTE, ""))
     except Exception:  # whatever is wrong with it
         return ""
 
 
 def find(data: Path) -> Path | None:
     """COCO 2014, or a part of it, in the user's folder or in its folder `coco`."""
-    parts = {Path(part).parts[0] for part in ORIGIN}
-    return next((tree for tree in (data, data / "coco") if any((tree / part).is_dir() for part in parts)), None)
+    parts = {Path(part).parts[0] for part in PARTS}
+    return next((tree for tree in (data, data / "coco") if any(os.path.isdir(tree / part) for part in parts)), None)
 
 
-def source(data: Path) -> Path:
-    """COCO 2014, whole, in the user's folder or in its folder `coco`; DPNetError if it is not there."""
-    tree, fetch = need_copy(data, find, TREE, "coco", "COCO 2014")
-    for part, name in ORIGIN.items():
-        if not (tree / part).exists():
-            raise DPNetError(f"{tree / part}: missing: it comes with {name!r} of {PAGE}: complete it, {fetch}")
-    return tree
-
-
-def prepare(data: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
+def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Paint the labels of the user's copy of COCO into `root` and index them; DPNetError if the copy is bad."""
-    tree = source(data)
-    train, val = (
-        read(tree / f"annotations/instances_{s}2014.json", [tree / f"{s}2014"], root / "labels" / s, s)
-        for s in ("train", "val")
-    )
-    for part in (train, val):
-        if len(part.names) != CLASSES or part.names != train.names:
-            what = f"has {len(part.names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
-            raise DPNetError(f"{part.pictures[0].listed}: {what}: fetch it again from {PAGE}")
-    if shapeless := train.without_shape + val.without_shape:
+    parts: list[Instances] = []
+    for split in SPLITS:
+        file = tree / f"annotations/instances_{split}2014.json"
+        parts.append(read(file, [tree / f"{split}2014"], root / "labels" / split, split))
+        if len(names := parts[-1].names) != CLASSES or names != parts[0].names:
+            what = f"has {len(names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
+            raise DPNetError(f"{file}: {what}: fetch it again from {PAGE}")
+    if shapeless := sum(part.without_shape for part in parts):
         print(f"{shapeless} objects without a shape skipped")
-    items = paint_all(train.pictures + val.pictures, root, workers)
-    return write(root, "coco", train.names, FOLDS, FOLDS, scan(root, items, CLASSES, "reading coco"), recipe)
+    items = paint_all([picture for part in parts for picture in part.pictures], root, workers)
+    entries = scan(root, items, CLASSES, "reading coco")
+    return write(Benchmark("coco", root, parts[0].names, FOLDS, FOLDS, entries, recipe=recipe))

@@ -42,19 +42,21 @@ COCO = (
 
 
 def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int | None = None) -> None:
-    """Fetch what is absent for "coco", "pascal" or "pascal-mini", and make the masks of VOC and SBD.
-
-    What is there stays as it is. `offline` uses archives that lie in `data`, and the network never; `recipe` says
-    which list of images is needed.
+    """Fetch what is absent for "coco", "pascal" or "pascal-mini" (or, `offline`, take archives that lie in `data`),
+    and make the masks of VOC and SBD that the recipe needs; what is there stays as it is.
     """
-    wanted = _of_coco(data) if name == "coco" else _of_voc(data, recipe.images if name == "pascal" else "")
-    tree = pascal.find(data) or data / "VOCdevkit" / "VOC2012"
-    if not wanted and (name == "coco" or _masks_made(tree, recipe.images)):
+    images = recipe.images if name == "pascal" else ""
+    tree = coco.find(data) or data / "coco" if name == "coco" else pascal.find(data) or data / "VOCdevkit" / "VOC2012"
+    needed = _of_coco(tree) if name == "coco" else _of_voc(tree, data / "SBD", images)
+    parts_of = {one: {part: to for part, to in parts.items() if not to.exists()} for one, parts in needed.items()}
+    wanted = {archive: parts for archive, parts in parts_of.items() if parts}
+    masks = name != "coco" and not _masks_made(tree, images)
+    if not wanted and not masks:
         return
     if not index.writable(data):
         missing = " and ".join(archive.name for archive in wanted) or "SegmentationClassAug"
-        raise DPNetError(f"{data}: may not be written, and lacks what comes with {missing}: link the parts that are "
-                         f"there into another folder, and give that with {index.WHERE}")  # fmt: skip
+        way = f"link the parts that are there into another folder, and give that with {index.WHERE}"
+        raise DPNetError(f"{data}: may not be written, and lacks what comes with {missing}: {way}")
     absent = [archive for archive in wanted if not (data / archive.name).is_file()]
     by_hand = "; ".join(f"{one.name} ({one.gigabytes:g} GB, {one.url})" for one in absent)
     by_hand = f"put into {data}: {by_hand}; then the same command goes on, with or without network"
@@ -64,35 +66,26 @@ def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int 
         for archive, parts in wanted.items():
             if not all(target.exists() for target in parts.values()):  # another process may have had the lock
                 _fetch(archive, parts, data, by_hand)
-        if name != "coco" and not _masks_made(tree, recipe.images):
+        if masks and not _masks_made(tree, images):
             pascal.make_masks(tree, data / "SBD", workers)
 
 
-def _of_coco(data: Path) -> dict[Archive, Parts]:
-    tree = coco.find(data) or data / "coco"
-    inside = ([part for part in coco.ORIGIN if part.endswith(".json")], ["val2014"], ["train2014"])
-    return _absent({one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)})
+def _of_coco(tree: Path) -> dict[Archive, Parts]:
+    inside = ([part for part in coco.PARTS if part.endswith(".json")], ["val2014"], ["train2014"])
+    return {one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)}
 
 
-def _of_voc(data: Path, images: str) -> dict[Archive, Parts]:
-    tree, sbd = pascal.find(data), data / "SBD"
-    if tree and not _masks_made(tree, images):
-        for part in ("JPEGImages", "SegmentationClass"):
-            if not (tree / part).is_dir():
-                way = f"complete your copy, or move {tree} away, and the same command fetches it"
-                raise DPNetError(f"{tree / part}: missing: it comes with {VOC.name}: {way}")
-    place = tree or data / "VOCdevkit" / "VOC2012"
-    wanted: dict[Archive, Parts] = {} if tree else {VOC: {"VOCdevkit/VOC2012": place}}
-    if not _masks_made(place, images):
+def _of_voc(tree: Path, sbd: Path, images: str) -> dict[Archive, Parts]:
+    wanted: dict[Archive, Parts] = {VOC: {"VOCdevkit/VOC2012": tree}}
+    if not _masks_made(tree, images):
+        absent = [part for part in ("JPEGImages", "SegmentationClass") if not (tree / part).is_dir()]
+        if tree.is_dir() and absent:
+            way = f"complete your copy, or move {tree} away, and the same command fetches it"
+            raise DPNetError(f"{tree / absent[0]}: missing: it comes with {VOC.name}: {way}")
         wanted[SBD] = {f"benchmark_RELEASE/dataset/{part}": sbd / part for part in ("cls", "train.txt", "val.txt")}
     if images == "pfenet":
-        wanted[NOVAL] = {NOVAL.name: place / "ImageSets" / "Segmentation" / NOVAL.name}
-    return _absent(wanted)
-
-
-def _absent(wanted: dict[Archive, Parts]) -> dict[Archive, Parts]:
-    missing = {one: {p: to for p, to in parts.items() if not to.exists()} for one, parts in wanted.items()}
-    return {archive: parts for archive, parts in missing.items() if parts}
+        wanted[NOVAL] = {NOVAL.name: tree / "ImageSets" / "Segmentation" / NOVAL.name}
+    return wanted
 
 
 def _masks_made(tree: Path, images: str) -> bool:

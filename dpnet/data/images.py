@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from dpnet.config import VOID
 from dpnet.io import DPNetError
@@ -17,30 +18,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Source = Union[str, Path, Image.Image, np.ndarray, "Tensor"]  # a path, a PIL image, an array or a tensor
-MARK = (255, 140, 0)  # colour of the overlay
 GREY = "save it as an 8-bit grey PNG of ids"
 SOFT = "give --soft (soft=True), which takes what is above one half, or save it in pure black and white"
+CORNERS = {"polygon": 3, "rectangle": 2, "circle": 2}  # of LabelMe's shapes, at least
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the error for twice as many stays
 
 
 def photograph(source: Source, name: str = "image") -> Image.Image:
     """An image as a viewer shows it: RGB, upright, transparent parts white, 16 bits scaled by their range to 8.
 
-    Arguments:
-        source: a path, a PIL image, or an array or tensor [H, W], [H, W, 3], [3, H, W] or with 4 channels: whole
-            numbers up to 65535, or floats from 0 to 1.
-        name: what a message calls an image that has no path.
+    An array or tensor is [H, W], [H, W, 3], [3, H, W] or has 4 channels: whole numbers up to 65535, or floats from
+    0 to 1. `name` is what a message calls an image that has no path.
 
     >>> photograph(np.full((40, 60), 0.5)).getpixel((0, 0))
     (128, 128, 128)
     """
-    image, name = opened(source, name), _called(source, name)
+    image, name = opened(source, name), str(source) if isinstance(source, str | Path) else name
     if image.mode.startswith("I"):
         image = Image.fromarray(_eight_bits(np.asarray(image), name))
-    elif image.mode == "F" and not isinstance(source, str | Path | Image.Image):  # an array's go from 0 to 1
-        image = Image.fromarray((np.asarray(image) * VOID).round().astype(np.uint8))
-    if image.mode == "F":
+    elif image.mode == "F" and isinstance(source, str | Path | Image.Image):
         raise DPNetError(f"{name}: has floating-point numbers: save it with 8 or 16 bits")
+    elif image.mode == "F":  # an array's go from 0 to 1
+        image = Image.fromarray((np.asarray(image) * VOID).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -52,22 +51,16 @@ def mask(
 ) -> Any:
     """What a support mask marks: uint8 [H, W] of 0 background, 1 foreground and 255 void.
 
-    0 is background; 255 beside other numbers is void; all other numbers are foreground. {0, 1}, {0, 255} and booleans
-    are binary. Of an image with transparency, what is not transparent is foreground.
-
-    Arguments:
-        source: a path, a PIL image, an array or tensor [H, W]; or a LabelMe file, `.json`.
-        size: width and height of its support.
-        soft: shades are allowed, and what is above one half of full scale is foreground.
-        label: which label of a LabelMe file.
-        name: what a message calls a mask that has no path.
+    0 is background; 255 beside other numbers is void; all other numbers are foreground; {0, 1}, {0, 255} and booleans
+    are binary; of transparency, what is opaque is foreground. With `soft`, shades above one half are. A `source` may
+    also be a LabelMe file, and `label` one of its labels. `size` is the support's width and height.
 
     >>> np.unique(mask(np.eye(30, dtype=bool), (30, 30))).tolist()
     [0, 1]
     """
-    name = _called(source, name)
-    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".json":
-        marked = _labelme(Path(source), size, label)
+    name = str(source) if isinstance(source, str | Path) else name
+    if isinstance(source, str | Path) and name.lower().endswith(".json"):
+        marked = _labelme(Path(name), size, label)
     elif label is not None:
         raise DPNetError(f"{name}: --label {label} chooses from a LabelMe file, .json, and this is none")
     else:
@@ -102,11 +95,9 @@ def opened(source: Source, name: str = "image") -> Image.Image:
             upright = ImageOps.exif_transpose(image)
             upright.format = image.format
             return upright
-    except FileNotFoundError:
-        why = "a link that leads nowhere: fetch the data" if Path(source).is_symlink() else "no such file"
-        raise DPNetError(f"{source}: {why}") from None
-    except Image.DecompressionBombError:
-        raise DPNetError(f"{source}: more than 178 million pixels: cut it, or scale it down") from None
+    except (FileNotFoundError, Image.DecompressionBombError) as error:
+        gone, large = "no such file, or a link that leads nowhere", "more than 178 million pixels: scale it down"
+        raise DPNetError(f"{source}: {gone if isinstance(error, OSError) else large}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # what a broken file makes PIL raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DPNetError(f"{source}: cannot be decoded ({why}): replace it by an intact copy") from error
@@ -132,29 +123,10 @@ def voc_colours() -> list[int]:
     return [sum(((c >> (3 * k + rgb)) & 1) << up for k, up in bits) for c in range(256) for rgb in range(3)]
 
 
-def overlay(picture: Source, marked: np.ndarray) -> Image.Image:
-    """An image (RGB) with a mask, uint8 [H, W] of 0 and 1, in colour and with an outline."""
-    pixels = np.asarray(photograph(picture)).astype(np.float32)
-    inside = marked.astype(bool)
-    pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.array(MARK)
-    pixels[outline(inside)] = MARK
-    return Image.fromarray(pixels.round().astype(np.uint8))
-
-
-def outline(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a region, bool [H, W], that touch what is not of it."""
-    padded = np.pad(inside, 1, mode="edge")
-    return inside & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
-
-
-def png(image: Image.Image) -> bytes:
+def png(image: Image.Image, info: PngInfo | None = None) -> bytes:
     """The bytes of a PNG."""
-    image.save(packed := BytesIO(), "PNG")
+    image.save(packed := BytesIO(), "PNG", pnginfo=info)
     return packed.getvalue()
-
-
-def _called(source: Source, name: str) -> str:
-    return str(source) if isinstance(source, str | Path) else name
 
 
 def _from_array(source: Any, name: str) -> Image.Image:
@@ -162,11 +134,10 @@ def _from_array(source: Any, name: str) -> Image.Image:
     tensor = hasattr(source, "detach")
     if tensor:
         source = source.detach().cpu()
-        source = source.float() if source.is_floating_point() else source
-    array = np.asarray(source)
+        source = source.float() if source.is_floating_point() else source  # numpy has no bfloat16
+    array, channels = np.asarray(source), (1, 3, 4)
     if array.dtype.kind not in "buif":
         raise DPNetError(f"{name}: {type(source).__name__}: give a path, a PIL image, an array or a tensor")
-    channels = (1, 3, 4)
     if array.ndim == 3 and array.shape[0] in channels and (tensor or array.shape[2] not in channels):
         array = np.moveaxis(array, 0, 2)
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in channels):
@@ -180,7 +151,7 @@ def _from_array(source: Any, name: str) -> Image.Image:
     return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array, name))
 
 
-def _eight_bits(values: np.ndarray, name: object) -> np.ndarray:
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     """Whole numbers scaled by the bits that they use: 0…255 stay, 12 bits become 8."""
     high = int(values.max())
     if values.min() < 0 or high > 65535:
@@ -206,7 +177,7 @@ def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
 
 def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.ndarray:
     full = 1 if values.dtype.kind in "bf" else VOID if values.max() <= VOID else 65535
-    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):
+    if values.dtype.kind == "f" and not 0 <= values.min() <= values.max() <= 1:
         raise DPNetError(f"{name}: has floating-point numbers other than 0 to 1: {GREY}")
     levels = set(np.unique(values).tolist())
     if levels <= {0, 1}:
@@ -217,9 +188,8 @@ def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.nda
         raise DPNetError(f"{name}: has shades, not ids: {SOFT}")
     if full > VOID or VOID not in levels:
         return (values > 0).astype(np.uint8)
-    ids = levels - {0, VOID}
-    if max(ids) > 100:
-        raise DPNetError(f"{name}: holds 255 beside {max(ids)}: is 255 void, or white? Use ids up to 100, or {SOFT}")
+    if (largest := max(levels - {VOID})) > 100:
+        raise DPNetError(f"{name}: holds 255 beside {largest}: is 255 void, or white? Use ids up to 100, or {SOFT}")
     return np.where(values == VOID, VOID, values > 0).astype(np.uint8)
 
 
@@ -237,36 +207,31 @@ def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray
     try:
         content = json.loads(file.read_text("utf-8-sig"))
         content = content if isinstance(content, dict) else {"shapes": [{"points": points} for points in content]}
-        drawn = [(s.get("label", ""), s.get("shape_type") or "polygon", s["points"]) for s in content["shapes"]]
+        shapes = content["shapes"]
+        drawn = [(str(s.get("label", "")), str(s.get("shape_type") or "polygon"), s["points"]) for s in shapes]
         written = (int(content.get("imageWidth") or size[0]), int(content.get("imageHeight") or size[1]))
         points = [np.array(corners, float).reshape(-1, 2) * size / written for *_, corners in drawn]
-    except FileNotFoundError:
-        raise DPNetError(f"{file}: no such file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise DPNetError(f"{file}: no LabelMe file ({why}): draw the mask with LabelMe, or save it as PNG") from None
-    labels = sorted({str(name) for name, *_ in drawn})
+    labels = sorted({name for name, *_ in drawn})
     if (label is None and len(labels) > 1) or (label is not None and label not in labels):
         raise DPNetError(f"{file}: has the labels {', '.join(labels) or 'none'}: choose one with --label (label=…)")
     if abs(size[0] * written[1] - size[1] * written[0]) > max(*size, *written):
-        shapes = f"{written[0]} x {written[1]} pixels, and its support has {size[0]} x {size[1]}"
-        raise DPNetError(f"{file}: was drawn on {shapes}: give the photograph that it was drawn on")
+        sizes = f"{written[0]} x {written[1]} pixels, and its support has {size[0]} x {size[1]}"
+        raise DPNetError(f"{file}: was drawn on {sizes}: give the photograph that it was drawn on")
     canvas = Image.new("L", size)
+    draw = ImageDraw.Draw(canvas)
+    painters = {"polygon": draw.polygon, "rectangle": draw.rectangle, "circle": draw.ellipse}
     for (name, kind, _), corners in zip(drawn, points, strict=True):
-        if label in (None, name):
-            _draw(ImageDraw.Draw(canvas), kind, corners, file)
+        if label not in (None, name):
+            continue
+        if len(corners) < CORNERS.get(kind, np.inf) or not (abs(corners) < 1e5).all():
+            expected = "polygons of 3 points or more, rectangles and circles of 2, within the photograph"
+            raise DPNetError(f"{file}: has a {kind!r} of {len(corners)} points, or far outside: draw {expected}")
+        if kind == "circle":  # its centre, and a point on it
+            radius = np.hypot(*(corners[1] - corners[0]))
+            corners = np.array([corners[0] - radius, corners[0] + radius])
+        ends = corners if kind == "polygon" else [corners.min(0), corners.max(0)]
+        painters[kind]([(float(x), float(y)) for x, y in ends], fill=1)
     return np.array(canvas)
-
-
-def _draw(canvas: ImageDraw.ImageDraw, kind: str, corners: np.ndarray, file: Path) -> None:
-    least = {"polygon": 3, "rectangle": 2, "circle": 2}
-    if kind not in least:
-        raise DPNetError(f"{file}: has the shape {kind!r}: draw polygons, rectangles or circles")
-    if len(corners) < least[kind] or not (abs(corners) < 1e5).all():
-        raise DPNetError(f"{file}: a {kind} has fewer than {least[kind]} points, or one far outside")
-    if kind == "circle":  # its centre, and a point on it
-        radius = np.hypot(*(corners[1] - corners[0]))
-        corners = np.array([corners[0] - radius, corners[0] + radius])
-    shape = {"polygon": canvas.polygon, "rectangle": canvas.rectangle, "circle": canvas.ellipse}[kind]
-    ends = corners if kind == "polygon" else [corners.min(0), corners.max(0)]
-    shape([(float(x), float(y)) for x, y in ends], fill=1)

@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -29,7 +28,6 @@ WHERE = "DATA=… or --root"
 VERSION = 1
 MIN_PIXELS, AT_SIDE = 2 * 32 * 32, 500  # the field's habit, stated for VOC's longer side of 500 pixels
 NOTE = "dpnet"  # keyword of a label's note
-END = b"IEND\xaeB`\x82"  # of a PNG that is whole
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Folds = tuple[tuple[int, ...], ...]  # class ids of each
@@ -59,7 +57,7 @@ class Benchmark:
     folds: Folds
     tested: Folds
     entries: tuple[Entry, ...]
-    digest: str
+    digest: str = ""
     recipe: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def path(self, listed: str) -> Path:
@@ -76,15 +74,14 @@ class Benchmark:
 
     def min_pixels(self, entry: Entry) -> int:
         """The least area that makes a class count in an image, in pixels."""
-        return least(entry.size)
+        return least(*entry.size)
 
     @cached_property
     def _images(self) -> dict[tuple[int, str], list[int]]:
         positions: dict[tuple[int, str], list[int]] = {}
         for position, entry in enumerate(self.entries):
-            for class_id, pixels in entry.pixels.items():
-                if class_id not in (VOID, *entry.thin) and pixels >= self.min_pixels(entry):
-                    positions.setdefault((class_id, entry.split), []).append(position)
+            for class_id in counting(entry):
+                positions.setdefault((class_id, entry.split), []).append(position)
         return positions
 
     def images_of(self, class_id: int, split: str) -> list[int]:
@@ -97,10 +94,21 @@ class Benchmark:
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
 
 
-def least(size: tuple[int, int]) -> int:
-    """The least area that makes a class count in an image (height, width): 2,048 pixels; fewer below 500 a side."""
-    longer = min(max(size), AT_SIDE)
+def split_folds(classes: int, folds: int = 4) -> Folds:
+    """Cut the class ids into contiguous folds, as equal as possible."""
+    return tuple(tuple(part.tolist()) for part in np.array_split(np.arange(1, classes + 1), folds))
+
+
+def least(height: int, width: int) -> int:
+    """The least area that makes a class count in an image: 2,048 pixels; fewer below 500 a side."""
+    longer = min(max(height, width), AT_SIDE)
     return -(-MIN_PIXELS * longer**2 // AT_SIDE**2)
+
+
+def counting(entry: Entry) -> list[int]:
+    """The classes of which an image shows enough, and that are not too thin in it."""
+    enough = least(*entry.size)
+    return [c for c, pixels in entry.pixels.items() if c not in (VOID, *entry.thin) and pixels >= enough]
 
 
 def decode(path: Path, mask: bool = False) -> np.ndarray:
@@ -135,13 +143,8 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], what: str)
     return [one for one in done if not isinstance(one, DPNetError)]
 
 
-def scan(
-    root: Path, items: Iterable[Item], classes: int, what: str = "reading masks", size: int | None = None
-) -> tuple[Entry, ...]:
-    """The entries of (id, split, image, label), sorted: each pair decoded, verified, and its classes counted.
-
-    `size` is the side of the network's square, for `Entry.thin`; None: no class is too thin.
-    """
+def scan(root: Path, items: Iterable[Item], classes: int, what: str, size: int = 0) -> tuple[Entry, ...]:
+    """The entries of items, sorted: each pair decoded, verified, counted; `size` is the network's, for `thin`."""
 
     def examine(item: Item) -> Entry:
         name, split, image, label = item
@@ -151,8 +154,7 @@ def scan(
             sizes = f"the mask is {columns}x{rows}, its image {image} {width}x{height} as a viewer shows it"
             raise DPNetError(f"{label}: {sizes}: make them the same size")
         pixels = count(mask)
-        wrong = ", ".join(str(value) for value in pixels if value > classes and value != VOID)
-        if wrong:
+        if wrong := ", ".join(str(value) for value in pixels if classes < value != VOID):
             raise DPNetError(f"{label}: ids {wrong[:30]} are out of range: a mask holds 0…{classes} and 255 for void")
         thin = vanishing(mask, size) if size else ()
         return Entry(name, split, _listed(image, root), _listed(label, root), (height, width), pixels, thin)
@@ -169,8 +171,7 @@ def count(mask: np.ndarray) -> dict[int, int]:
 def vanishing(mask: np.ndarray, size: int) -> tuple[int, ...]:
     """The classes of a label that have enough pixels, and none once it is squashed to the network's square."""
     left = np.unique(np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST)))
-    enough = least((mask.shape[0], mask.shape[1]))
-    return tuple(c for c, n in count(mask).items() if c != VOID and n >= enough and c not in left)
+    return tuple(c for c, n in count(mask).items() if c != VOID and n >= least(*mask.shape) and c not in left)
 
 
 def _listed(path: Path, root: Path) -> str:
@@ -193,18 +194,16 @@ def need_writable(folder: Path) -> None:
         raise DPNetError(f"{folder}: cannot be written: choose another folder with {WHERE}")
 
 
-def need_copy(data: Path, find: Callable[[Path], Path | None], tree: str, name: str, what: str) -> tuple[Path, str]:
-    """The user's copy of VOC or COCO, as `find` finds it in a folder, and how to complete it; DPNetError if none."""
+def need_copy(data: Path, copy: Path | None, parts: dict[str, str], tree: str, name: str) -> Path:
+    """The user's copy of VOC or COCO, if there is one with all its parts, which are known with their origin."""
     fetch = f"or let `python -m dpnet prepare {name} --root {data}` fetch what is absent"
-    if not data.is_dir():
-        why = "not a folder" if data.exists() else "no such folder"
-    elif not os.access(data, os.R_OK | os.X_OK):
-        why = "may not be read"
-    elif copy := find(data):
-        return copy, fetch
-    else:
-        why = f"no {what} in it" if any(data.iterdir()) else "empty"
-    raise DPNetError(f"{data}: {why}: give the folder that holds {tree} with {WHERE}, {fetch}")
+    if copy is None:
+        why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
+        raise DPNetError(f"{data}: {why}: give the folder that holds {tree} with {WHERE}, {fetch}")
+    for part, origin in parts.items():
+        if not (copy / part).exists():
+            raise DPNetError(f"{copy / part}: missing: {origin}: complete it, {fetch}")
+    return copy
 
 
 def _pack(content: object) -> str:
@@ -219,55 +218,38 @@ def _digest(index: dict[str, Any]) -> str:
     return hashlib.sha256(_pack(matters).encode()).hexdigest()
 
 
-def write(
-    root: Path,
-    name: str,
-    classes: Sequence[str],
-    folds: Folds,
-    tested: Folds,
-    entries: Iterable[Entry],
-    recipe: dict[str, Any],
-) -> Benchmark:
-    """Write the index, last of all, since a folder without one is not prepared; `recipe` is what made it so."""
-    listed = []
-    for e in sorted(entries, key=lambda e: e.id):
-        known = {**vars(e), "size": list(e.size), "pixels": {str(c): n for c, n in e.pixels.items()}}
-        listed.append({key: value for key, value in known.items() if key != "thin" or value})
-    index = {"version": VERSION, "benchmark": name, "classes": list(classes), "recipe": recipe, "entries": listed}
-    index |= {"folds": [list(fold) for fold in folds], "tested": [list(fold) for fold in tested]}
-    index["digest"] = _digest(index)
-    io.write(root / INDEX, (_pack(index) + "\n").encode(), WHERE)
-    return read(root)
+def write(benchmark: Benchmark) -> Benchmark:
+    """Write the index, last of all, since a folder without one is not prepared; and read it, with its digest."""
+    index = {"version": VERSION, "benchmark": benchmark.name}
+    index |= {key: getattr(benchmark, key) for key in ("classes", "folds", "tested", "recipe")}
+    entries = [vars(e) | {"pixels": {str(c): n for c, n in e.pixels.items()}} for e in benchmark.entries]
+    entries = [{key: value for key, value in e.items() if key != "thin" or value} for e in entries]
+    index["entries"] = sorted(entries, key=lambda e: e["id"])
+    io.write(benchmark.root / INDEX, (_pack(index | {"digest": _digest(index)}) + "\n").encode(), WHERE)
+    return read(benchmark.root)
 
 
 def read(root: Path) -> Benchmark:
     """The benchmark in a folder; DPNetError if its index is missing, corrupt, or of another version."""
-    file = Path(root) / INDEX
+    file, again = Path(root) / INDEX, "delete it and prepare the benchmark again"
     try:
         index = json.loads(file.read_text("utf-8"))
         if index["version"] != VERSION:
-            version = f"{file}: has version {index['version']}, not {VERSION}"
-            raise DPNetError(f"{version}: delete it and prepare the benchmark again")
+            raise DPNetError(f"{file}: has version {index['version']}, not {VERSION}: {again}")
         if index["digest"] != _digest(index):
             raise ValueError("its content does not match its digest")
-        entries = tuple(
-            Entry(
-                **{key: e[key] for key in ("id", "split", "image", "label")},
-                size=(e["size"][0], e["size"][1]),
-                pixels={int(c): e["pixels"][c] for c in sorted(e["pixels"], key=int)},
-                thin=tuple(e.get("thin", ())),
-            )
-            for e in index["entries"]
-        )
-        folds, tested = (tuple(tuple(fold) for fold in index[key]) for key in ("folds", "tested"))
+        for e in index["entries"]:
+            e["pixels"] = {int(c): e["pixels"][c] for c in sorted(e["pixels"], key=int)}
+            e |= {"size": tuple(e["size"]), "thin": tuple(e.get("thin", ()))}
+        entries = tuple(Entry(**e) for e in index["entries"])
+        folds, tested = (tuple(map(tuple, index[key])) for key in ("folds", "tested"))
         classes, recipe = tuple(index["classes"]), index["recipe"]
         return Benchmark(index["benchmark"], Path(root), classes, folds, tested, entries, index["digest"], recipe)
     except (FileNotFoundError, NotADirectoryError):
-        prepare = "python -m dpnet prepare BENCHMARK --root DATA"
-        raise DPNetError(f"{file}: missing: prepare it: {prepare}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DPNetError(f"{file}: missing: python -m dpnet prepare BENCHMARK --root DATA") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: corrupt ({why}): delete it and prepare the benchmark again") from error
+        raise DPNetError(f"{file}: corrupt ({why}): {again}") from error
 
 
 def png(mask: np.ndarray, note: str = "") -> bytes:
@@ -276,8 +258,7 @@ def png(mask: np.ndarray, note: str = "") -> bytes:
     coloured.putpalette(images.voc_colours())
     if note:
         info.add_text(NOTE, note)
-    coloured.save(packed := BytesIO(), "PNG", pnginfo=info)
-    return packed.getvalue()
+    return images.png(coloured, info)
 
 
 def in_processes(

@@ -1,12 +1,11 @@
 """PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from dpnet import io
-from dpnet.data.folds import split_folds
-from dpnet.data.index import END, WHERE, Benchmark, Item, in_processes, need_copy, png, scan, write
+from dpnet.data.index import WHERE, Benchmark, Folds, Item, in_processes, png, scan, split_folds, write
 from dpnet.io import DPNetError, progress
 
 CLASSES = (
@@ -19,9 +18,11 @@ MINI = Path(__file__).with_name("pascal_mini.txt")
 ENOUGH, ENOUGH_VAL, ENOUGH_CLASSES = 20, 5, 2  # images of a class, of them in val; such classes in a fold
 CHUNK = 50  # masks per task: half a second of work
 TREE = "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassAug,ImageSets/Segmentation}"
-ORIGIN = {
-    "JPEGImages": "the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
-    "SegmentationClassAug": "the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+PARTS = {
+    "JPEGImages": "it holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
+    "SegmentationClassAug": "it holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+}
+LIST_ORIGIN = {
     "train.txt": "it comes with VOC 2012",
     "val.txt": "it comes with VOC 2012",
     "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
@@ -31,28 +32,17 @@ ORIGIN = {
 
 def find(data: Path) -> Path | None:
     """VOC2012 in the user's folder, or as that folder."""
-    parts = ("JPEGImages", "SegmentationClassAug", "ImageSets")
     places = (data / "VOCdevkit" / "VOC2012", data / "VOC2012", data)
-    return next((voc for voc in places if any((voc / part).is_dir() for part in parts)), None)
-
-
-def source(data: Path) -> Path:
-    """VOC2012, with photographs and masks, in the user's folder or as that folder; DPNetError if it is not there."""
-    voc, remedy = need_copy(data, find, TREE, "pascal", "VOCdevkit/VOC2012/JPEGImages")
-    for part in ("JPEGImages", "SegmentationClassAug"):
-        if not (voc / part).is_dir():
-            raise DPNetError(f"{voc / part}: missing: it holds {ORIGIN[part]}: complete it, {remedy}")
-    return voc
+    return next((voc for voc in places if any(os.path.isdir(voc / part) for part in (*PARTS, "ImageSets"))), None)
 
 
 def ids(path: Path, images: str = "pfenet") -> list[str]:
     """The ids of a list of images; DPNetError if it is missing or empty."""
-    if not path.is_file():
-        raise DPNetError(f"{path}: missing, images={images!r} needs it: {ORIGIN[path.name]}")
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
     # "2007_000032" in VOC's own lists, "/JPEGImages/2007_000032.jpg /Segm…" in those of other projects
-    names = [Path(line.split()[0]).stem for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        raise DPNetError(f"{path}: names no image: {ORIGIN[path.name]}")
+        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {LIST_ORIGIN[path.name]}")
     return names
 
 
@@ -62,16 +52,16 @@ def items(voc: Path, name: str, images: str) -> list[Item]:
         splits = dict(line.split() for line in MINI.read_text("utf-8").splitlines())
     else:
         lists = voc / "ImageSets" / "Segmentation"
-        splits = {key: "train" for file in LISTS[images] for key in ids(lists / file, images)}
-        for key in ids(lists / "val.txt", images):
-            if splits.get(key) == "train":
-                raise DPNetError(f"{voc}: {key} is in val.txt and in {' or '.join(LISTS[images])}: mend the lists")
-            splits[key] = "val"
+        train = {key: "train" for file in LISTS[images] for key in ids(lists / file, images)}
+        val = dict.fromkeys(ids(lists / "val.txt", images), "val")
+        if both := sorted(train.keys() & val):
+            raise DPNetError(f"{voc}: {both[0]} is in val.txt and in {' or '.join(LISTS[images])}: mend the lists")
+        splits = train | val
     photos, masks = voc / "JPEGImages", voc / "SegmentationClassAug"
     return [(key, split, photos / f"{key}.jpg", masks / f"{key}.png") for key, split in splits.items()]
 
 
-def enough(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+def enough(benchmark: Benchmark) -> Folds:
     """The novel classes of each fold with enough images to be tested; () for a fold with fewer than two."""
 
     def fits(class_id: int) -> bool:
@@ -82,13 +72,11 @@ def enough(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
     return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
 
 
-def prepare(name: str, data: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
+def prepare(name: str, voc: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
     """Index the user's copy of VOC in `root`; if it is bad, DPNetError and nothing written."""
-    entries = scan(root, items(source(data), name, images), len(CLASSES), f"reading {name}")
-    tested = FOLDS
-    if name == "pascal-mini":
-        tested = enough(Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, digest=""))
-    return write(root, name, CLASSES, FOLDS, tested, entries, recipe)
+    entries = scan(root, items(voc, name, images), len(CLASSES), f"reading {name}")
+    benchmark = Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, recipe=recipe)
+    return write(replace(benchmark, tested=enough(benchmark)) if name == "pascal-mini" else benchmark)
 
 
 def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
@@ -105,8 +93,8 @@ def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
     if masks.is_dir():
         return
     making = masks.with_name(f".{masks.name}.part")  # so that a folder of that name is whole, or the user's
-    theirs = {key: sbd / "cls" / f"{key}.mat" for key in augmented}
-    made_from = theirs | {key: voc / "SegmentationClass" / f"{key}.png" for key in (*train, *val)}
+    made_from = {key: sbd / "cls" / f"{key}.mat" for key in augmented}
+    made_from |= {key: voc / "SegmentationClass" / f"{key}.png" for key in (*train, *val)}
     pairs = [(file, making / f"{key}.png") for key, file in sorted(made_from.items())]
     tasks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
     for _ in progress(in_processes(_make, tasks, workers, masks), "making masks", "mask", len(pairs)):
@@ -115,21 +103,16 @@ def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
 
 
 def _make(pairs: list[tuple[Path, Path]]) -> list[Path]:
+    from scipy.io import loadmat
+
     for file, target in pairs:
-        if target.exists() and target.read_bytes().endswith(END):
+        if target.exists():
             continue
         try:
-            content = file.read_bytes() if file.suffix == ".png" else png(_from_sbd(file))
-        except FileNotFoundError:
-            raise DPNetError(f"{file}: missing: complete your copy of the data") from None
+            mask = None if file.suffix == ".png" else loadmat(file)["GTcls"][0]["Segmentation"][0]
+            content = file.read_bytes() if mask is None else png(mask)
         except Exception as error:  # whatever scipy raises for a broken file
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise DPNetError(f"{file}: no mask can be read from it ({why}): replace it by an intact copy") from error
         io.write(target, content, WHERE)
     return [target for _, target in pairs]
-
-
-def _from_sbd(file: Path) -> np.ndarray:
-    from scipy.io import loadmat
-
-    return loadmat(file)["GTcls"][0]["Segmentation"][0]

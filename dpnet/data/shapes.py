@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from dpnet import io
 from dpnet.config import Recipe
 from dpnet.data import index
-from dpnet.data.folds import split_folds
-from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry
+from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry, split_folds
 
 __all__ = ["CLASSES", "FOLDS", "RECIPE_VERSION", "prepare", "render"]
 
@@ -530,21 +529,12 @@ class Scene:
 
 
 def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: float) -> tuple[np.ndarray, np.ndarray]:
-    """Render one scene; the same arguments give the same bytes.
+    """Render one scene: image, uint8 [S, S, 3], and label, uint8 [S, S]; the same arguments give the same bytes.
 
-    Arguments:
-        seed: entropy of the scene's generator, each at least 0.
-        classes: ids of the classes that may occur, in 1..20.
-        size: side S in pixels, at least 32.
-        diversity: how far an object strays from its class in form, pose, colour, texture and light, 0..1.
-
-    Returns:
-        the image, uint8 [S, S, 3], and its label, uint8 [S, S]: 0, class ids, and 255 for void, at least 1 px
-        on either side of an outline. Two or three objects of distinct classes, fewer if `classes` has fewer;
-        below about 48 px a thin one can be all void.
-
-    Raises:
-        ValueError: an argument is out of its range.
+    `seed` is entropy, numbers of at least 0; `classes` the ids that may occur, in 1..20; `size` the side S, from 32;
+    `diversity`, 0..1, how far an object strays from its class in form, pose, colour, texture and light. There are two
+    or three objects of distinct classes, fewer if `classes` has fewer; void is at least 1 px on either side of an
+    outline; below about 48 px a thin object can be all void. ValueError: an argument is out of its range.
     """
     allowed = sorted(set(classes))
     if not allowed or not set(allowed) <= set(range(1, len(CLASSES) + 1)):
@@ -572,7 +562,6 @@ CHUNK = 20  # images per task: a second of rendering
 
 def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Render a recipe's images into `root` and index them; the result does not depend on the number of processes."""
-    index.need_writable(root)
     amounts = {"train": recipe.train, "val": recipe.val}
     tasks = [
         (root, recipe, split, range(first, min(first + CHUNK, amount + 1)))
@@ -580,8 +569,8 @@ def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | No
         for first in range(1, amount + 1, CHUNK)
     ]
     rendered = index.in_processes(_render_some, tasks, workers, root)
-    entries = list(io.progress(rendered, "rendering shapes", "image", sum(amounts.values())))
-    return index.write(root, "shapes", CLASSES, FOLDS, FOLDS, entries, noted)
+    entries = tuple(io.progress(rendered, "rendering shapes", "image", sum(amounts.values())))
+    return index.write(Benchmark("shapes", root, CLASSES, FOLDS, FOLDS, entries, recipe=noted))
 
 
 def _render_some(task: tuple[Path, Recipe, str, range]) -> list[Entry]:

@@ -36,6 +36,13 @@ def save(array, file, **how):
     Image.fromarray(array).save(file, **how)
 
 
+def save_noted(array, file, note, **how):
+    """With an EXIF note of how the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = note
+    save(np.ascontiguousarray(array), file, exif=exif, **how)
+
+
 def photo(number, size=SIZE):
     return np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -86,6 +93,12 @@ def make_own_voc(where, labels=None, cvat=False):
     for split, ids in (("train", range(0, len(labels), 2)), ("val", range(1, len(labels), 2))):
         (lists / f"{split}.txt").write_text("".join(f"a{i}\n" for i in ids))
     return where
+
+
+def change_json(file, how):
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
 
 
 def runs(inside):
