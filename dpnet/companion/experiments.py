@@ -58,7 +58,7 @@ def difference(
     return Effect(name, {of: 1.0, over: -1.0}, claim, stated, chief=chief)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one of each
 class Experiment:
     """A table or a figure of the paper, or one that it lacks."""
 

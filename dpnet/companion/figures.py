@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from dpnet import data, episodes, io
-from dpnet.companion import experiments, results
+from dpnet.companion import experiments, presets, results
 from dpnet.companion.cycles import Cycle
 from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import BASELINES
-from dpnet.companion.scores import MEAN, Scores
+from dpnet.companion.results import BASELINES, MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import Benchmark
@@ -96,7 +95,7 @@ def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
 
 def thresholds(scores: Scores, experiment: Experiment) -> Figure:
     """Fig. 5: mIoU against beta, mean of folds with its 95 % interval; the vertical axis does not begin at zero."""
-    benchmarks = results.papers_pair(scores, experiment)
+    benchmarks = _papers_pair(scores, experiment)
     figure, panels = plt.subplots(
         1, len(benchmarks), figsize=(6.8 * len(benchmarks), 4), layout="constrained", squeeze=False
     )
@@ -116,6 +115,17 @@ def thresholds(scores: Scores, experiment: Experiment) -> Figure:
         _plain(axis)
         axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
+
+
+def _papers_pair(scores: Scores, experiment: Experiment) -> list[Scores]:
+    """The scores; and of the paper's two benchmarks the other one, if its runs are there too."""
+    other = {"pascal": "coco", "coco": "pascal"}.get(scores.setting.benchmark)
+    folder = scores.store.root.parent
+    if other is None or not (folder / f"{other}-{scores.setting.preset}" / "benchmark.json").exists():
+        return [scores]
+    second = results.load(presets.resolve(other, scores.setting.preset), folder, len(scores.seeds))
+    whole = not any(second.missing_folds(second.of_row(row)) for row in experiment.rows)
+    return [scores, second] if whole else [scores]
 
 
 def gains(scores: Scores, experiment: Experiment) -> Figure:

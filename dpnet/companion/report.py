@@ -19,25 +19,37 @@ from dpnet.companion import (
     runner,
     tables,
     verdicts,
-)
+)  # fmt: skip
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.scores import MEAN, Scores, load
-from dpnet.config import Training
+from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
 
 NOTES = Path(__file__).with_name("report_notes.md")  # what was easy, what was difficult, where the paper is silent
 
 
-def write_tables(scores: Scores, asked: Sequence[Experiment]) -> None:
-    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained or scored.
+def csvs(scores: Scores, experiment: Experiment) -> dict[str, pd.DataFrame]:
+    """What is written beside an executed notebook: suffix of the CSV's name -> its content."""
+    if not experiment.rows:
+        return {"": details.matches(scores)}
+    made = {
+        "": results.rows(scores, experiment),
+        "_effects": results.effects(scores, experiment),
+        "_yardsticks": results.baselines(scores, experiment),
+    }
+    if experiment.table is not None:
+        made["_printed"] = tables.printed(scores, experiment)
+    if experiment.name == "fig4":
+        of_folds = [details.qualitative_examples(scores, experiment, fold).assign(fold=fold) for fold in scores.folds]
+        made["_looks"] = pd.concat(of_folds)
+    return made
 
-    Raises:
-        DPNetError: a notebook fails.
-    """
+
+def write_tables(scores: Scores, asked: Sequence[Experiment]) -> None:
+    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained."""
     wanted: dict[str, dict[str, Any]] = {}
     benchmark = scores.setting.benchmark
     for experiment in asked:
-        for suffix, table in results.tables(scores, experiment).items():
+        for suffix, table in csvs(scores, experiment).items():
             text = table.to_csv(index=False, lineterminator="\n")
             write(scores.store.root / f"{experiment.name}{suffix}.csv", text.encode())
         parameters = {"benchmark": benchmark, "preset": scores.setting.preset, "seeds": len(scores.seeds)}
@@ -67,36 +79,24 @@ def publish(scores: Scores) -> None:
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:
-    """CSVs, notebooks and reports of all results that are there, then README; nothing is trained or scored.
+    """CSVs, notebooks and reports of all results that are there (or of one benchmark's preset), then README.
 
-    Arguments:
-        benchmark: one only; None: all with results, at any preset but `tiny`.
-        preset: of that one.
-
-    Raises:
-        DPNetError: no results, or a corrupt file.
+    Nothing is trained or scored; without a benchmark, results at `tiny` are left alone.
     """
     folder = io.places().results
-    every = [load(presets.resolve(benchmark, preset), folder)] if benchmark else load_all(folder)
-    if not every:
+    names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
+    asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
+    if benchmark:
+        asked = [(benchmark, preset)]
+    if not asked:
         raise DPNetError(f"{folder}: no results to report: run `make reproduce-table3`")
-    for scores in every:
-        asked = experiments.several("all", scores.setting.benchmark)
-        write_tables(scores, [one for one in asked if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
+    for scores in [load(presets.resolve(*one), folder) for one in asked]:
+        every = experiments.several("all", scores.setting.benchmark)
+        write_tables(scores, [one for one in every if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
         publish(scores)
         print(f"{scores.store.root.name}: tables and report are those of its runs")
     if folder == io.ROOT / "results":
         readme.write_documents()
-
-
-def load_all(folder: Path) -> list[Scores]:
-    """The scores of each benchmark and preset that has results, `tiny` left out."""
-    every = []
-    for file in sorted(folder.glob("*/benchmark.json")):
-        benchmark, _, preset = file.parent.name.rpartition("-")
-        if benchmark in presets.BENCHMARKS and preset in presets.PRESETS and preset != "tiny":
-            every.append(load(presets.resolve(benchmark, preset), folder))
-    return every
 
 
 def as_markdown(scores: Scores) -> str:
@@ -118,7 +118,7 @@ def as_markdown(scores: Scores) -> str:
         _best_weights(scores),
         "## Does the model read its support?",
         tables.support_verdict(scores, table3),
-        readme.markdown(tables.wide(results.baselines(scores, table3), ["yardstick"], intervals=(MEAN,))),
+        readme.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
         *_pairs(scores, table3),
         "## The numbers",
         *_numbers(scores),
@@ -134,8 +134,7 @@ def as_markdown(scores: Scores) -> str:
 def lint() -> pd.DataFrame:
     """What does not add up in the paper, for people: where, text, stated, computed, reading."""
     table = paper.lint()[["where", "text", "stated", "computed", "reading"]]
-    numbers = {c: ["—" if pd.isna(v) else f"{v:g}" for v in table[c]] for c in ("stated", "computed")}
-    return table.assign(**numbers)
+    return table.assign(**{column: table[column].map("{:g}".format) for column in ("stated", "computed")})
 
 
 def _numbers(scores: Scores) -> list[str]:
@@ -169,9 +168,8 @@ def _pairs(scores: Scores, experiment: Experiment) -> list[str]:
 
 def _tally(tested: pd.DataFrame) -> str:
     once = tested[~tested.effect.str.contains(verdicts.AGAIN)]
-    same, other, open_, none = (
-        int((once.status == s).sum()) for s in ("same direction", "opposite direction", "undecided", "not run")
-    )
+    statuses = ("same direction", "opposite direction", "undecided", "not run")
+    same, other, undecided, not_run = once.status.value_counts().reindex(statuses, fill_value=0)
     trainings = (
         " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
         "wide, and each seed's own difference stands beside it."
@@ -180,9 +178,9 @@ def _tally(tested: pd.DataFrame) -> str:
     )
     return (
         f"Of {len(once)} differences that test what the paper claims, {same} came out in the paper's direction, "
-        f"{other} against it, {open_} undecided (the interval contains zero), {none} not run here. Differences are "
-        "paired: the same episodes, means over the folds, 95 % intervals. They say how much other test images would "
-        f"change a number{trainings}"
+        f"{other} against it, {undecided} undecided (the interval contains zero), {not_run} not run here. "
+        "Differences are paired: the same episodes, means over the folds, 95 % intervals. They say how much other "
+        f"test images would change a number{trainings}"
     )
 
 
@@ -191,26 +189,19 @@ def _recipe(scores: Scores) -> str:
     file = scores.store.root / "recipe.csv"
     if not file.exists():
         return ""
-    measured = pd.read_csv(file, dtype={"fold": str})
-    wide = measured[measured.metric == PAPER_METRIC].pivot_table(
-        index="candidate", columns="fold", values="miou", sort=False
-    )
-    wide = wide.rename(columns=lambda fold: fold if fold == MEAN else f"fold {fold}")
+    tidy = pd.read_csv(file, dtype={"fold": str}).query(f"metric == '{PAPER_METRIC}'").round({"miou": 1})
+    names = ("fold " + tidy.fold).where(tidy.fold != MEAN, MEAN)
+    table = paper.across(tidy.assign(name=names), ["candidate"], "name", "miou")
     candidates = presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset]
-    usual, *_ = candidates.values()
-    wide.insert(0, "differs in", [_changes(candidates[name], usual) for name in wide.index])
-    table = readme.markdown(wide.round(1).reset_index())
+    usual = vars(next(iter(candidates.values())))
+    changes = [{k: v for k, v in vars(candidates[c]).items() if v != usual[k]} for c in table.candidate]
+    table.insert(1, "differs in", [", ".join(f"{k} {v}" for k, v in of_one.items()) or "—" for of_one in changes])
     return (
         "<details><summary>How the recipe was chosen</summary>\n\nThe full model, trained on a fold's base classes "
         "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
         f"metric, seed 0, {scores.setting.episodes} episodes per fold). The highest mean was taken; few images stand "
-        f"behind it, so small differences are noise.\n\n{table}\n\n</details>"
+        f"behind it, so small differences are noise.\n\n{readme.markdown(table)}\n\n</details>"
     )
-
-
-def _changes(training: Training, usual: Training) -> str:
-    changed = {key: value for key, value in vars(training).items() if value != getattr(usual, key)}
-    return ", ".join(f"{key} {value}" for key, value in changed.items()) or "—"
 
 
 def _threshold_reading(scores: Scores) -> str:
