@@ -1,5 +1,6 @@
 """The report of a benchmark's results: what stands in it is read from results, never typed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from dpnet.companion.experiments import PAPER_METRIC, Experiment
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
 
-NOTES = Path(__file__).with_name("report_notes.md")  # what was easy, what was difficult, where the paper is silent
+TEMPLATE = Path(__file__).with_name("report.md")
+NOT_COMPARABLE = "**Not the paper's setting: directions compare, values do not.**"
+ONE_SEED = "; with one seed they do not say how much another training would, and a point or two may be that."
+SEVERAL_SEEDS = (
+    " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
+    "wide, and each seed's own difference stands beside it."
+)
 
 
 def csvs(scores: Scores, experiment: Experiment) -> dict[str, pd.DataFrame]:
@@ -101,34 +108,37 @@ def publish_all(benchmark: str | None, preset: str) -> None:
 
 def as_markdown(scores: Scores) -> str:
     """The report as Markdown, with the links of its own folder."""
-    table3, setting = experiments.get("table3"), scores.setting
-    tested = verdicts.claims(scores)
-    parts = [
-        f"# Report: `{setting.benchmark}` at `{setting.preset}`",
-        "The paper's tables and claims beside our runs. Written by `make report` from the counts in `runs/`; "
-        "no number is typed.",
-        f"*Protocol.* {tables.protocol(scores, table3)} Each notebook states its own.",
-        _recipe(scores),
-        "" if scores.comparable(table3) else "**Not the paper's setting: directions compare, values do not.**",
-        "## At a glance",
-        readme.linked_overview(scores, "", "what came out"),
-        "## The paper's claims",
-        _tally(tested),
-        readme.markdown(tested.assign(status=tested.status.map(lambda s: verdicts.SYMBOLS.get(s, s)))),
-        _best_weights(scores),
-        "## Does the model read its support?",
-        tables.support_verdict(scores, table3),
-        readme.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
-        *_pairs(scores, table3),
-        "## The numbers",
-        *_numbers(scores),
-        "## What does not add up in the paper",
-        "From its own tables and sentences (`dpnet/paper.py`); a reading is given where there is one.",
-        readme.markdown(lint()),
-        _threshold_reading(scores),
-        NOTES.read_text("utf-8"),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    table3, fig5 = experiments.get("table3"), experiments.get("fig5")
+    claims, effects = verdicts.claims(scores), tables.headline(scores, fig5).set_index("effect")
+    once = claims[~claims.effect.str.contains(verdicts.AGAIN)]
+    statuses = once.status.value_counts()
+    thresholds = [f"{e.name}: {tables.difference(effects.loc[e.name].to_dict())}" for e in fig5.effects[:2]]
+    text = TEMPLATE.read_text("utf-8").format(
+        benchmark=scores.setting.benchmark,
+        preset=scores.setting.preset,
+        protocol=tables.protocol(scores, table3),
+        recipe=_recipe(scores),
+        comparable="" if scores.comparable(table3) else NOT_COMPARABLE,
+        overview=readme.linked_overview(scores, "", "what came out"),
+        differences=len(once),
+        same=statuses.get("same direction", 0),
+        opposite=statuses.get("opposite direction", 0),
+        undecided=statuses.get("undecided", 0),
+        not_run=statuses.get("not run", 0),
+        trainings=SEVERAL_SEEDS if "by seed" in claims else ONE_SEED,
+        claims=readme.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
+        best_weights=_best_weights(scores),
+        support=tables.support_verdict(scores, table3),
+        baselines=readme.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
+        classes=_classes(scores, table3),
+        numbers=_numbers(scores),
+        lint=readme.markdown(lint()),
+        best_of_table5=paper.cells(5).miou.max(),
+        best_of_table3=readme.papers_best(),
+        stated=effects.paper.iloc[0],
+        thresholds="; ".join(thresholds),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text) + "\n"
 
 
 def lint() -> pd.DataFrame:
@@ -137,50 +147,29 @@ def lint() -> pd.DataFrame:
     return table.assign(**{column: table[column].map("{:g}".format) for column in ("stated", "computed")})
 
 
-def _numbers(scores: Scores) -> list[str]:
+def _numbers(scores: Scores) -> str:
     """Each target that was run: ours beside the paper's."""
     parts = []
     for experiment in experiments.several("all", scores.setting.benchmark):
-        if verdicts.outcome(scores, experiment) == verdicts.NOT_RUN:
-            continue
-        table = tables.main(scores, experiment)[0]
-        if experiment.name == "table5":
-            table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
-        parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
-        parts += tables.missing(scores, experiment)
-    return parts
+        if verdicts.outcome(scores, experiment) != verdicts.NOT_RUN:
+            table = tables.main(scores, experiment)[0]
+            if experiment.name == "table5":
+                table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
+            parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
+            parts += tables.missing(scores, experiment)
+    return "\n\n".join(parts)
 
 
-def _pairs(scores: Scores, experiment: Experiment) -> list[str]:
+def _classes(scores: Scores, experiment: Experiment) -> str:
     """Class by class: which supports the best row tells apart, then how each row does."""
     classes = tables.by_class(scores, experiment)
     if classes.empty:
-        return []
-    return [
-        "<details><summary>By pair of classes, and by class</summary>",
-        f"The same queries under a right support and a wrong one ({experiment.best.label}; IoU in %, PFENet metric):",
-        readme.markdown(tables.pairs(scores, experiment)),
-        "Each class by itself, with the number of test images behind it (IoU in %, CANet metric):",
-        readme.markdown(classes),
-        "</details>",
-    ]
-
-
-def _tally(tested: pd.DataFrame) -> str:
-    once = tested[~tested.effect.str.contains(verdicts.AGAIN)]
-    statuses = ("same direction", "opposite direction", "undecided", "not run")
-    same, other, undecided, not_run = once.status.value_counts().reindex(statuses, fill_value=0)
-    trainings = (
-        " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
-        "wide, and each seed's own difference stands beside it."
-        if "by seed" in tested
-        else "; with one seed they do not say how much another training would, and a point or two may be that."
-    )
+        return ""
     return (
-        f"Of {len(once)} differences that test what the paper claims, {same} came out in the paper's direction, "
-        f"{other} against it, {undecided} undecided (the interval contains zero), {not_run} not run here. "
-        "Differences are paired: the same episodes, means over the folds, 95 % intervals. They say how much other "
-        f"test images would change a number{trainings}"
+        "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
+        f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
+        f"{readme.markdown(tables.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
+        f"images behind it (IoU in %, CANet metric):\n\n{readme.markdown(classes)}\n\n</details>"
     )
 
 
@@ -201,18 +190,6 @@ def _recipe(scores: Scores) -> str:
         "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
         f"metric, seed 0, {scores.setting.episodes} episodes per fold). The highest mean was taken; few images stand "
         f"behind it, so small differences are noise.\n\n{readme.markdown(table)}\n\n</details>"
-    )
-
-
-def _threshold_reading(scores: Scores) -> str:
-    """Table 5's best cell and Table 3's last row should agree: is it the threshold? What a run can test of that."""
-    fig5 = experiments.get("fig5")
-    measured = tables.headline(scores, fig5).set_index("effect")
-    parts = [f"{e.name}: {tables.difference(measured.loc[e.name].to_dict())}" for e in fig5.effects[:2]]
-    return (
-        f"Table 5's best cell is {paper.cells(5).miou.max():.1f}, the same configuration {readme.papers_best():.1f} "
-        "elsewhere. A reading: Table 5 was scored at another threshold, since the text says that β = 0.2 brings "
-        f"{measured.paper.iloc[0]:g}. What it brings here (points, CANet metric): {'; '.join(parts)}."
     )
 
 
