@@ -119,19 +119,19 @@ def plan(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """Make a target: train, score, write CSVs and notebooks."""
-    from dpnet.companion import notebooks, report, runner, scores, tables, verdicts
+    from dpnet.companion import notebooks, report, results, runner, tables, verdicts
 
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
     asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
-    results = scores.load(setting, at.results, options.seeds)
+    scores = results.load(setting, at.results, options.seeds)
     with notebooks.kernel_environment(at):
-        report.write_tables(results, asked)
+        report.write_tables(scores, asked)
         if options.target == "all":
-            report.publish(results)
+            report.publish(scores)
     if options.target == "all":
-        print(verdicts.overview(results).to_string(index=False))
+        print(verdicts.overview(scores).to_string(index=False))
     else:
-        print(*(tables.as_text(results, experiment) for experiment in asked), sep="\n\n")
+        print(*(tables.as_text(scores, experiment) for experiment in asked), sep="\n\n")
 
 
 def train(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What means do not say: Fig. 3's matches, each class, pairs of classes, the best weights, Fig. 4's episodes."""
 
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -8,48 +9,41 @@ import pandas as pd
 
 from dpnet.companion import experiments, paper
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.scores import MEAN, Samples, Scores, cell, combined, direction, resampling
-from dpnet.config import Baselines
-from dpnet.metrics import intersection_union, mean_iou, queries
+from dpnet.companion.results import MEAN, Scores, cell, direction, resampling
+from dpnet.metrics import RESAMPLES, intersection_union, mean_iou, queries
+
+RATES = ("cells", "precision", "recall")  # candidates per episode; on the foreground, of all; of all on it, reached
 
 
+@cache
 def matches(scores: Scores) -> pd.DataFrame:
     """How reliable the matches of frozen features are, one way (cosine) and with the way back (cycle).
 
-    Returns:
-        tidy: matches ("cosine", "cycle", "cycle - cosine"), fold, cells (candidates per episode), precision (% of
-        them on the query's foreground, void left out), recall (% of its foreground cells), each with low and
-        high (95 %).
+    Tidy: matches ("cosine", "cycle", "cycle - cosine"), fold, `RATES` (void left out), each with low and high (95 %).
     """
-    parts = {
-        name: [_matched(scores, f"matches-{name}", fold) for fold in scores.folds] for name in ("cosine", "cycle")
-    }
-    both = zip(parts["cycle"], parts["cosine"], strict=True)
-    parts["cycle - cosine"] = [None if a is None or b is None else a - b for a, b in both]
+    cosine, cycle = (
+        [_matched(scores, f"matches-{name}", fold) for fold in scores.folds] for name in ("cosine", "cycle")
+    )
     lines = []
-    for name, of_folds in parts.items():
-        whole = [p for p in of_folds if p is not None]
-        mean = np.mean(whole, 0) if len(whole) == len(of_folds) else None
-        for fold, part in zip(scores.columns, [*of_folds, mean], strict=True):
+    both = {"cosine": cosine, "cycle": cycle, "cycle - cosine": list(np.subtract(cycle, cosine))}
+    for name, of_folds in both.items():
+        for fold, part in zip(scores.columns, [*of_folds, np.mean(of_folds, 0)], strict=True):
             line: dict[str, Any] = {"matches": name, "fold": fold}
-            for i, rate in enumerate(("cells", "precision", "recall")):
-                of_rate = cell(None if part is None else Samples(float(part[0, i]), part[1:, i]), rate)
+            for rate, samples in zip(RATES, part.T, strict=True):
+                of_rate = cell(samples, rate)
                 line |= {rate: of_rate[rate], f"{rate}_low": of_rate["low"], f"{rate}_high": of_rate["high"]}
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _matched(scores: Scores, name: str, fold: int) -> np.ndarray | None:
-    """Cells per episode, precision and recall: the value, then its resamples, float64 [1 + R, 3]."""
-    one_shot = {"kind": Baselines.kind, "shot": 1, "diversity": scores.setting.recipe.diversity}
-    lists = scores.counts(scores.select(variant=name, **one_shot), fold)
-    pixels = scores.counts(scores.select(variant="prototype", **one_shot), fold)
+def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:
+    """`RATES`: the value, then its resamples, float64 [1 + R, 3]; NaN where not run."""
+    lists, pixels = (scores.counts(scores.baseline(of), fold) for of in (name, "prototype"))
     if not lists or not pixels:
-        return None
+        return np.full((1 + RESAMPLES, len(RATES)), np.nan)
     of_seeds = []
     # Pixels tell queries apart, cells may not.
-    for (counts, classes), drawn in zip(lists, resampling(fold, pixels), strict=True):
-        weights = np.concatenate([np.ones((1, len(classes))), drawn])
+    for (counts, _), weights in zip(lists, resampling(fold, pixels), strict=True):
         hit, false, missed = (weights @ counts[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
         rates = [100 * hit / np.maximum(hit + false, 1), 100 * hit / np.maximum(hit + missed, 1)]
         of_seeds.append(np.stack([weights @ counts[:, 1].sum(1) / weights.sum(1), *rates], 1))
@@ -57,15 +51,13 @@ def _matched(scores: Scores, name: str, fold: int) -> np.ndarray | None:
 
 
 def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What a fold's mean hides: each class by itself.
+    """What a fold's mean hides: each class by itself, in the table's metric (%, mean of seeds), in each row.
 
-    Returns:
-        tidy: class, fold, images (distinct queries), episodes, row, iou (%, the table's metric, mean of seeds).
+    Tidy: class, fold, images (distinct queries), episodes, row, iou.
     """
     lines: list[list[Any]] = []
     for fold, row in product(scores.folds, experiment.rows):
-        lists = scores.counts(scores.of_row(row), fold)
-        if not lists:
+        if not (lists := scores.counts(scores.of_row(row), fold)):
             continue
         counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
         query = queries(counts, classes)
@@ -80,9 +72,8 @@ def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Which classes the best row tells apart: the same queries, with a support of their class and with a wrong one.
 
-    Returns:
-        class (of the query), support (the wrong one's class), episodes, right, wrong (IoU in %, PFENet metric, all
-        seeds together); empty if either was not run.
+    Tidy: class (of the query), support (the wrong one's class), episodes, right, wrong (IoU in %, PFENet metric, all
+    seeds together).
     """
     best = experiment.best
     lines: list[list[Any]] = []
@@ -106,20 +97,18 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 
 def best_weights(scores: Scores) -> dict[str, Any] | None:
-    """Where the paper's best pair of loss weights stands among ours: what pairwise effects do not say.
+    """Where the paper's best pair of loss weights stands among ours; None if a cell was not run.
 
-    Returns:
-        theirs and ours (labels of the paper's best cell and of ours), rank (of theirs among ours), miou and highest
-        (of both), difference (theirs - ours) with low and high (95 %), status; None if a cell was not run.
+    Of the paper's best cell and of ours: labels (theirs, ours), values (miou, highest), their rank among ours,
+    difference (theirs - ours) with low and high (95 %), status.
     """
     table5 = experiments.get("table5")
-    cells = [scores.samples(scores.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows]
-    values = np.array([np.nan if cell is None else cell.value for cell in cells])
+    cells = np.stack([scores.samples(scores.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows])
+    values, papers = cells[:, 0], paper.by_row(5, table5.keys)
     if np.isnan(values).any():
         return None
-    papers = paper.cells(5).set_index(table5.keys)["miou"]
-    ours, theirs = int(values.argmax()), int(np.argmax([papers[*row.key.values()] for row in table5.rows]))
-    gap = cell(combined([(1, cells[theirs]), (-1, cells[ours])]), "difference")
+    ours, theirs = int(values.argmax()), int(np.argmax([papers[*row.key.values(), MEAN] for row in table5.rows]))
+    gap = cell(cells[theirs] - cells[ours], "difference")
     return {
         "theirs": table5.rows[theirs].label,
         "ours": table5.rows[ours].label,
@@ -134,20 +123,17 @@ def best_weights(scores: Scores) -> dict[str, Any] | None:
 def qualitative_examples(scores: Scores, experiment: Experiment, fold: int) -> pd.DataFrame:
     """The episodes that Fig. 4 shows, by rule: of each class the largest gain, the median, the largest loss.
 
-    Returns:
-        rule, class, class_id, episode (its position in the list of the first seed), query and support (image ids),
-        without, with (IoU in %, CANet metric), gain; empty if the fold has not been run.
+    Episode is a position in the first seed's list, query and support are image ids, IoU is in % (CANet metric).
     """
     columns = ["rule", "class", "class_id", "episode", "query", "support", "without", "with", "gain"]
     lists = [scores.counts(scores.of_row(row), fold) for row in experiment.rows]
-    if not all(lists):
-        return pd.DataFrame(columns=columns)
-    overlaps = [intersection_union(of_row[0][0], PAPER_METRIC) for of_row in lists]
-    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
-    listed = scores.store.episodes(fold, scores.seeds[0], 1, scores.setting.episodes)
     lines = []
-    for rule, class_id, episode in experiments.qualitative_examples(before, after, lists[0][0][1]):
-        _, query, supports, *_ = listed[episode]
-        ious = [before[episode], after[episode], after[episode] - before[episode]]
-        lines.append([rule, scores.about["classes"][class_id - 1], class_id, episode, query, supports[0], *ious])
+    if all(lists):
+        overlaps = [intersection_union(of_row[0][0], PAPER_METRIC) for of_row in lists]
+        before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
+        listed = scores.store.episodes(fold, scores.seeds[0], 1, scores.setting.episodes)
+        for rule, class_id, episode in experiments.qualitative_examples(before, after, lists[0][0][1]):
+            _, query, supports, *_ = listed[episode]
+            ious = [before[episode], after[episode], after[episode] - before[episode]]
+            lines.append([rule, scores.about["classes"][class_id - 1], class_id, episode, query, supports[0], *ious])
     return pd.DataFrame(lines, columns=columns).round(1)

@@ -55,7 +55,7 @@ def difference(name: str, of: int, over: int, claim: str = "", **more: Any) -> E
     return Effect(name, {of: 1.0, over: -1.0}, claim, **more)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one of each
 class Experiment:
     """A table or a figure of the paper, or one that it lacks."""
 

@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from dpnet import data, episodes, io
-from dpnet.companion import experiments, results
+from dpnet.companion import experiments, presets, results
 from dpnet.companion.cycles import Cycle
 from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import BASELINES
-from dpnet.companion.scores import MEAN, Scores
+from dpnet.companion.results import BASELINES, MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import Benchmark
@@ -40,33 +39,28 @@ def table(scores: Scores, experiment: Experiment) -> Figure:
     """A table as points with 95 % intervals, per fold and metric, between its baselines."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
     tidy, below = results.rows(scores, experiment), results.baselines(scores, experiment)
-    folds, best = scores.columns, experiment.best
-    suffix = results.suffix(experiment, best)
-    names = [BASELINES[name] + suffix for name in ("prototype", "prototype-wrong", "objects")]
-    dashes = dict(zip(names, ("-", ":", "--"), strict=True))
-    wrong = "the model, wrong support" + suffix
+    at, suffix = np.arange(len(scores.columns)), results.suffix(experiment, experiment.best)
+    labels = [row.label for row in experiment.rows]
+    lines = {"prototype": "-", "prototype-wrong": ":", "objects": "--"}
+    dashes = {BASELINES[name] + suffix: dash for name, dash in lines.items()}
     handles: dict[str, Any] = {}
     for axis, (metric, title) in zip(panels, METRIC_NAMES.items(), strict=True):
-        of_panel = [row for row in experiment.rows if row.metric in (None, metric)]
-        for number, row in enumerate(of_panel):
-            of_row = np.all([tidy[k] == v for k, v in row.key.items()], axis=0)
-            cells = tidy[of_row & (tidy.metric == metric)].set_index("fold").loc[folds]
-            x = np.arange(len(folds)) + (number - (len(of_panel) - 1) / 2) * 0.14
-            handles[row.label] = _intervals(axis, x, cells, experiment.rows.index(row), fmt="", linestyle="")
-        controlled = next(row for row in reversed(of_panel) if row.shot == best.shot)
-        for name, dash in {**dashes, f"{controlled.label}, wrong support": "-."}.items():
-            cells = below[(below.yardstick == name) & (below.metric == metric)].set_index("fold").loc[folds]
-            at = np.arange(len(folds))
+        of_panel = [row.label for row in experiment.rows if row.metric in (None, metric)]
+        of_rows = tidy[tidy.metric == metric].groupby(experiment.keys, sort=False)
+        for number, (label, (_, cells)) in enumerate(zip(of_panel, of_rows, strict=True)):
+            x = at + (number - (len(of_panel) - 1) / 2) * 0.14
+            handles[label] = _intervals(axis, x, cells, labels.index(label), fmt="", linestyle="")
+        *_, controlled = (row.label for row in experiment.controlled_rows if row.label in of_panel)
+        for name, dash in {**dashes, f"{controlled}, wrong support": "-."}.items():
+            cells = below[(below.yardstick == name) & (below.metric == metric)]
             line = axis.hlines(cells.miou, at - 0.4, at + 0.4, color="0.35", linestyle=dash, linewidth=1.2)
-            handles[name if name in dashes else wrong] = line
-        axis.set_title(title, fontsize=11)
-        axis.set_xticks(range(len(folds)), [f if f == MEAN else f"fold {f}" for f in folds])
-        _plain(axis)
+            handles[name if name in dashes else f"the model, wrong support{suffix}"] = line
+        axis.set_xticks(at, [fold if fold == MEAN else f"fold {fold}" for fold in scores.columns])
+        _plain(axis, title)
     panels[0].set_ylabel("mIoU (%), 95 % interval")
     panels[0].set_ylim(bottom=0)
-    order = [row.label for row in experiment.rows] + [*dashes, wrong]
-    lines = [handles[name] for name in order]
-    figure.legend(lines, order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    order = sorted(handles, key=lambda name: name not in labels)  # rows, then lines
+    figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -96,10 +90,9 @@ def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
 
 def thresholds(scores: Scores, experiment: Experiment) -> Figure:
     """Fig. 5: mIoU against beta, mean of folds with its 95 % interval; the vertical axis does not begin at zero."""
-    benchmarks = results.papers_pair(scores, experiment)
-    figure, panels = plt.subplots(
-        1, len(benchmarks), figsize=(6.8 * len(benchmarks), 4), layout="constrained", squeeze=False
-    )
+    benchmarks = _papers_pair(scores, experiment)
+    size = (6.8 * len(benchmarks), 4)
+    figure, panels = plt.subplots(1, len(benchmarks), figsize=size, layout="constrained", squeeze=False)
     for axis, one in zip(panels[0], benchmarks, strict=True):
         tidy = results.rows(one, experiment).query(f"fold == '{MEAN}'")
         for number, (metric, title) in enumerate(METRIC_NAMES.items()):
@@ -110,27 +103,33 @@ def thresholds(scores: Scores, experiment: Experiment) -> Figure:
         for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
             axis.axvline(beta, color="0.5", linestyle=dash, linewidth=1)
             axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
-        axis.set_title(f"{one.setting.benchmark}, {one.setting.preset}: mean of folds", fontsize=11)
-        axis.set_xlabel("discriminator's threshold β in testing")
-        axis.set_ylabel("mIoU (%), 95 % interval")
-        _plain(axis)
+        axis.set(xlabel="discriminator's threshold β in testing", ylabel="mIoU (%), 95 % interval")
+        _plain(axis, f"{one.setting.benchmark}, {one.setting.preset}: mean of folds")
         axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
 
+def _papers_pair(scores: Scores, experiment: Experiment) -> list[Scores]:
+    """The scores; and of the paper's two benchmarks the other one, if its runs are there too."""
+    other = {"pascal": "coco", "coco": "pascal"}.get(scores.setting.benchmark)
+    folder = scores.store.root.parent
+    if other is None or not (folder / f"{other}-{scores.setting.preset}" / "benchmark.json").exists():
+        return [scores]
+    second = results.load(presets.resolve(other, scores.setting.preset), folder, len(scores.seeds))
+    whole = not any(second.missing_folds(second.of_row(row)) for row in experiment.rows)
+    return [scores, second] if whole else [scores]
+
+
 def gains(scores: Scores, experiment: Experiment) -> Figure:
     """Accuracy, and the gain of the pseudo-prototype, against `diversity`; PFENet metric beside CANet's."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    x = np.array(experiments.DIVERSITIES)
-    mean = f"metric == 'canet' and fold == '{MEAN}'"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    x, mean = np.array(experiments.DIVERSITIES), f"metric == 'canet' and fold == '{MEAN}'"
     tidy, below = results.rows(scores, experiment).query(mean), results.baselines(scores, experiment).query(mean)
     labels = {"without": "auxiliary branch", "trained without": "trained without", "with": "with pseudo-prototype"}
     for number, (name, label) in enumerate(labels.items()):
-        _intervals(panels[0], x, tidy[tidy.pseudo_prototype == name], number, label=label, capsize=2)
+        _intervals(left, x, tidy[tidy.pseudo_prototype == name], number, label=label, capsize=2)
     prototype = below[below.yardstick.str.startswith(f"{BASELINES['prototype']}, diversity")]
-    panels[0].plot(x, prototype.miou, color="0.35", linestyle="--", label=BASELINES["prototype"])
-    panels[0].set(ylabel="mIoU (%), CANet metric, 95 % interval", title="accuracy")
-    panels[0].set_ylim(bottom=0)
+    left.plot(x, prototype.miou, color="0.35", linestyle="--", label=BASELINES["prototype"])
     every = results.effects(scores, experiment).query(f"fold == '{MEAN}'")
     lines = (
         ("gain at diversity", "canet", "over the auxiliary branch"),
@@ -139,13 +138,15 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
     )
     for number, (start, metric, label) in enumerate(lines):
         cells = every[every.effect.str.startswith(start) & (every.metric == metric)]
-        _intervals(panels[1], x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
-    panels[1].axhline(0, color="0.35", linewidth=1)
-    panels[1].set(ylabel="gain (points of mIoU), 95 % interval", title="gain of the pseudo-prototype")
-    for axis in panels:
+        _intervals(right, x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
+    right.axhline(0, color="0.35", linewidth=1)
+    left.set_ylim(bottom=0)
+    left.set_ylabel("mIoU (%), CANet metric, 95 % interval")
+    right.set_ylabel("gain (points of mIoU), 95 % interval")
+    for axis, title in ((left, "accuracy"), (right, "gain of the pseudo-prototype")):
         axis.set_xlabel("diversity of support and query")
         axis.legend(frameon=False, fontsize=9)
-        _plain(axis)
+        _plain(axis, title)
     return figure
 
 
@@ -161,25 +162,20 @@ def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
             loss = loss if loss.any() else np.full(len(loss), np.nan)  # a variant without this loss
             axis.plot(step, loss, color=colours[number], label=run.variant.slug, **style)
     for axis, title in zip(panels, ("$L_{seg}$", "$L_{aux}$", "$L_{dis}$"), strict=True):
-        axis.set_title(title, fontsize=11)
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
-        _plain(axis)
+        _plain(axis, title)
     panels[0].set_ylabel("loss (nats per pixel or cell)")
-    lines, labels = panels[0].get_legend_handles_labels()
     columns, size = (3, 8) if many else (4, 9)
-    figure.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
     return figure
 
 
 def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None = None) -> Figure:
     """Support, ground truth, and what the full model says without and with the pseudo-prototype.
 
-    Arguments:
-        store: where the run is.
-        run: finished, of a benchmark that is prepared.
-        count: episodes of the fold's list.
-        chosen: positions in that list, a column each (Fig. 4); None: the first of each class.
+    A column for each chosen position in the fold's list of `count` episodes (Fig. 4); None: the first of each class.
     """
     benchmark = data.load(run.benchmark, io.places().data, run.recipe)
     listed = episodes.test_episodes(benchmark, run.fold, 1, run.seed, count)
@@ -196,14 +192,13 @@ def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None
         column[0].set_title(benchmark.classes[episode.class_id - 1], fontsize=11)
         for axis, mask in zip(column[1:], (truth, without, with_), strict=True):
             axis.imshow(outlined(image, mask))
-        for axis, mask in zip(column[2:], (without, with_), strict=True):
             overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
-            axis.set_xlabel(f"IoU {100 * overlap:.0f} %", fontsize=9, labelpad=2)
+            if axis is not column[1]:
+                axis.set_xlabel(f"IoU {100 * overlap:.0f} %", fontsize=9, labelpad=2)
     titles = ("support", "ground truth", "without pseudo-prototype", "with pseudo-prototype")
-    for axis, title in zip(axes[:, 0], titles, strict=True):
-        axis.set_ylabel(title, fontsize=9)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+    for line, title in zip(axes, titles, strict=True):
+        line[0].set_ylabel(title, fontsize=9)
+    plt.setp(axes, xticks=[], yticks=[])
     return figure
 
 
@@ -230,10 +225,10 @@ def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle
                 extent = (0, width - 1, height - 1, 0)
                 axis.imshow(similarity, cmap="cividis", alpha=0.45, extent=extent, interpolation="bilinear")
             axis.set_title(title, fontsize=9)
-            axis.set(xticks=[], yticks=[])
         _join_cells(figure, line, cycle, [benchmark.label(entry).shape for entry in (support, query, support)])
         way_back = "kept: $S_2$ on the object" if cycle.succeeds else "rejected: $S_2$ off the object"
         line[0].set_ylabel(way_back, fontsize=9)
+    plt.setp(axes, xticks=[], yticks=[])
     return figure
 
 
@@ -253,8 +248,9 @@ def _join_cells(figure: Figure, line: Sequence[Axes], cycle: Cycle, sizes: Seque
         )
 
 
-def _plain(axis: Axes) -> None:
-    """A light grid, and no frame on the right and above."""
+def _plain(axis: Axes, title: str) -> None:
+    """A title, a light grid, and no frame on the right and above."""
+    axis.set_title(title, fontsize=11)
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -271,20 +267,11 @@ def compact(figure: Figure) -> Any:
 
 
 def outlined(image: np.ndarray, mask: np.ndarray, dim: bool = True) -> np.ndarray:
-    """An image whose mask has a coloured border, and whose outside is dimmed and grey.
-
-    Arguments:
-        image: uint8 [H, W, 3].
-        mask: bool [H, W].
-        dim: whether the outside is dimmed.
-
-    Returns:
-        float [H, W, 3] in 0..1.
-    """
+    """An image [H, W, 3] whose mask [H, W] has a coloured border; its outside is dimmed and grey: float in 0..1."""
     picture = image / 255
     if dim:
         grey = 0.35 * picture.mean(2, keepdims=True) + 0.1
-        picture = np.where(mask[..., None], picture, np.broadcast_to(grey, picture.shape))
+        picture = np.where(mask[..., None], picture, grey)
     padded = np.pad(mask, 1)
     inner = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     picture[mask & ~inner] = OUTLINE

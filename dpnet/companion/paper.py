@@ -1,70 +1,29 @@
 """Every number that the paper's tables print, and the paper's claims checked against them."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from decimal import Decimal
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from dpnet.io import DPNetError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLES = {1: "pascal", 2: "coco", 3: "modules", 4: "pseudo_prototype", 5: "loss_weights", 6: "multiscale"}
 FOLDS = ["fold0", "fold1", "fold2", "fold3"]
 RELATIONS = {"equals": operator.eq, "above": operator.gt, "below": operator.lt}
-HALF, STEP = Decimal("0.05"), Decimal("0.1")  # the tables print one decimal
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What the paper states (the text quotes it where it has words), and what its tables give.
-
-    `computed` is None where the paper prints nothing to check against; nothing contradicts it then: it holds.
-    """
-
-    where: str
-    text: str
-    stated: float
-    computed: float | None
-    holds: bool
-    reading: str = ""
 
 
 def table(number: int) -> pd.DataFrame:
-    """Read one of the paper's tables, as printed, one row per line and shot.
-
-    Arguments:
-        number: 1 to 6.
-
-    Returns:
-        a fresh DataFrame.
-
-    Raises:
-        DPNetError: the paper has no such table.
-    """
+    """One of the paper's tables (1 to 6) as printed, a row per line and shot; the caller may change it."""
     if number not in TABLES:
         raise DPNetError(f"the paper has no table {number!r}; its tables: {', '.join(map(str, TABLES))}")
     return _read(f"table{number}_{TABLES[number]}.csv").copy()
 
 
 def cells(number: int) -> pd.DataFrame:
-    """One of the paper's tables, one row per cell.
-
-    Arguments:
-        number: 1 to 6.
-
-    Returns:
-        the columns that name a row (as in `experiments`), then fold ("0" to "3", or "mean") and miou.
-
-    Raises:
-        DPNetError: the paper has no such table.
-    """
+    """A table with a line per cell: the keys of its row (as in `experiments`), fold ("0" to "3", "mean") and miou."""
     frame = table(number).drop(columns=["backbone", "params_m"], errors="ignore")
     keys = [c for c in frame if not c.startswith(("fold", "mean", "miou", "lambda1"))]
     tidy = frame.melt(keys, var_name="column", value_name="miou")
@@ -78,93 +37,89 @@ def cells(number: int) -> pd.DataFrame:
     return tidy.drop(columns="column")
 
 
+def by_row(number: int | None, keys: list[str]) -> dict[tuple[Any, ...], float]:
+    """A table's cells: (values of the keys, fold) -> mIoU; none of no table."""
+    return cells(number).set_index([*keys, "fold"])["miou"].to_dict() if number else {}
+
+
 def printed(number: int, tidy: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of ours in the columns that the paper's table has.
-
-    Arguments:
-        number: of the table, 1 to 6.
-        tidy: the columns that name a row, then fold and miou; and for Table 1 and 2 backbone (and params_m).
-
-    Returns:
-        one row per line, its columns named and ordered as in `table`.
-    """
-    if number == 2:
-        tidy = tidy[tidy.fold == "mean"].assign(column="miou_" + tidy.shot.astype(str) + "shot")
-    elif number == 5:
-        texts = {float(c.partition("=")[2]): c for c in table(5).columns[1:]}
-        tidy = tidy[tidy.fold == "mean"].assign(column=tidy.lambda1_aux.map(texts))
-    else:
-        tidy = tidy.assign(column=("fold" + tidy.fold).where(tidy.fold != "mean", "mean"))
+    """Cells of ours (as `cells` has them; for Tables 1 and 2 also backbone and params_m) in the table's own form."""
     columns = list(table(number).columns)
+    names = ("fold" + tidy.fold).where(tidy.fold != "mean", "mean")
+    if number == 2:
+        names = "miou_" + tidy.shot.astype(str) + "shot"
+    if number == 5:
+        names = tidy.lambda1_aux.map({float(c.partition("=")[2]): c for c in columns[1:]})
+    if number in (2, 5):
+        tidy = tidy[tidy.fold == "mean"]
     keys = [c for c in columns if c in tidy.columns]
-    lines: dict[tuple[Any, ...], dict[str, float]] = {}
-    for cell in tidy.to_dict("records"):
-        lines.setdefault(tuple(cell[k] for k in keys), {})[cell["column"]] = cell["miou"]
-    rows = [dict(zip(keys, key, strict=True)) | line for key, line in lines.items()]
-    return type(tidy)(rows).reindex(columns=columns)
+    return across(tidy.assign(column=names), keys, "column", "miou").reindex(columns=columns)
 
 
-def claims() -> list[Claim]:
-    """What the paper claims in numbers (means, sentences, rows printed twice), each checked: it holds or not."""
-    return [*_means(), *_comparisons()]
+def across(tidy: pd.DataFrame, keys: list[str], names: str, values: str) -> pd.DataFrame:
+    """A row for each value of the keys, a column for each of the names, both in their first order."""
+    table = tidy.set_index([*keys, names])[values].unstack(names, sort=False)
+    return table.reset_index().rename_axis(columns=None)
+
+
+def claims() -> pd.DataFrame:
+    """What the paper claims in numbers (means, sentences, rows printed twice), each checked.
+
+    Columns: where, text (quoted where the paper has words), stated, computed from its tables (NaN where it prints
+    nothing to check against; nothing contradicts it then), holds, and a reading.
+    """
+    columns = ["where", "text", "stated", "computed", "holds", "reading"]
+    return pd.DataFrame([*_means(), *_comparisons()], columns=columns)
 
 
 def lint() -> pd.DataFrame:
-    """The claims that do not hold, one row each, one column per field of `Claim`."""
-    import pandas as pd
-
-    return pd.DataFrame([asdict(c) for c in claims() if not c.holds], columns=[f.name for f in fields(Claim)])
+    """The claims that do not hold."""
+    every = claims()
+    return every[~every.holds].reset_index(drop=True)
 
 
 @cache
 def _read(name: str, **options: Any) -> pd.DataFrame:
-    import pandas as pd
-
     with (files("dpnet.companion") / "paper_tables" / name).open(encoding="utf-8") as file:
-        frame: pd.DataFrame = pd.read_csv(file, **options)
-    return frame
+        return pd.read_csv(file, **options)
 
 
-def _exact(value: Any) -> Decimal:
-    return Decimal(str(value))  # by its printed digits: in binary, the tie 58.7 - 58.65 is more than 0.05
-
-
-def _largest(number: str, rows: str, columns: str) -> Decimal:
-    return _exact(table(int(number)).query(rows)[columns.split()].max(axis=None))
-
-
-def _means() -> Iterator[Claim]:
+def _means() -> Iterator[tuple[Any, ...]]:
     for number in (1, 3, 4, 6):
         frame = table(number).drop(columns=["backbone", "params_m"], errors="ignore")
-        for row in frame.to_dict("records"):
-            where = ", ".join(
-                [f"Table {number}", *(f"{key} {row[key]}" for key in row if key not in (*FOLDS, "mean"))]
-            )
-            stated, mean = _exact(row["mean"]), sum(_exact(row[fold]) for fold in FOLDS) / Decimal(4)
-            gap, reading = abs(mean - stated), ""
-            if gap == HALF:
+        excess = frame[FOLDS] - frame[FOLDS].median()
+        for i, row in enumerate(frame.to_dict("records")):
+            keys = [f"{key} {value}" for key, value in row.items() if key not in (*FOLDS, "mean")]
+            # Tables print one decimal: tenths are whole numbers, and a tie is a tie.
+            tenths, stated = sum(round(10 * row[fold]) for fold in FOLDS), round(10 * row["mean"])
+            gap, reading = abs(tenths - 4 * stated), ""  # in fortieths: two of them are rounded either way
+            if gap == 2:
                 reading = "a tie: either rounding passes"
-            elif HALF < gap <= STEP:
+            elif 2 < gap <= 4:
                 reading = "rounding step: the folds before they were rounded could give it"
-            elif gap > STEP:  # the suspect is the fold that lies furthest on the wrong side of its column
-                excess = {fold: row[fold] - frame[fold].median() for fold in FOLDS}
-                fold = (min if mean < stated else max)(FOLDS, key=excess.__getitem__)
-                low, high = (_exact(row[fold]) + 4 * (stated + half - mean) for half in (-HALF, HALF))
+            elif gap > 4:  # the suspect is the fold that lies furthest on the wrong side of its column
+                fold = excess.loc[i].idxmin() if tenths < 4 * stated else excess.loc[i].idxmax()
+                low, high = ((round(10 * row[fold]) + 4 * stated - tenths + half) / 10 for half in (-2, 2))
                 reading = f"{fold} of {low:.1f} to {high:.1f} would fit"
-            yield Claim(where, "mean of the folds", float(stated), float(mean), gap <= HALF, reading)
+            where = ", ".join([f"Table {number}", *keys])
+            yield where, "mean of the folds", row["mean"], tenths / 40, gap <= 2, reading
 
 
-def _comparisons() -> Iterator[Claim]:
-    for _, claim in _read("claims.csv", dtype=str, na_filter=False).iterrows():
+def _comparisons() -> Iterator[tuple[Any, ...]]:
+    for claim in _read("claims.csv", dtype=str, na_filter=False).itertuples():
         if not claim.table:
-            yield Claim("Fig. 5", claim.text, float(claim.stated), None, True, claim.reading)
+            yield "Fig. 5", claim.text, float(claim.stated), None, True, claim.reading
         for column in claim.column.split():
-            stated, other = _largest(claim.table, claim.row, column), Decimal()
+            stated, other = _largest(claim.table, claim.row, column), 0.0
             if claim.other_row:
                 other = _largest(claim.other_table or claim.table, claim.other_row, claim.other_column or column)
             if claim.stated:  # the text's own number: a cell, or what a cell has more than another
-                stated, other = _exact(claim.stated), stated - other
+                stated, other = float(claim.stated), round(stated - other, 2)
             holds = RELATIONS[claim.relation](stated, other)
             row = claim.row.replace(" == ", " ").replace(" and ", ", ").replace("'", "")
             where = f"Table {claim.table}, {row}, {column}"
-            yield Claim(where, claim.text, float(stated), float(other), holds, "" if holds else claim.reading)
+            yield where, claim.text, stated, other, holds, "" if holds else claim.reading
+
+
+def _largest(number: str, rows: str, columns: str) -> float:
+    return float(table(int(number)).query(rows)[columns.split()].max(axis=None))

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import experiments, figures, paper, presets, tables, verdicts
+from dpnet.companion.results import MEAN, Scores, load
 from dpnet.companion.runner import Cohort
-from dpnet.companion.scores import MEAN, Scores, load
 from dpnet.io import DPNetError, read_json, write
 from dpnet.metrics import METRICS, interval
 
 MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<where>[\w-]+) -->).*?(<!-- end -->)", re.DOTALL)
+TABLE_3 = experiments.get("table3")
 
 
 def documents() -> list[Path]:
@@ -38,95 +38,70 @@ def write_documents() -> None:
 
 
 def filled(document: Path) -> str:
-    """A document's text, its marked parts made from the results on disk.
-
-    Arguments:
-        document: with marks such as `<!-- table3:shapes-quick -->` or `<!-- speed:cpu-2-cores -->`.
-
-    Raises:
-        DPNetError: an unknown mark, or results that are not there.
-    """
+    """A document's text, its marked parts (as `<!-- glance:shapes-quick -->`) made from the results on disk."""
     folder = Path(os.path.relpath(io.ROOT / "results", document.parent)).as_posix()
-    of_scores: dict[str, Callable[[Scores], str]] = {
-        "expect": _expect,
-        "ablation": _ablation,
-        "glance": lambda scores: _glance(scores, folder),
-        "support": lambda scores: tables.support_verdict(scores, experiments.get("table3")),
-        "protocol": lambda scores: tables.protocol(scores, experiments.get("table3")),
-        "paper": lambda _: f"**{papers_best():.1f}** (CANet metric)",
-        "lint": lambda _: f"{len(paper.lint())}",
-        "candidates": lambda scores: f"{len(_candidates(scores))}",
-    }
-    of_device = {"speed": _speed, "faults": _faults}
 
     @cache
     def scores_of(where: str) -> Scores:
-        benchmark, preset = where.rsplit("-", 1)
-        return load(presets.resolve(benchmark, preset), io.ROOT / "results")
+        return load(presets.resolve(*where.rsplit("-", 1)), io.ROOT / "results")
 
     def fill(mark: re.Match[str]) -> str:
         what, where = mark["what"], mark["where"]
-        if what in of_device:
-            return f"{mark[1]}{of_device[what](where)}{mark[4]}"
-        if what not in of_scores:
-            known = ", ".join([*of_scores, *of_device])
+        if what in OF_DEVICE:
+            text = OF_DEVICE[what](where)
+        elif what == "glance":
+            text = f"\n{linked_overview(scores_of(where), f'{folder}/{where}/')}\n"
+        elif what in OF_SCORES:
+            text = OF_SCORES[what](scores_of(where))
+        else:
+            known = ", ".join([*OF_SCORES, "glance", *OF_DEVICE])
             raise DPNetError(f"{document.name}: unknown marker {what!r}: choose from {known}")
-        return f"{mark[1]}{of_scores[what](scores_of(where))}{mark[4]}"
+        return f"{mark[1]}{text}{mark[4]}"
 
     return MARKED.sub(fill, document.read_text())
 
 
-def _expect(scores: Scores) -> str:
-    """The full model's mean under both metrics, with intervals."""
-    records = scores.of_row(experiments.get("table3").best)
-    parts = []
-    for metric in METRICS:
-        samples = scores.samples(records, MEAN, metric)
-        if samples is None:
-            return "not run on every fold"
-        low, high = interval(samples.resamples)
-        parts.append(f"**{samples.value:.1f}** [{low:.1f}, {high:.1f}] ({tables.METRIC_NAMES[metric]})")
-    return " and ".join(parts)
-
-
 def linked_overview(scores: Scores, folder: str, heading: str | None = None) -> str:
-    """Every target at a glance, as Markdown; those that were run link to their notebooks in a folder."""
+    """Every target at a glance, as Markdown; those that have a notebook link to it, in a folder."""
     glance = verdicts.overview(scores)
     links = []
-    for target, status in zip(glance.target, glance.status, strict=True):
-        name = experiments.get(target).heading
-        links.append(name if status == "not run" else f"[{name}]({folder}{target}.ipynb)")
+    for target in glance.target:
+        name, there = experiments.get(target).heading, (scores.store.root / f"{target}.ipynb").exists()
+        links.append(f"[{name}]({folder}{target}.ipynb)" if there else name)
     statuses = glance.status.map(verdicts.SYMBOLS)
     table = pd.DataFrame({"": links, "about": glance.title, "status": statuses})
     return markdown(table if heading is None else table.assign(**{heading: glance.outcome}))
 
 
+def _expect(scores: Scores) -> str:
+    """The full model's mean under both metrics, with intervals."""
+    parts = []
+    for metric in METRICS:
+        samples = scores.samples(scores.of_row(TABLE_3.best), MEAN, metric)
+        low, high = interval(samples[1:])
+        parts.append(f"**{samples[0]:.1f}** [{low:.1f}, {high:.1f}] ({tables.METRIC_NAMES[metric]})")
+    return " and ".join(parts)
+
+
 def _ablation(scores: Scores) -> str:
     """Table 3 in short: the mean of each row, and what it adds to the row above; ours beside the paper's."""
-    table3 = experiments.get("table3")
-    gains = tables.headline(scores, table3).set_index("effect")
-    steps = [gains.loc[effect.name].to_dict() for effect in table3.effects]
-    ours = [f"{tables.difference(step)} {verdicts.SYMBOLS[step['status']][0]}" for step in steps]
-    *each, whole = zip(ours, (f"{step['paper']:+.1f}" for step in steps), strict=True)
-    short = tables.beside(scores, table3)[["PIM", "MSF", "CCM", "mean", "paper mean"]].copy()
-    short.columns = ["PIM", "MSF", "CCM", "ours", "paper"]
-    short["gain over the row above"], short["paper's gain"] = zip(("", ""), *each, strict=True)
-    return f"\n{markdown(short)}\n\nAll three over none: {whole[0]}; in the paper {whole[1]}.\n"
+    gains = tables.headline(scores, TABLE_3).set_index("effect")
+    steps = [gains.loc[effect.name].to_dict() for effect in TABLE_3.effects]
+    *ours, whole = [f"{tables.difference(step)} {verdicts.SYMBOLS[step['status']][0]}" for step in steps]
+    *theirs, papers_whole = [f"{step['paper']:+.1f}" for step in steps]
+    short = tables.beside(scores, TABLE_3)[["PIM", "MSF", "CCM", "mean", "paper mean"]]
+    short = short.set_axis(["PIM", "MSF", "CCM", "ours", "paper"], axis="columns")
+    short = short.assign(**{"gain over the row above": ["", *ours], "paper's gain": ["", *theirs]})
+    return f"\n{markdown(short)}\n\nAll three over none: {whole}; in the paper {papers_whole}.\n"
 
 
-def _glance(scores: Scores, folder: str) -> str:
-    """Every target with its link and its status."""
-    return f"\n{linked_overview(scores, f'{folder}/{scores.store.root.name}/')}\n"
-
-
-def _candidates(scores: Scores) -> dict[str, Any]:
-    return dict(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])
+def _candidates(scores: Scores) -> str:
+    return f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}"
 
 
 def papers_best() -> float:
     """What the paper reports for the full model, in Table 3."""
-    best = experiments.get("table3").best
-    return float(paper.cells(3).set_index([*best.key, "fold"]).loc[(*best.key.values(), MEAN), "miou"])
+    return float(paper.table(3)["mean"].iloc[-1])
 
 
 def _speed(device: str) -> str:
@@ -144,22 +119,26 @@ def speed_ratios(measured: dict[str, Any]) -> pd.DataFrame:
     """The ratios of `results/speed/<device>.json` for people: medians of turns, in brackets least and most."""
     lines = []
     for line in measured["ratios"]:
-        middle, least, most = line["ratio"]
-        budget, more = line["budget"], line["more is better"]
-        met = "—"
-        if budget is not None:
-            met = "yes" if (middle >= budget if more else middle <= budget) else "no"
+        (middle, least, most), budget, met = line["ratio"], "—", "—"
+        if line["budget"] is not None:
+            sign = "≥" if line["more is better"] else "≤"
+            budget = f"{sign} {line['budget']:g}"
+            met = "yes" if (middle >= line["budget"] if sign == "≥" else middle <= line["budget"]) else "no"
         lines.append(
             {
                 "what": line["what"],
                 "ours": f"{_number(line['ours'][0])} {line['unit']}",
                 "against": f"{_number(line['against'][0])} {line['unit']} ({line['reference']})",
                 "ratio [least, most]": f"{middle:.3g} [{least:.3g}, {most:.3g}]",
-                "budget": "—" if budget is None else f"{'≥' if more else '≤'} {budget:g}",
+                "budget": budget,
                 "met": met,
             }
         )
     return pd.DataFrame(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def speed_checks(measured: dict[str, Any]) -> str:
@@ -171,10 +150,6 @@ def speed_checks(measured: dict[str, Any]) -> str:
         f"{checks['precision']} against fp32: at most {checks['mIoU that differs (points)']:.2g} points of mIoU in "
         f"any of {checks['rows']} rows over {checks['episodes']} episodes."
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _faults(device: str) -> str:
@@ -191,6 +166,18 @@ def _measured(kind: str, name: str, command: str) -> Path:
 
 def markdown(table: pd.DataFrame) -> str:
     """A DataFrame as a table of Markdown."""
-    cells = [[str(v).replace("|", "\\|") for v in line] for line in table.astype(str).to_numpy().tolist()]
+    cells = table.astype(str).map(lambda text: text.replace("|", "\\|")).to_numpy().tolist()
     lines = [[str(c) for c in table.columns], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+OF_SCORES = {
+    "expect": _expect,
+    "ablation": _ablation,
+    "support": lambda scores: tables.support_verdict(scores, TABLE_3),
+    "protocol": lambda scores: tables.protocol(scores, TABLE_3),
+    "paper": lambda _: f"**{papers_best():.1f}** (CANet metric)",
+    "lint": lambda _: f"{len(paper.lint())}",
+    "candidates": _candidates,
+}
+OF_DEVICE = {"speed": _speed, "faults": _faults}

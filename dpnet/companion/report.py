@@ -1,5 +1,6 @@
 """The report of a benchmark's results: what stands in it is read from results, never typed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,43 @@ from dpnet.companion import (
     runner,
     tables,
     verdicts,
-)
+)  # fmt: skip
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.scores import MEAN, Scores, load
-from dpnet.config import Training
+from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
 
-NOTES = Path(__file__).with_name("report_notes.md")  # what was easy, what was difficult, where the paper is silent
+TEMPLATE = Path(__file__).with_name("report.md")
+NOT_COMPARABLE = "**Not the paper's setting: directions compare, values do not.**"
+ONE_SEED = "; with one seed they do not say how much another training would, and a point or two may be that."
+SEVERAL_SEEDS = (
+    " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
+    "wide, and each seed's own difference stands beside it."
+)
+
+
+def csvs(scores: Scores, experiment: Experiment) -> dict[str, pd.DataFrame]:
+    """What is written beside an executed notebook: suffix of the CSV's name -> its content."""
+    if not experiment.rows:
+        return {"": details.matches(scores)}
+    made = {
+        "": results.rows(scores, experiment),
+        "_effects": results.effects(scores, experiment),
+        "_yardsticks": results.baselines(scores, experiment),
+    }
+    if experiment.table is not None:
+        made["_printed"] = tables.printed(scores, experiment)
+    if experiment.name == "fig4":
+        of_folds = [details.qualitative_examples(scores, experiment, fold).assign(fold=fold) for fold in scores.folds]
+        made["_looks"] = pd.concat(of_folds)
+    return made
 
 
 def write_tables(scores: Scores, asked: Sequence[Experiment]) -> None:
-    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained or scored.
-
-    Raises:
-        DPNetError: a notebook fails.
-    """
+    """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained."""
     wanted: dict[str, dict[str, Any]] = {}
     benchmark = scores.setting.benchmark
     for experiment in asked:
-        for suffix, table in results.tables(scores, experiment).items():
+        for suffix, table in csvs(scores, experiment).items():
             text = table.to_csv(index=False, lineterminator="\n")
             write(scores.store.root / f"{experiment.name}{suffix}.csv", text.encode())
         parameters = {"benchmark": benchmark, "preset": scores.setting.preset, "seeds": len(scores.seeds)}
@@ -65,122 +84,90 @@ def publish(scores: Scores) -> None:
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:
-    """CSVs, notebooks and reports of all results that are there, then README; nothing is trained or scored.
+    """CSVs, notebooks and reports of all results that are there (or of one benchmark's preset), then README.
 
-    Arguments:
-        benchmark: one only; None: all with results, at any preset but `tiny`.
-        preset: of that one.
-
-    Raises:
-        DPNetError: no results, or a corrupt file.
+    Nothing is trained or scored; without a benchmark, results at `tiny` are left alone.
     """
     folder = io.places().results
-    every = [load(presets.resolve(benchmark, preset), folder)] if benchmark else load_all(folder)
-    if not every:
+    names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
+    asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
+    if benchmark:
+        asked = [(benchmark, preset)]
+    if not asked:
         raise DPNetError(f"{folder}: no results to report: run `make reproduce-table3`")
-    for scores in every:
-        asked = experiments.several("all", scores.setting.benchmark)
-        write_tables(scores, [one for one in asked if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
+    for scores in [load(presets.resolve(*one), folder) for one in asked]:
+        every = experiments.several("all", scores.setting.benchmark)
+        write_tables(scores, [one for one in every if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
         publish(scores)
         print(f"{scores.store.root.name}: tables and report are those of its runs")
     if folder == io.ROOT / "results":
         readme.write_documents()
 
 
-def load_all(folder: Path) -> list[Scores]:
-    """The scores of each benchmark and preset that has results, `tiny` left out."""
-    every = []
-    for file in sorted(folder.glob("*/benchmark.json")):
-        benchmark, _, preset = file.parent.name.rpartition("-")
-        if benchmark in presets.BENCHMARKS and preset in presets.PRESETS and preset != "tiny":
-            every.append(load(presets.resolve(benchmark, preset), folder))
-    return every
-
-
 def as_markdown(scores: Scores) -> str:
     """The report as Markdown, with the links of its own folder."""
-    table3, setting = experiments.get("table3"), scores.setting
-    tested = verdicts.claims(scores)
-    parts = [
-        f"# Report: `{setting.benchmark}` at `{setting.preset}`",
-        "The paper's tables and claims beside our runs. Written by `make report` from the counts in `runs/`; "
-        "no number is typed.",
-        f"*Protocol.* {tables.protocol(scores, table3)} Each notebook states its own.",
-        _recipe(scores),
-        "" if scores.comparable(table3) else "**Not the paper's setting: directions compare, values do not.**",
-        "## At a glance",
-        readme.linked_overview(scores, "", "what came out"),
-        "## The paper's claims",
-        _tally(tested),
-        readme.markdown(tested.assign(status=tested.status.map(lambda s: verdicts.SYMBOLS.get(s, s)))),
-        _best_weights(scores),
-        "## Does the model read its support?",
-        tables.support_verdict(scores, table3),
-        readme.markdown(tables.wide(results.baselines(scores, table3), ["yardstick"], intervals=(MEAN,))),
-        *_pairs(scores, table3),
-        "## The numbers",
-        *_numbers(scores),
-        "## What does not add up in the paper",
-        "From its own tables and sentences (`dpnet/paper.py`); a reading is given where there is one.",
-        readme.markdown(lint()),
-        _threshold_reading(scores),
-        NOTES.read_text("utf-8"),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    table3, fig5 = experiments.get("table3"), experiments.get("fig5")
+    claims, effects = verdicts.claims(scores), tables.headline(scores, fig5).set_index("effect")
+    once = claims[~claims.effect.str.contains(verdicts.AGAIN)]
+    statuses = once.status.value_counts()
+    thresholds = [f"{e.name}: {tables.difference(effects.loc[e.name].to_dict())}" for e in fig5.effects[:2]]
+    text = TEMPLATE.read_text("utf-8").format(
+        benchmark=scores.setting.benchmark,
+        preset=scores.setting.preset,
+        protocol=tables.protocol(scores, table3),
+        recipe=_recipe(scores),
+        comparable="" if scores.comparable(table3) else NOT_COMPARABLE,
+        overview=readme.linked_overview(scores, "", "what came out"),
+        differences=len(once),
+        same=statuses.get("same direction", 0),
+        opposite=statuses.get("opposite direction", 0),
+        undecided=statuses.get("undecided", 0),
+        not_run=statuses.get("not run", 0),
+        trainings=SEVERAL_SEEDS if "by seed" in claims else ONE_SEED,
+        claims=readme.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
+        best_weights=_best_weights(scores),
+        support=tables.support_verdict(scores, table3),
+        baselines=readme.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
+        classes=_classes(scores, table3),
+        numbers=_numbers(scores),
+        lint=readme.markdown(lint()),
+        best_of_table5=paper.cells(5).miou.max(),
+        best_of_table3=readme.papers_best(),
+        stated=effects.paper.iloc[0],
+        thresholds="; ".join(thresholds),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text) + "\n"
 
 
 def lint() -> pd.DataFrame:
     """What does not add up in the paper, for people: where, text, stated, computed, reading."""
     table = paper.lint()[["where", "text", "stated", "computed", "reading"]]
-    numbers = {c: ["—" if pd.isna(v) else f"{v:g}" for v in table[c]] for c in ("stated", "computed")}
-    return table.assign(**numbers)
+    return table.assign(**{column: table[column].map("{:g}".format) for column in ("stated", "computed")})
 
 
-def _numbers(scores: Scores) -> list[str]:
+def _numbers(scores: Scores) -> str:
     """Each target that was run: ours beside the paper's."""
     parts = []
     for experiment in experiments.several("all", scores.setting.benchmark):
-        if verdicts.outcome(scores, experiment) == verdicts.NOT_RUN:
-            continue
-        table = tables.main(scores, experiment)[0]
-        if experiment.name == "table5":
-            table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
-        parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
-        parts += tables.missing(scores, experiment)
-    return parts
+        if verdicts.outcome(scores, experiment) != verdicts.NOT_RUN:
+            table = tables.main(scores, experiment)[0]
+            if experiment.name == "table5":
+                table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
+            parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
+            parts += tables.missing(scores, experiment)
+    return "\n\n".join(parts)
 
 
-def _pairs(scores: Scores, experiment: Experiment) -> list[str]:
+def _classes(scores: Scores, experiment: Experiment) -> str:
     """Class by class: which supports the best row tells apart, then how each row does."""
     classes = tables.by_class(scores, experiment)
     if classes.empty:
-        return []
-    return [
-        "<details><summary>By pair of classes, and by class</summary>",
-        f"The same queries under a right support and a wrong one ({experiment.best.label}; IoU in %, PFENet metric):",
-        readme.markdown(tables.pairs(scores, experiment)),
-        "Each class by itself, with the number of test images behind it (IoU in %, CANet metric):",
-        readme.markdown(classes),
-        "</details>",
-    ]
-
-
-def _tally(tested: pd.DataFrame) -> str:
-    once = tested[~tested.effect.str.contains(verdicts.AGAIN)]
-    same, other, open_, none = (
-        int((once.status == s).sum()) for s in ("same direction", "opposite direction", "undecided", "not run")
-    )
-    trainings = (
-        " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
-        "wide, and each seed's own difference stands beside it."
-        if "by seed" in tested
-        else "; with one seed they do not say how much another training would, and a point or two may be that."
-    )
+        return ""
     return (
-        f"Of {len(once)} differences that test what the paper claims, {same} came out in the paper's direction, "
-        f"{other} against it, {open_} undecided (the interval contains zero), {none} not run here. Differences are "
-        "paired: the same episodes, means over the folds, 95 % intervals. They say how much other test images would "
-        f"change a number{trainings}"
+        "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
+        f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
+        f"{readme.markdown(tables.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
+        f"images behind it (IoU in %, CANet metric):\n\n{readme.markdown(classes)}\n\n</details>"
     )
 
 
@@ -189,37 +176,18 @@ def _recipe(scores: Scores) -> str:
     file = scores.store.root / "recipe.csv"
     if not file.exists():
         return ""
-    measured = pd.read_csv(file, dtype={"fold": str})
-    wide = measured[measured.metric == PAPER_METRIC].pivot_table(
-        index="candidate", columns="fold", values="miou", sort=False
-    )
-    wide = wide.rename(columns=lambda fold: fold if fold == MEAN else f"fold {fold}")
+    tidy = pd.read_csv(file, dtype={"fold": str}).query(f"metric == '{PAPER_METRIC}'").round({"miou": 1})
+    names = ("fold " + tidy.fold).where(tidy.fold != MEAN, MEAN)
+    table = paper.across(tidy.assign(name=names), ["candidate"], "name", "miou")
     candidates = presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset]
-    usual, *_ = candidates.values()
-    wide.insert(0, "differs in", [_changes(candidates[name], usual) for name in wide.index])
-    table = readme.markdown(wide.round(1).reset_index())
+    usual = vars(next(iter(candidates.values())))
+    changes = [{k: v for k, v in vars(candidates[c]).items() if v != usual[k]} for c in table.candidate]
+    table.insert(1, "differs in", [", ".join(f"{k} {v}" for k, v in of_one.items()) or "—" for of_one in changes])
     return (
         "<details><summary>How the recipe was chosen</summary>\n\nThe full model, trained on a fold's base classes "
         "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
         f"metric, seed 0, {scores.setting.episodes} episodes per fold). The highest mean was taken; few images stand "
-        f"behind it, so small differences are noise.\n\n{table}\n\n</details>"
-    )
-
-
-def _changes(training: Training, usual: Training) -> str:
-    changed = {key: value for key, value in vars(training).items() if value != getattr(usual, key)}
-    return ", ".join(f"{key} {value}" for key, value in changed.items()) or "—"
-
-
-def _threshold_reading(scores: Scores) -> str:
-    """Table 5's best cell and Table 3's last row should agree: is it the threshold? What a run can test of that."""
-    fig5 = experiments.get("fig5")
-    measured = tables.headline(scores, fig5).set_index("effect")
-    parts = [f"{e.name}: {tables.difference(measured.loc[e.name].to_dict())}" for e in fig5.effects[:2]]
-    return (
-        f"Table 5's best cell is {paper.cells(5).miou.max():.1f}, the same configuration {readme.papers_best():.1f} "
-        "elsewhere. A reading: Table 5 was scored at another threshold, since the text says that β = 0.2 brings "
-        f"{measured.paper.iloc[0]:g}. What it brings here (points, CANet metric): {'; '.join(parts)}."
+        f"behind it, so small differences are noise.\n\n{readme.markdown(table)}\n\n</details>"
     )
 
 

@@ -9,15 +9,44 @@ import pandas as pd
 
 from dpnet.companion import details, paper, results
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.scores import MEAN, Scores
+from dpnet.companion.results import MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.metrics import METRICS, Metric
 
 METRIC_NAMES = {"canet": "CANet metric", "pfenet": "PFENet metric"}
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9,"}
-SYMBOLS = {"pim": "PIM", "msf": "MSF", "ccm": "CCM", "lambda1_aux": "λ1", "lambda2_dis": "λ2", "beta": "β"}
 NOTHING = "—"
+HEADS = {"pim": "PIM", "msf": "MSF", "ccm": "CCM", "lambda1_aux": "λ1", "lambda2_dis": "λ2", "beta": "β"}
+HEADS |= {"multiscale": "scales", "pseudo_prototype": "pseudo-prototype"}
+
+
+def decimal(value: float, sign: str = "") -> str:
+    """One decimal, or "—"."""
+    return NOTHING if np.isnan(value) else f"{value:{sign}.1f}"
+
+
+def spanned(value: float, low: float, high: float, sign: str = "") -> str:
+    """One decimal with its interval, or "—"."""
+    return NOTHING if np.isnan(value) else f"{value:{sign}.1f} [{low:.1f}, {high:.1f}]"
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A row of `results.effects` in short: the difference with its interval."""
+    return spanned(row["difference"], row["low"], row["high"], "+")
+
+
+def wide(tidy: pd.DataFrame, keys: list[str], intervals: Sequence[str] | None = None) -> pd.DataFrame:
+    """A tidy table of `results` with a column per fold, as text; intervals of these folds only (None: of all)."""
+    value, sign = ("difference", "+") if "difference" in tidy else ("miou", "")
+    text = [
+        spanned(row[value], row["low"], row["high"], sign)
+        if intervals is None or row["fold"] in intervals
+        else decimal(row[value], sign)
+        for row in tidy.to_dict("records")
+    ]
+    names = ("fold " + tidy.fold).where(tidy.fold != MEAN, MEAN)
+    return paper.across(tidy.assign(text=text, name=names), keys, "name", "text")
 
 
 def main(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
@@ -31,96 +60,66 @@ def main(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
 
 def other_metric(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
     """The same under the metric that the paper does not use there; nothing where each row has its own."""
-    other: Metric = "canet" if experiment.metric == "pfenet" else "pfenet"
     if any(row.metric for row in experiment.rows):
         return []
-    if experiment.name == "table5":
-        return [loss_weights(scores, experiment, other)]
-    return [beside(scores, experiment, other)]
+    other: Metric = "canet" if experiment.metric == "pfenet" else "pfenet"
+    return [(loss_weights if experiment.name == "table5" else beside)(scores, experiment, other)]
 
 
 def beside(scores: Scores, experiment: Experiment, metric: Metric | None = None) -> pd.DataFrame:
     """The table as the paper prints it (under its own metric, or another), the paper's numbers to the right."""
-    metric = metric or experiment.metric
-    tidy = results.of_metric(results.rows(scores, experiment), experiment, metric)
-    table = wide(tidy, experiment.keys, None, intervals=(MEAN,))
-    if experiment.table is not None and metric == experiment.metric:
-        theirs = paper.cells(experiment.table).set_index([*experiment.keys, "fold"])["miou"].to_dict()
-        for fold in dict.fromkeys(key[-1] for key in theirs):
-            table[f"paper {fold}"] = [f"{theirs[*row.key.values(), fold]:.1f}" for row in experiment.rows]
-    return table.rename(columns=SYMBOLS | {"multiscale": "scales", "pseudo_prototype": "pseudo-prototype"})
+    table = wide(results.of_metric(results.rows(scores, experiment), experiment, metric), experiment.keys, (MEAN,))
+    if metric in (None, experiment.metric):
+        papers = paper.by_row(experiment.table, experiment.keys)
+        for fold in dict.fromkeys(key[-1] for key in papers):
+            table[f"paper {fold}"] = [f"{papers[*row.key.values(), fold]:.1f}" for row in experiment.rows]
+    return table.rename(columns=HEADS)
+
+
+def printed(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """Our values in exactly the columns of the paper's table, the paper's metric, one decimal."""
+    tidy = results.of_metric(results.rows(scores, experiment), experiment)
+    assert experiment.table is not None
+    return paper.printed(experiment.table, tidy.assign(miou=tidy.miou.round(1)))
 
 
 def among(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Table 1 or 2 with ours as further lines below the paper's, in the paper's columns."""
     assert experiment.table is not None
-    theirs, ours = paper.table(experiment.table), results.printed(scores, experiment)
+    theirs, ours = paper.table(experiment.table), printed(scores, experiment)
     ours["method"] = f"ours ({scores.setting.benchmark}): " + ours.method
     both = pd.concat([theirs, ours], ignore_index=True)
-    for column in both.columns.difference(["method", "backbone", "shot"]):
-        both[column] = [_decimal(v) for v in both[column]]
-    return both
+    numbers = both.columns.difference(["method", "backbone", "shot"])
+    return both.assign(**{column: both[column].map(decimal) for column in numbers})
 
 
 def loss_weights(scores: Scores, experiment: Experiment, metric: Metric = PAPER_METRIC) -> pd.DataFrame:
     """Table 5 as a matrix: λ2 down, λ1 across; ours, then the paper's in brackets."""
     tidy = results.rows(scores, experiment).query(f"metric == '{metric}' and fold == '{MEAN}'")
-    text = [_decimal(v) for v in tidy.miou]
+    text = tidy.miou.map(decimal)
     if metric == PAPER_METRIC:
-        text = [f"{ours} ({theirs:.1f})" for ours, theirs in zip(text, tidy.paper, strict=True)]
-    cells = tidy.assign(text=text, λ1=tidy.lambda1_aux, λ2=tidy.lambda2_dis)
-    return cells.pivot(index="λ2", columns="λ1", values="text")
-
-
-def wide(
-    tidy: pd.DataFrame,
-    keys: list[str],
-    metric: Metric | None = PAPER_METRIC,
-    intervals: tuple[str, ...] | None = None,
-) -> pd.DataFrame:
-    """A tidy table with a column per fold: strings with one decimal, "—" where nothing was run.
-
-    Arguments:
-        tidy: from `results.rows`, `effects` or `baselines`.
-        keys: the columns that name a row.
-        metric: which of both; None: whatever there is.
-        intervals: folds with their interval; None: all.
-    """
-    value, sign = ("difference", "+") if "difference" in tidy else ("miou", "")
-    lines: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in tidy[tidy.metric == metric].to_dict("records") if metric else tidy.to_dict("records"):
-        line = lines.setdefault(tuple(row[k] for k in keys), {})
-        text = _decimal(row[value], sign)
-        if text != NOTHING and (intervals is None or row["fold"] in intervals):
-            text += _bounds(row)
-        line["mean" if row["fold"] == MEAN else f"fold {row['fold']}"] = text
-    return pd.DataFrame([dict(zip(keys, key, strict=True)) | line for key, line in lines.items()])
-
-
-def _decimal(value: float, sign: str = "") -> str:
-    return NOTHING if np.isnan(value) else f"{value:{sign}.1f}"
-
-
-def _bounds(row: Mapping[str, float], name: str = "") -> str:
-    return f" [{row[f'{name}low']:.1f}, {row[f'{name}high']:.1f}]"
-
-
-def difference(row: Mapping[str, Any]) -> str:
-    """A row of `results.effects` in short: the difference with its interval."""
-    return NOTHING if row["status"] == "not run" else _decimal(row["difference"], "+") + _bounds(row)
+        text += tidy.paper.map(" ({:.1f})".format)
+    return tidy.rename(columns=HEADS).assign(text=text).pivot(index="λ2", columns="λ1", values="text")
 
 
 def effects(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
     """The paired effects, a table for each metric."""
     tidy = results.effects(scores, experiment)
     if any(row.metric for row in experiment.rows):
-        return [wide(tidy, ["effect"], None)]
-    return [wide(tidy, ["effect"], metric) for metric in METRICS]
+        return [wide(tidy, ["effect"])]
+    return [wide(tidy[tidy.metric == metric], ["effect"]) for metric in METRICS]
 
 
-def baselines(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
+def baselines(scores: Scores, experiment: Experiment, intervals: Sequence[str] | None = None) -> list[pd.DataFrame]:
     """What needs no training, and the control, a table for each metric."""
-    return [wide(results.baselines(scores, experiment), ["yardstick"], metric) for metric in METRICS]
+    tidy = results.baselines(scores, experiment)
+    return [wide(tidy[tidy.metric == metric], ["yardstick"], intervals) for metric in METRICS]
+
+
+def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:
+    """The effects in the mean over folds (or in some), each under the paper's metric or its rows' own."""
+    every = results.effects(scores, experiment)
+    return results.of_metric(every[every.fold.isin(folds)], experiment)
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:
@@ -128,15 +127,15 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
     parts = [f"{experiment.heading}. {experiment.title}", textwrap.fill(experiment.note, 110)]
     if experiment.rows:
         source = ", then the paper's (its own benchmark, ResNet-50)" if experiment.table else ""
-        effects = results.of_metric(results.effects(scores, experiment), experiment, experiment.metric)
-        baselines = results.baselines(scores, experiment)
+        effects = results.of_metric(results.effects(scores, experiment), experiment)
+        baselines = results.baselines(scores, experiment).query(f"metric == '{experiment.metric}'")
         parts += [
             f"mIoU in %, {METRIC_NAMES[experiment.metric]}; ours{source}",
             beside(scores, experiment).to_string(index=False),
             "Paired effects (95 % interval)",
-            wide(effects, ["effect"], None).to_string(index=False),
+            wide(effects, ["effect"]).to_string(index=False),
             f"Baselines, {METRIC_NAMES[experiment.metric]}",
-            wide(baselines, ["yardstick"], experiment.metric, intervals=()).to_string(index=False),
+            wide(baselines, ["yardstick"], intervals=()).to_string(index=False),
             support_verdict(scores, experiment),
             *missing(scores, experiment),
         ]
@@ -150,15 +149,13 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
 
 def reliability(scores: Scores) -> pd.DataFrame:
     """Fig. 3 in numbers: the candidates of both kinds of matching, means with intervals, "—" where not run."""
-    names = {"cells": "candidates per episode", "precision": "precision (%)", "recall": "recall (%)"}
-
-    def text(row: dict[str, Any], name: str) -> str:
-        return NOTHING if np.isnan(row[name]) else _decimal(row[name]) + _bounds(row, f"{name}_")
-
-    return pd.DataFrame(
-        {k: row[k] for k in ("matches", "fold")} | {title: text(row, name) for name, title in names.items()}
-        for row in details.matches(scores).to_dict("records")
-    )
+    tidy = details.matches(scores)
+    heads = {"cells": "candidates per episode", "precision": "precision (%)", "recall": "recall (%)"}
+    texts = {
+        head: [spanned(*cells) for cells in tidy[[rate, f"{rate}_low", f"{rate}_high"]].to_numpy()]
+        for rate, head in heads.items()
+    }
+    return tidy[["matches", "fold"]].assign(**texts)
 
 
 def effects_in_words(scores: Scores, experiment: Experiment) -> str:
@@ -173,36 +170,25 @@ def effects_in_words(scores: Scores, experiment: Experiment) -> str:
     }
     lines = []
     for row in headline(scores, experiment).to_dict("records"):
-        if row["status"] == "not run":
-            lines.append(f"- {row['effect']}: not run.")
-            continue
-        theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
-        unit = units.get(row["effect"], "points")
-        lines.append(f"- {row['effect']}: {difference(row)} {unit}, {words[row['status']]}{theirs}.")
+        text = "not run"
+        if row["status"] != "not run":
+            theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
+            text = f"{difference(row)} {units.get(row['effect'], 'points')}, {words[row['status']]}{theirs}"
+        lines.append(f"- {row['effect']}: {text}.")
     return "\n".join(lines)
-
-
-def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:
-    """The effects in the mean over folds (or in some), each under the paper's metric or its rows' own."""
-    every = results.effects(scores, experiment)
-    return results.of_metric(every[every.fold.isin(folds)], experiment, experiment.metric)
 
 
 def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """`details.by_class` with a column per row of the table: strings, one decimal."""
     tidy = details.by_class(scores, experiment)
-    keys = ["class", "fold", "images", "episodes"]
-    table = tidy.assign(iou=tidy.iou.map(_decimal)).pivot_table(
-        index=keys, columns="row", values="iou", aggfunc="first", sort=False
-    )
-    return table.reset_index().rename_axis(columns=None)
+    return paper.across(tidy.assign(iou=tidy.iou.map(decimal)), ["class", "fold", "images", "episodes"], "row", "iou")
 
 
 def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """`details.pairs` for people: what the wrong support reaches, as a share of the right one; strings."""
     tidy = details.pairs(scores, experiment)
     share = [f"{100 * w / r:.0f} %" if r >= 1 else NOTHING for r, w in zip(tidy.right, tidy.wrong, strict=True)]
-    table = tidy.assign(share=share, **{k: tidy[k].map("{:.1f}".format) for k in ("right", "wrong")})
+    table = tidy.assign(right=tidy.right.map(decimal), wrong=tidy.wrong.map(decimal), share=share)
     return table.rename(columns={"class": "query of", "support": "wrong support of", "share": "wrong of right"})
 
 
@@ -210,24 +196,23 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
     """In words: does the model read its support?"""
     best = experiment.best
     right, wrong = (
-        [scores.samples(scores.of_row(best, support), fold, "pfenet") for fold in scores.columns]
+        np.array([scores.samples(scores.of_row(best, support), fold, "pfenet")[0] for fold in scores.columns])
         for support in ("right", "wrong")
     )
-    if right[-1] is None or wrong[-1] is None:
+    if np.isnan(right[-1] + wrong[-1]):
         return "Wrong-support control: not run on every fold."
     both = (
-        f"With a wrong support the model ({best.label}) scores {wrong[-1].value:.1f}, with the right one "
-        f"{right[-1].value:.1f} (PFENet metric, mean of folds)"
+        f"With a wrong support the model ({best.label}) scores {wrong[-1]:.1f}, with the right one "
+        f"{right[-1]:.1f} (PFENet metric, mean of folds)"
     )
-    if right[-1].value < 1:
+    if right[-1] < 1:
         return f"{both}: it has learned nothing yet."
-    shares = {f: w.value / max(r.value, 1e-9) for f, r, w in zip(scores.folds, right, wrong, strict=False) if r and w}
-    near = [f"fold {fold} ({share:.0%})" for fold, share in shares.items() if share >= 0.5]
-    both += f", {wrong[-1].value / right[-1].value:.0%} of it"
+    *shares, share = wrong / np.maximum(right, 1e-9)
+    near = [f"fold {fold} ({share:.0%})" for fold, share in zip(scores.folds, shares, strict=True) if share >= 0.5]
     if not near:
-        return f"{both}, and less than half on every fold: it reads its support."
+        return f"{both}, {share:.0%} of it, and less than half on every fold: it reads its support."
     return (
-        f"{both}. On {', '.join(near)} a support of another class does half "
+        f"{both}, {share:.0%} of it. On {', '.join(near)} a support of another class does half "
         "as well as the right one, or better: there it hardly reads which class is asked for, whatever its mIoU."
     )
 
@@ -248,54 +233,52 @@ def missing(scores: Scores, experiment: Experiment) -> list[str]:
 
 def protocol(scores: Scores, experiment: Experiment) -> str:
     """The setting that stands beside every number."""
-    setting, about = scores.setting, scores.about
-    rendered = setting.benchmark == "shapes"
-    usual = setting.recipe.diversity
-    diversities = _listed(usual if row.diversity is None else row.diversity for row in experiment.rows)
-    recipe = f", diversity {diversities or f'{usual:g}'}" if rendered else ""
-    one_fold = " (each shows the classes of one fold only)" if rendered else ""
-    novel = {"drop": "left out", "background": "kept, as background"}[setting.training.novel]
-    betas = _listed(row.beta for row in experiment.rows) or f"{Evaluation.beta:g}"
+    setting, images, t = scores.setting, scores.about["images"], scores.setting.training
+    recipe, one_fold = "", ""
+    if setting.benchmark == "shapes":
+        diversity = setting.recipe.diversity
+        usual = (diversity if row.diversity is None else row.diversity for row in experiment.rows)
+        recipe = f", diversity {_listed(usual, diversity)}"
+        one_fold = " (each shows the classes of one fold only)"
+    novel = {"drop": "left out", "background": "kept, as background"}[t.novel]
+    decay = f"polynomial decay (power {t.decay:g})" if t.decay else "fixed"
     scales = " or ".join(dict.fromkeys("+".join(f"{s:g}" for s in row.scales) for row in experiment.rows)) or "1"
     over = " and over seeds." if len(scores.seeds) > 1 else ", not over trainings."
     return (
-        f"{setting.benchmark}{recipe}: {about['images']['train']} training and {about['images']['val']} test "
-        f"images{one_fold}, folds {_tested(about)}; training images with novel classes {novel}. "
-        f"{_schedule(scores)} {setting.episodes} episodes per fold and seed, {_shots(scores, experiment)}, class "
-        f"first; seeds: {len(scores.seeds)}; beta {Variant().beta:g} in training, {betas} in testing; scale "
+        f"{setting.benchmark}{recipe}: {images['train']} training and {images['val']} test "
+        f"images{one_fold}, folds {_tested(scores.about)}; training images with novel classes {novel}. "
+        f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
+        f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
+        f"augmentation: {t.augment}, {t.precision}; last checkpoint. "
+        f"{setting.episodes} episodes per fold and seed, {_shots(scores, experiment)}, class first; "
+        f"seeds: {len(scores.seeds)}; beta {Variant().beta:g} in training, "
+        f"{_listed((row.beta for row in experiment.rows), Evaluation.beta)} in testing; scale "
         f"{scales}; scored at each query's own size. Intervals: 95 %, bootstrap over query images within classes"
         f"{over}"
     )
 
 
-def _schedule(scores: Scores) -> str:
-    t = scores.setting.training
-    decay = f"polynomial decay (power {t.decay:g})" if t.decay else "fixed"
-    return (
-        f"Backbone {t.backbone}, ImageNet weights, frozen; input {t.size}² squashed; head width {t.width}; "
-        f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
-        f"augmentation: {t.augment}, {t.precision}; last checkpoint."
-    )
-
-
 def _shots(scores: Scores, experiment: Experiment) -> str:
     """Supports per episode, and the classes that have too few images for that."""
-    shots = {str(row.shot) for row in experiment.rows}
-    few = {c: n for shot in sorted(shots) for c, n in scores.about["scarce"].get(shot, {}).items()}
+    shots = sorted({str(row.shot) for row in experiment.rows})
+    few = {c: n for shot in shots for c, n in scores.about["scarce"].get(shot, {}).items()}
     fewer = "".join(f" ({c}: {n} supports, it has no more test images)" for c, n in few.items())
-    return f"{_listed(row.shot for row in experiment.rows) or '1'} shot{fewer}"
+    return f"{', '.join(shots) or '1'} shot{fewer}"
 
 
 def _tested(about: dict[str, Any]) -> str:
     """The folds; where not every class of every fold is tested, also which."""
-    tested = [(fold, classes) for fold, classes in enumerate(about["tested"]) if classes]
-    if about["tested"] == about["folds"]:
-        return ", ".join(f"{fold}" for fold, _ in tested)
-    return ", ".join(f"{fold} ({', '.join(about['classes'][c - 1] for c in classes)})" for fold, classes in tested)
+    names = {
+        str(fold): ", ".join(about["classes"][c - 1] for c in classes)
+        for fold, classes in enumerate(about["tested"])
+        if classes
+    }
+    whole = about["tested"] == about["folds"]
+    return ", ".join(fold if whole else f"{fold} ({classes})" for fold, classes in names.items())
 
 
-def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{v:g}" for v in sorted(set(values)))
+def _listed(values: Iterable[float], usual: float) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(values)) or [usual])
 
 
 def scores(store: Store, wanted: Mapping[Run, Sequence[str]]) -> pd.DataFrame:

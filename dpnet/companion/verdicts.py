@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dpnet.companion import details, experiments, results, tables
-from dpnet.companion.experiments import Effect, Experiment
-from dpnet.companion.scores import MEAN, Scores, direction
+from dpnet.companion.experiments import Experiment
+from dpnet.companion.results import MEAN, Scores, direction
 
 AGAIN = "the same as"
 SYMBOLS = {
@@ -29,30 +29,23 @@ def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
     """Status of a target (a key of `SYMBOLS`), and what came out in a few words."""
     if not experiment.rows:
         row = _cycle_gain(scores)
-        if row["status"] == "not run":
-            return NOT_RUN
-        gain = tables.difference(row)
-        return row["status"], f"the way back adds {gain} points to the precision of the candidates"
-    every = results.rows(scores, experiment)
-    means = every[every.fold == MEAN]
-    if every.miou.isna().all():
-        return NOT_RUN
+        gain = f"the way back adds {tables.difference(row)} points to the precision of the candidates"
+        return NOT_RUN if row["status"] == "not run" else (row["status"], gain)
+    means = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
     if means.miou.isna().any():
         return ("incomplete", tables.missing(scores, experiment)[0]) if _begun(scores, experiment) else NOT_RUN
-    of_interest = {e.name: bool(e.claim) or e.chief for e in experiment.effects}
-    lines = tables.headline(scores, experiment)
-    lines = lines[lines.effect.isin(of_interest)]
-    chief = lines[lines.effect.map(of_interest)] if any(of_interest.values()) else lines
+    lines, claimed = tables.headline(scores, experiment), any(effect.claim for effect in experiment.effects)
+    asked = [e.name for e in experiment.effects if e.claim or e.chief] or [e.name for e in experiment.effects]
+    chief = lines[lines.effect.isin(asked)]
     text = "; ".join(f"{row['effect']} {tables.difference(row)}" for row in chief.to_dict("records"))
-    statuses = set(chief.status)
-    best = details.best_weights(scores) if experiment.name == "table5" else None
-    if best:
+    statuses = {*chief.status}
+    if experiment.name == "table5" and (best := details.best_weights(scores)):
         text += f"; both at 1 are number {best['rank']} of the sixteen"
         statuses.add(best["status"])
     if scores.comparable(experiment):
         same = (means.status == "reproduced") | means.paper.isna()
         return "reproduced" if same.all() else "differs", text
-    if not any(e.claim for e in experiment.effects):
+    if not claimed:
         return "no claim", text
     return statuses.pop() if len(statuses) == 1 else "mixed", text
 
@@ -66,78 +59,51 @@ def _begun(scores: Scores, experiment: Experiment) -> bool:
 
 def overview(scores: Scores) -> pd.DataFrame:
     """Every target at a glance: target, title, status (a key of `SYMBOLS`), outcome (what came out)."""
-    lines = []
-    for experiment in experiments.several("all", scores.setting.benchmark):
-        status, text = outcome(scores, experiment)
-        lines.append({"target": experiment.name, "title": experiment.title, "status": status, "outcome": text})
-    return pd.DataFrame(lines)
+    every = experiments.several("all", scores.setting.benchmark)
+    lines = [(experiment.name, experiment.title, *outcome(scores, experiment)) for experiment in every]
+    return pd.DataFrame(lines, columns=["target", "title", "status", "outcome"])
 
 
 def claims(scores: Scores) -> pd.DataFrame:
-    """The paper's claims that a run can test, and what came out.
+    """The paper's claims that a run can test, in its words, and what came out; by seed, if there are several.
 
-    Returns:
-        claim (the paper's words), target, effect, paper, ours (mean of folds, 95 % interval), status, by fold, by
-        seed (with several). A difference that stands there twice says so in its effect.
+    Ours is the mean of the folds with its 95 % interval. A difference that stands there twice says so in its effect.
     """
-    lines: list[dict[str, Any]] = []
-    each = [scores.of_seed(seed) for seed in scores.seeds] if len(scores.seeds) > 1 else []
+    lines: list[list[str]] = []
     first: dict[frozenset[Any], str] = {}
+    each = [scores.of_seed(seed) for seed in scores.seeds] if len(scores.seeds) > 1 else []
     for experiment in experiments.several("all", scores.setting.benchmark):
         claimed = [effect for effect in experiment.effects if effect.claim]
         if not claimed:
             continue
-        means = tables.headline(scores, experiment).set_index("effect", drop=False)
+        means = tables.headline(scores, experiment).set_index("effect")
         folds = tables.headline(scores, experiment, scores.columns[:-1]).groupby("effect").difference
         alone = [tables.headline(one, experiment).set_index("effect").difference for one in each]
         for effect in claimed:
-            rows = _compared(experiment, effect)
+            parts = [(experiment.rows[i], weight) for i, weight in effect.weights.items()]
+            rows = frozenset((row.variant, row.evaluation(0), row.diversity, weight) for row, weight in parts)
             again = f" ({AGAIN} {first[rows]})" if rows in first else ""
             first.setdefault(rows, f"{experiment.heading}, {effect.name}")
-            line = _claim_line(effect.claim, experiment.name, effect.name + again, means.loc[effect.name].to_dict())
-            line |= {"by fold": _signed(folds.get_group(effect.name))}
-            lines.append(line | {"by seed": _signed(one[effect.name] for one in alone)})
+            row = means.loc[effect.name].to_dict()
+            stated = "positive" if np.isnan(row["paper"]) else f"{row['paper']:+.1f}"
+            line = [effect.claim, experiment.name, effect.name + again, stated, tables.difference(row), row["status"]]
+            lines.append([*line, _signed(folds.get_group(effect.name)), _signed(one[effect.name] for one in alone)])
         if experiment.name == "table5":
-            lines.append(_best_of_sixteen(scores))
-    claim = "“noise” of plain similarity is rejected by the way back (precision of the candidates, %)"
-    line = _claim_line(claim, "fig3", "cycle over cosine matches", _cycle_gain(scores))
-    line |= {"by fold": _signed(_cycle_gain(scores, fold)["difference"] for fold in scores.columns[:-1])}
-    lines.append(line | {"by seed": _signed(_cycle_gain(one)["difference"] for one in each)})
-    return pd.DataFrame(lines).drop(columns=[] if each else "by seed").fillna("—")
-
-
-def _compared(experiment: Experiment, effect: Effect) -> frozenset[Any]:
-    """What an effect adds up, to tell equal ones of several targets."""
-    rows = [(experiment.rows[i], weight) for i, weight in effect.weights.items()]
-    return frozenset((row.variant, row.evaluation(0), row.diversity, weight) for row, weight in rows)
-
-
-def _claim_line(claim: str, target: str, effect: str, row: dict[str, Any]) -> dict[str, Any]:
-    stated = row.get("paper", np.nan)
-    return {
-        "claim": claim,
-        "target": target,
-        "effect": effect,
-        "paper": "positive" if np.isnan(stated) else f"{stated:+.1f}",
-        "ours": tables.difference(row),
-        "status": row["status"],
-    }
-
-
-def _best_of_sixteen(scores: Scores) -> dict[str, Any]:
-    best = details.best_weights(scores)
-    return {
-        "claim": "“the best results are achieved when … both set to 1.0”",
-        "target": "table5",
-        "effect": "both at 1 over the highest of the sixteen",
-        "paper": "number 1",
-        "ours": "—" if best is None else f"number {best['rank']}: {tables.difference(best)}",
-        "status": "not run" if best is None else best["status"],
-    }
+            best = details.best_weights(scores)
+            ours = f"number {best['rank']}: {tables.difference(best)}" if best else "—"
+            line = ["“the best results are achieved when … both set to 1.0”", "table5"]
+            line += ["both at 1 over the highest of the sixteen", "number 1", ours]
+            lines.append([*line, best["status"] if best else "not run", "—", "—"])
+    gain, of_folds = _cycle_gain(scores), (_cycle_gain(scores, fold)["difference"] for fold in scores.columns[:-1])
+    line = ["“noise” of plain similarity is rejected by the way back (precision of the candidates, %)", "fig3"]
+    line += ["cycle over cosine matches", "positive", tables.difference(gain), gain["status"], _signed(of_folds)]
+    lines.append([*line, _signed(_cycle_gain(one)["difference"] for one in each)])
+    columns = ["claim", "target", "effect", "paper", "ours", "status", "by fold", "by seed"]
+    return pd.DataFrame(lines, columns=columns).drop(columns=[] if each else "by seed")
 
 
 def _signed(values: Iterable[float]) -> str:
-    return ", ".join("—" if np.isnan(v) else f"{v:+.1f}" for v in values)
+    return ", ".join(tables.decimal(value, "+") for value in values)
 
 
 def _cycle_gain(scores: Scores, fold: str = MEAN) -> dict[str, Any]:
@@ -150,12 +116,9 @@ def _cycle_gain(scores: Scores, fold: str = MEAN) -> dict[str, Any]:
 def opening(scores: Scores, experiment: Experiment) -> str:
     """How a target's notebook begins, as Markdown: its title, what is asked, what came out."""
     status, text = outcome(scores, experiment)
-    setting = scores.setting
-    lines = [
-        f"# {experiment.heading}: {experiment.title}",
-        experiment.note,
-        f"**On `{setting.benchmark}` at `{setting.preset}`: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}.",
-    ]
+    where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
+    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}."
+    lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
     if experiment.rows:
         lines[-1] += " (Points of mIoU, mean of the folds, 95 % interval.)"
         lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpnet.companion import presets, results, runner
 from dpnet.companion.presets import Setting
-from dpnet.companion.scores import Scores
+from dpnet.companion.results import Scores
 from dpnet.companion.store import Record, Store
 from dpnet.data.index import Benchmark, Entry
 from dpnet.episodes import Episode

@@ -9,7 +9,7 @@ from invented import TINY, add_seed, scores_in
 
 from dpnet import io
 from dpnet.companion import experiments, notebooks, paper, readme, report, results, tables, verdicts
-from dpnet.companion.scores import Scores
+from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
 TABLE_3 = experiments.get("table3")
@@ -93,7 +93,7 @@ def test_documents_read_their_numbers_from_results(document: Path) -> None:
 
 def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> None:
     document = tmp_path / "docs" / "page.md"
-    write(document, b"a <!-- lint:shapes-quick --> old <!-- end -->, <!-- overview:shapes-quick --><!-- end --> z")
+    write(document, b"a <!-- lint:shapes-quick --> old <!-- end -->, <!-- glance:shapes-quick --><!-- end --> z")
     text = readme.filled(document)
     assert text.startswith(f"a <!-- lint:shapes-quick -->{len(paper.lint())}<!-- end -->, ")
     assert text.endswith("<!-- end --> z")
@@ -107,7 +107,7 @@ def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> N
         ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from expect, .*speed, faults"),
         ("speed:no-device", r"no-device\.json: missing: run `make speed`"),
         ("faults:no-device", r"no-device\.csv: missing: run `make test-faults`"),
-        ("table3:pascal-paper", r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"),
+        ("expect:pascal-paper", r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"),
     ],
 )
 def test_a_mark_that_cannot_be_filled_is_named(mark: str, message: str, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from invented import ABOUT, TINY, add_seed, keep, scores_in
 
 from dpnet import io
-from dpnet.companion import details, experiments, presets, report, results, runner, scores, tables
-from dpnet.companion.scores import Scores
+from dpnet.companion import details, experiments, presets, report, results, runner, tables
+from dpnet.companion.results import Scores
 from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError, read_json, write
 
@@ -32,15 +32,13 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def test_a_record_and_an_evaluation_are_a_row(invented: Scores) -> None:
     frame = invented.frame
-    assert list(frame.columns) == scores.COLUMNS
-    runs = frame[frame.kind == "Run"]
+    assert list(frame.columns) == results.COLUMNS
+    runs = frame[frame.variant != ""]
     assert len(runs) == 4 * (1 + 1 + 3)  # two variants, and the full model: both branches, and wrong supports
     assert not runs.duplicated(["folder", "evaluation"]).any()
     for row in runs.itertuples():
-        way = Evaluation(40, row.shot, row.beta, tuple(map(float, row.scales.split(","))), row.branch, row.support)
-        assert way.id == row.evaluation
         assert row.folder == row.record.id == TINY.run(row.record.variant, row.fold, row.seed).id
-    assert set(frame[frame.kind == "Yardsticks"].variant) >= {"prototype", "objects", "ceiling", "matches-cycle"}
+    assert set(frame[frame.variant == ""].evaluation) >= {"prototype", "objects", "ceiling", "matches-cycle"}
     assert frame.fold.is_monotonic_increasing
 
 
@@ -74,8 +72,9 @@ def test_another_diversity_and_fields_at_their_default_belong_to_the_setting(tmp
     content = read_json(store.folder(other) / "run.json")
     del content["training"]["least"], content["variant"]["alpha"]  # as an older version wrote it
     (store.folder(other) / "run.json").write_text(json.dumps(content))
-    frame = results.load(TINY, tmp_path).frame
-    assert frame[frame.diversity == 1.0].evaluation.tolist() == [Evaluation(40).id]  # 41 are another setting's
+    one = results.load(TINY, tmp_path)
+    records = one.records(one.of_row(experiments.Row({}, "", diversity=1.0)))
+    assert records.evaluation.tolist() == [Evaluation(40).id]  # 41 are another setting's
 
 
 def test_a_corrupt_record_is_named(tmp_path: Path) -> None:
@@ -97,17 +96,18 @@ def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
     add_seed(tmp_path, 1, [3])
     both = results.load(TINY, tmp_path)
     assert list(both.seeds) == [0, 1]
-    each = [one.samples(one.of_row(TABLE_3.best), "mean", "canet").value for one in map(both.of_seed, both.seeds)]
+    each = [one.samples(one.of_row(TABLE_3.best), "mean", "canet")[0] for one in map(both.of_seed, both.seeds)]
     assert each[0] != each[1]
-    assert both.samples(both.of_row(TABLE_3.best), "mean", "canet").value == pytest.approx(np.mean(each))
-    assert results.load(TINY, tmp_path, 3).samples(both.of_row(TABLE_3.best), "mean", "canet") is None
+    assert both.samples(both.of_row(TABLE_3.best), "mean", "canet")[0] == pytest.approx(np.mean(each))
+    assert np.isnan(results.load(TINY, tmp_path, 3).samples(both.of_row(TABLE_3.best), "mean", "canet")).all()
 
 
 def test_seeds_draw_the_same_images() -> None:
     counts = np.random.default_rng(0).integers(10, 100, (6, 2, 3))
     order, classes = np.array([3, 1, 1, 0, 5, 2, 4]), np.array([1, 1, 1, 2, 2, 2])
-    first, second = scores.resampling(0, [(counts, classes), (counts[order], classes[order])])
+    first, second = results.resampling(0, [(counts, classes), (counts[order], classes[order])])
     assert np.array_equal(first[:, order], second)
+    assert (first[0] == 1).all()
     assert first.std(0).min() > 0
 
 
@@ -133,10 +133,11 @@ def test_the_papers_setting_is_compared(invented: Scores) -> None:
         one = dataclasses.replace(invented, setting=presets.resolve(benchmark, preset))
         return one.comparable(experiments.get(f"table{table}"))
 
-    cell = {"miou": 50.0, "low": 48.0, "high": 52.0}
-    assert results._against_paper(cell, 51.0, True) == {"delta": -1.0, "status": "reproduced"}
-    assert results._against_paper(cell, 55.0, True) == {"delta": -5.0, "status": "differs"}
-    assert np.isnan(results._against_paper(cell, 51.0, False)["delta"])
+    cells = pd.DataFrame({"miou": [50.0, 50, np.nan], "low": 48.0, "high": 52.0, "paper": [51.0, 55, 51]})
+    compared = results.against_paper(cells, True)
+    assert compared.status.tolist() == ["reproduced", "differs", "not run"]
+    assert compared.delta.tolist()[:2] == [-1.0, -5.0]
+    assert results.against_paper(cells, False).delta.isna().all()
     assert comparable("pascal", "paper", 3)
     assert comparable("coco", "paper", 2)
     others = [("shapes", "tiny", 3), ("pascal", "paper", 2), ("coco", "paper", 3), ("pascal", "quick", 3)]
@@ -151,14 +152,14 @@ def test_effects_are_paired(invented: Scores) -> None:
     assert canet.loc["MSF", "low"] > 0
     assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0, "all three": 4.2}
     over = invented.of_row(TABLE_3.best), invented.baseline("prototype", TABLE_3.best)
-    full, prototype = (invented.samples(records, "mean", "canet").value for records in over)
+    full, prototype = (invented.samples(selection, "mean", "canet")[0] for selection in over)
     assert canet.difference.iloc[-1] == pytest.approx(full - prototype, abs=0.01)
     assert canet.status.iloc[-1] == "positive"
 
 
 def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
     clear = {"difference": 5.0, "low": 4.0, "high": 6.0}
-    words = [scores.direction(clear, theirs) for theirs in (0.0, -0.1, 0.1)]
+    words = [results.direction(clear, theirs) for theirs in (0.0, -0.1, 0.1)]
     assert words == ["positive", "opposite direction", "same direction"]
 
 
@@ -213,12 +214,12 @@ def test_fig_4_shows_what_its_rule_chooses(invented: Scores) -> None:
     assert examples.rule.tolist() == ["largest gain", "median", "largest loss"]
     assert examples["query"].tolist() == [f"q{n}" for n in examples.episode]
     assert (examples.gain == 0).all()  # the invented counts are the same for both branches
-    assert details.qualitative_examples(dataclasses.replace(invented, seeds=range(2), _cache={}), fig4, 1).empty
+    assert details.qualitative_examples(dataclasses.replace(invented, seeds=range(2)), fig4, 1).empty
 
 
 def test_matches_are_rates_of_cells(invented: Scores) -> None:
     matches = details.matches(invented).set_index(["matches", "fold"])
-    ((counts, _),) = invented.counts(invented.select(variant="matches-cycle"), 2)
+    ((counts, _),) = invented.counts(invented.baseline("matches-cycle"), 2)
     total = counts.sum(0)
     assert matches.precision["cycle", "2"] == pytest.approx(100 * total[1, 1] / total[1, :2].sum(), abs=0.01)
     assert matches.recall["cycle", "2"] == pytest.approx(100 * total[1, 1] / total[:, 1].sum(), abs=0.01)
@@ -251,7 +252,7 @@ def test_committed_tables_are_what_their_runs_give(folder: Path) -> None:
     for experiment in experiments.several("all", setting.benchmark):
         if not (folder / f"{experiment.name}.csv").exists():
             continue
-        for suffix, table in results.tables(committed, experiment).items():
+        for suffix, table in report.csvs(committed, experiment).items():
             text = table.to_csv(index=False, lineterminator="\n")
             assert text == (folder / f"{experiment.name}{suffix}.csv").read_text()
     assert (folder / "REPORT.md").read_text() == report.as_markdown(committed), "run `make report`"
