@@ -199,7 +199,7 @@ def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]
     counts = torch.empty(len(differences[0]), 2, 3, dtype=torch.long, device=differences[0].device)
     for rows, target in targets:
         full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
-        # One scale: sigmoid(d) > 0.5 is d > 0, to the last bit.
+        # One scale: d > 0 is sigmoid(d) > 0.5 without its rounding.
         predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
         counts[rows] = episode_counts(predicted, target)
     return counts
