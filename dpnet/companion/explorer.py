@@ -19,7 +19,7 @@ from dpnet.config import VOID, Evaluation, Training
 from dpnet.data import cache
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene, decode_distinct, scene_of
-from dpnet.io import DPNetError, write
+from dpnet.io import DPNetError, to_json, write
 from dpnet.model import Head, hard_masks, shared_counts
 from dpnet.modules import cycle_matches, resize
 from dpnet.train import autocast
@@ -28,7 +28,10 @@ FILE = "explore.npz"  # git ignores it where its pictures are not ours to publis
 PER_CLASS = 3  # episodes
 AS_THEY_ARE = ("run", "scores", "betas", "numbers", "classes", "forward", "backward", "probability")
 AS_BITS = ("support", "foreground", "candidates", "selected", "alone")
-QUIET = b'{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}'  # and nobody is asked
+LAB_SETTINGS = {  # nobody is asked about news; sliders wait for cells, since pyplot may only be used by one thread
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+    "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"},
+}
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def serve(of: Cohort, browser: bool) -> None:
         template, copy = io.ROOT / "notebooks" / "explore.ipynb", Path(folder) / "explore.ipynb"
         where = {"benchmark": of.usual.benchmark, "preset": of.usual.preset}
         execute_notebook(template, copy, where, prepare_only=True, progress_bar=False)
-        write(Path(folder) / ".settings" / "overrides.json", QUIET)
+        write(Path(folder) / ".settings" / "overrides.json", to_json(LAB_SETTINGS))
         settings = {
             "ServerApp.root_dir": folder,
             "ServerApp.ip": "127.0.0.1",

@@ -69,7 +69,7 @@ def test_the_explorer_in_jupyterlab_without_a_network(address: str, browser: web
     browser.get(address)
     # Of the notebook itself: the status bar speaks of the kernel only once the notebook has the focus.
     one(browser, ".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    one(browser, ".jp-NotebookPanel .jp-CodeCell .cm-content").click()
+    one(browser, ".lm-DockPanel-tabBar .lm-TabBar-tab").click()
     menu = {e.text: e for e in browser.find_elements(By.CSS_SELECTOR, "#jp-MainMenu .lm-MenuBar-item")}
     menu["Run"].click()
     one(browser, ".lm-Menu-item[data-command='runmenu:run-all']").click()
