@@ -109,6 +109,7 @@ def test_what_a_notebook_was_made_from(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_kernels_progress_is_drawn_on_the_terminal_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, terminal = os.openpty()
+    os.set_blocking(screen, False)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     monkeypatch.setenv(io.RELAY, os.ttyname(terminal))
     assert [*io.progress("abc", "letters")] == ["a", "b", "c"]

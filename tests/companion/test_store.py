@@ -87,6 +87,7 @@ def test_counts_come_back_and_the_order_of_finishing_leaves_no_trace(tmp_path: P
     assert counts.dtype == np.int64
     assert np.array_equal(counts, TABLE + 1)
     assert classes.tolist() == [1, 1, 2]
+    assert {file.name for file in one.begin(RUN).iterdir()} == {"run.json"}  # a new training has no scores yet
 
 
 CORRUPT = {
