@@ -36,6 +36,9 @@ SQUARE[10:30, 15:40] = 1
 LISTS = {
     "Roboflow's table": "Pixel Value, Class\n0, background\n1, cup\n",
     "id and name": "id,name\n1,cup\n2,fork\n3,knife\n",
+    "tabs": "cup\t1\nfork\t2\nknife\t3\n",
+    "quotes": '"cup"\n"fork"\n"knife"\n',
+    "hex colours": "cup #ff0000\nfork #00ff00\nknife #0000ff\n",
     "a title": "name\ncup\nfork\nknife\nspoon\n",
     "JSON": '[\n  "cup",\n  "fork"\n]',
     "YOLO's YAML": "path: ../data\nnames:\n  0: cup\n",
@@ -320,6 +323,8 @@ def bad_masks(tmp_path):
         "torn JSON": (tmp_path / "not.json", "no LabelMe file"),
         "other JSON": (tmp_path / "other.json", "no LabelMe file"),
         "linestrip": (drawn_as("linestrip"), "has a 'linestrip'"),
+        "points": (drawn_as("points"), "has a 'points'"),
+        "AI mask": (drawn_as("mask"), "has a 'mask'"),
         "two corners": (drawn_as("polygon", corner[:2]), "'polygon' of 2 points"),
         "one corner": (drawn_as("rectangle", corner[:1]), "'rectangle' of 1 points"),
         "far": (drawn_as("polygon", [[500, 500], [600, 500], [600, 600]]), "no foreground"),
