@@ -119,9 +119,9 @@ def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int
         colour = tuple(np.minimum(255, colours[row + 1] + 40).tolist())
         canvas.rectangle((gap, top, gap + 10, top + height - 1), fill=colour)
         _text(canvas, (gap + 20, top), name, left - gap - 24, 20)
-        counts = [f"id {row + 1}", *(f"{len(positions[split])} {split}" for split in SPLITS)]
-        for line, count in enumerate(counts):
-            _text(canvas, (gap + 20, top + 30 + 22 * line), count, left, 15)
+        counts = "\n".join([f"id {row + 1}", *(f"{len(positions[split])} {split}" for split in SPLITS)])
+        small = ImageFont.load_default(15)
+        canvas.multiline_text((gap + 20, top + 30), counts, fill="dimgray", font=small, spacing=6)
         chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(per_class, len(every))).round().astype(int)]
         for column, position in enumerate(chosen):
             picture = _outlined(benchmark, position, row + 1, cell, colour)

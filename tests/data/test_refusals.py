@@ -27,7 +27,6 @@ from samples import (
 )
 
 from dpnet import cli
-from dpnet.data import index
 from dpnet.data.images import mask, photograph
 
 SQUARE = np.zeros(SIZE, np.uint8)
@@ -38,15 +37,14 @@ LISTS = {
     "Roboflow's table": "Pixel Value, Class\n0, background\n1, cup\n",
     "id and name": "id,name\n1,cup\n2,fork\n3,knife\n",
     "tabs": "cup\t1\nfork\t2\nknife\t3\n",
+    "quotes": '"cup"\n"fork"\n"knife"\n',
+    "hex colours": "cup #ff0000\nfork #00ff00\nknife #0000ff\n",
     "a title": "name\ncup\nfork\nknife\nspoon\n",
     "JSON": '[\n  "cup",\n  "fork"\n]',
     "YOLO's YAML": "path: ../data\nnames:\n  0: cup\n",
     "dashes": "- cup\n- fork\n- knife\n- spoon\n",
-    "quotes": '"cup"\n"fork"\n"knife"\n',
-    "commas": "cup,\nfork,\nknife,\n",
     "all in one line": "cup, fork, knife, spoon",
     "numbers": "1 cup\n2 fork\n3 knife\n",
-    "hex colours": "cup #ff0000\nfork #00ff00\nknife #0000ff\n",
     "Supervisely's colours": "cup 128 0 0\nfork 0 128 0\nknife 0 0 128\n",
     "indented": ("cup\n fork\nknife\n", "line 2, ' fork', is not"),
     "an empty line": ("cup\n\nfork\nknife\nspoon", "line 2, '', is not"),
@@ -63,12 +61,8 @@ LISTS = {
 }
 
 
-def each_label(change, **how):
-    def spoil(own):
-        for file in (own / "labels").iterdir():
-            save(change(np.array(Image.open(file))), file, **how)
-
-    return spoil
+def each_label(change):
+    return lambda own: [save(change(np.array(Image.open(file))), file) for file in (own / "labels").iterdir()]
 
 
 def to_palette(colours, change=lambda ids: ids):
@@ -83,9 +77,7 @@ def to_palette(colours, change=lambda ids: ids):
 
 def quantised(own):
     for file in (own / "labels").iterdir():
-        image = Image.open(file)
-        image.putpalette(index.images.voc_colours())
-        image.convert("RGB").quantize(8).save(file)
+        Image.fromarray(coloured(np.array(Image.open(file)))).quantize(8).save(file)
 
 
 def recoloured(own):  # as a tool that quantises each file by itself: no number has one colour
@@ -128,11 +120,7 @@ def two_bits(own):
 
 
 def cut(name):
-    def spoil(own):
-        content = (own / name).read_bytes()
-        (own / name).write_bytes(content[: len(content) // 2])
-
-    return spoil
+    return lambda own: (own / name).write_bytes((own / name).read_bytes()[:600])
 
 
 def turned(own):  # photographs lie, and whoever made the labels ignored the EXIF note
@@ -144,30 +132,22 @@ def turned(own):  # photographs lie, and whoever made the labels ignored the EXI
 FILES = {
     "renumbered palette": (quantised, "a tool renumbered it"),
     "black is not 0": (to_palette([(5, 5, 5)] * 256), "but 0 is the background, and black"),
-    "ids made visible": (
-        to_palette([(i, i, i) for i in (0, 2, 4, 3, 1)], lambda ids: ids % 255),
-        "is the colour of 2",
-    ),
+    "ids as greys": (to_palette([(i,) * 3 for i in (0, 2, 4, 3, 1)], lambda ids: ids % 255), "is the colour of 2"),
     "a palette in each file": (recoloured, "a tool renumbered the palette"),
     "colours without a map": (each_label(coloured), "is RGB, and a label is an 8-bit grey or palette PNG"),
     "16 bits": (each_label(lambda ids: ids.astype(np.uint16)), "is I;16"),
     "2 bits": (two_bits, "is grey with 2 bits"),
     "transparent": (each_label(lambda ids: np.dstack([ids, ids, ids, ids])), "is RGBA"),
     "white on black": (
-        each_label(lambda ids: ((ids > 0) * 255).astype("u1")),
-        "only 0, the background, or 255, which is void",
+        each_label(lambda ids: np.where(ids > 0, 255, 0).astype("u1")),
+        "only 0, the background, or 255",
     ),
-    "all black": (each_label(lambda ids: ids * 0), "only 0, the background"),
     "too large": (each_label(lambda ids: np.where(ids == 4, 70, ids).astype("u1")), "ids 70 are out of range"),
     "another size": (each_label(lambda ids: ids[1:]), "the mask is 50x39, its image"),
     "EXIF ignored": (turned, "40x50 as a viewer shows it"),
     "JPEG labels": (renamed(lambda file: f"{file.stem}.jpg"), "0 label PNGs"),
     "other names": (renamed(lambda file: f"{file.stem}_mask.png"), "a0_mask.png: no image of this name"),
-    "another folder": (renamed(lambda file: f"x/{file.name}"), "x/a0.png: no image of this name"),
-    "train and test": (
-        renamed(lambda file: f"{'train' if file.stem < 'a5' else 'test'}/{file.name}"),
-        "in test, train",
-    ),
+    "train and test": (renamed(lambda f: f"{'train' if f.stem < 'a5' else 'test'}/{f.name}"), "in test, train"),
     "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
     "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
     "training": (renamed(lambda file: f"training/{file.name}"), "put all into sub-folders train and val"),
@@ -175,32 +155,15 @@ FILES = {
     "HEIC": (renamed(lambda file: f"{file.stem}.heic", "images"), "0 images"),
     "two of a name": (lambda own: shutil.copy(own / "images/a1.jpg", own / "images/a1.png"), "has the same name"),
     "torn image": (cut("images/a3.jpg"), "a3.jpg: cannot be decoded"),
-    "torn label": (cut("labels/a3.png"), "a3.png: cannot be decoded"),
-    "empty image": (lambda own: (own / "images/a3.jpg").write_bytes(b""), "a3.jpg: cannot be decoded"),
     "LFS pointer": (lambda own: (own / "images/a3.jpg").write_text("version https://git-lfs"), "not an image"),
-    "huge label": (
-        lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"),
-        "a3.png: more than 178 mill",
-    ),
+    "huge label": (lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"), "178 million"),
     "float image": (lambda own: Image.new("F", SIZE[::-1]).save(own / "images/a3.jpg", "TIFF"), "floating-point"),
     "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: not UTF-8 text that can be read ([Errno 2]"),
-    "names in a table": (
-        lambda own: (own / "names.txt").rename(own / "names.csv"),
-        "names.csv: not UTF-8 text that can be read (a .csv file)",
-    ),
+    "names in a table": (lambda own: (own / "names.txt").rename(own / "names.csv"), "can be read (a .csv file)"),
     "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "not UTF-8 text"),
-    "no text name": (
-        lambda own: os.rename(own / "images/a3.jpg", os.fsencode(own) + b"/images/\xe9.jpg"),
-        "not UTF-8",
-    ),
-    "an archive": (
-        lambda own: (own / "labels").rename(own / "x") and (own / "labels").write_text(""),
-        "not a folder",
-    ),
-    "one test image": (
-        lambda own: rewrite(own, lambda i: np.full(SIZE, i == 2)),
-        "no class has two test images (train+val: cup 1+0",
-    ),
+    "odd name": (lambda own: os.rename(own / "images/a3.jpg", os.fsencode(own) + b"/images/\xe9.jpg"), "not UTF-8"),
+    "a file": (lambda own: (own / "labels").rename(own / "x") and (own / "labels").write_text(""), "not a folder"),
+    "one test image": (lambda own: rewrite(own, lambda i: np.full(SIZE, i == 2)), "images (train+val: cup 1+0"),
     "one class": (lambda own: rewrite(own, lambda i: SQUARE * (1 if i < 9 else i - 7)), "two training images each"),
 }
 
@@ -217,13 +180,8 @@ def text(old, new):
 COCO = {
     "half": (lambda file: file.write_text(file.read_text()[:99]), "no COCO instances file, or corrupt (JSON"),
     "a list": (lambda file: file.write_text("[]"), "no COCO instances file"),
-    "no images": (
-        lambda file: file.write_text('{"annotations": [], "categories": []}'),
-        "no image with objects",
-    ),
+    "no images": (lambda file: file.write_text('{"annotations": [], "categories": []}'), "no image with objects"),
     "flat list": (annotation(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 0: a segmentation is a list of polygons"),
-    "odd polygon": (annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 0"),
-    "text": (annotation(segmentation=[["a"] * 6]), "corrupt (TypeError"),
     "no numbers": (annotation(segmentation=[[None] * 6]), "corrupt (TypeError"),
     "fractions": (
         lambda file: file.write_text(re.sub(r'\{"counts.*?\}', "[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]", file.read_text())),
@@ -251,6 +209,11 @@ def lists_of(**files):
     return spoil
 
 
+def with_other_map(voc):
+    (voc / "class_names.txt").rename(voc / "labelmap.txt").write_text("cup:1,2,3::\nfork:4,5,6::\nx:7,7,7::")
+    save(coloured(drawn(0)), voc / "SegmentationClass/a0.png")
+
+
 # What is wrong with a folder in VOC's layout.
 VOC = {
     "no train.txt": (lists_of(train=None), "train.txt: no text with a name"),
@@ -258,23 +221,13 @@ VOC = {
     "in both": (lists_of(val="a1\na2\n"), "val.txt: 'a2' has no label of its name, or is in train.txt too"),
     "suffixes in lists": (lists_of(val="a1.jpg\n"), "'a1.jpg' has no label of its name"),
     "no such image": (lists_of(val="a1\nzebra\n"), "'zebra' has no label"),
-    "no masks": (
-        lambda voc: shutil.rmtree(voc / "SegmentationClass"),
-        "holds ImageSets, JPEGImages, class_names.txt; expected",
-    ),
     "boxes": (
         lambda voc: (voc / "SegmentationClass").rename(voc / "Annotations"),
         "holds Annotations, ImageSets, JPEGImages, class_names.txt; expected JPEGImages, SegmentationClass (label",
     ),
     "no class list": (lambda voc: (voc / "class_names.txt").unlink(), "and one class list: labelmap.txt (CVAT) or"),
     "two class lists": (lambda voc: (voc / "labelmap.txt").write_text(labelmap()), "labelmap.txt; expected"),
-    "colours not in the map": (
-        lambda voc: [
-            (voc / "class_names.txt").rename(voc / "labelmap.txt").write_text("cup:1,2,3::\nfork:4,5,6::\nx:7,7,7::"),
-            save(coloured(drawn(0)), voc / "SegmentationClass/a0.png"),
-        ],
-        "colour(s) that the class list lacks",
-    ),
+    "colours not in the map": (with_other_map, "colour(s) that the class list lacks"),
 }
 
 FORM_A = ["--images", "own/images", "--labels", "own/labels", "--classes", "own/names.txt"]
@@ -344,7 +297,6 @@ def bad_masks(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "not.json").write_text("{")
     (tmp_path / "other.json").write_text('{"a": 1}')
-    (tmp_path / "numbers.json").write_text("[1, 2]")
     (tmp_path / "link.png").symlink_to("/nowhere/m.png")
     two = SQUARE * 255
     two[30:36, 2:12] = 150
@@ -370,10 +322,9 @@ def bad_masks(tmp_path):
         "no JSON file": (tmp_path / "no.json", "No such file"),
         "torn JSON": (tmp_path / "not.json", "no LabelMe file"),
         "other JSON": (tmp_path / "other.json", "no LabelMe file"),
-        "numbers": (tmp_path / "numbers.json", "no LabelMe file"),
         "linestrip": (drawn_as("linestrip"), "has a 'linestrip'"),
-        "points": (drawn_as("points"), "'points'"),
-        "AI mask": (drawn_as("mask"), "'mask'"),
+        "points": (drawn_as("points"), "has a 'points'"),
+        "AI mask": (drawn_as("mask"), "has a 'mask'"),
         "two corners": (drawn_as("polygon", corner[:2]), "'polygon' of 2 points"),
         "one corner": (drawn_as("rectangle", corner[:1]), "'rectangle' of 1 points"),
         "far": (drawn_as("polygon", [[500, 500], [600, 500], [600, 600]]), "no foreground"),
