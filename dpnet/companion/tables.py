@@ -46,7 +46,7 @@ def difference(row: Mapping[str, Any]) -> str:
 def wide(tidy: pd.DataFrame, keys: list[str], intervals: Sequence[str] | None = None) -> pd.DataFrame:
     """A tidy table of `results` with a column per fold, as text; intervals of these folds only (None: of all)."""
     value, sign = ("difference", "+") if "difference" in tidy else ("miou", "")
-    whole = [spanned(*cells, sign) for cells in tidy[[value, "low", "high"]].to_numpy()]
+    whole = [spanned(*cells, sign) for cells in zip(tidy[value], tidy.low, tidy.high, strict=True)]
     asked = tidy.fold.isin(tidy.fold if intervals is None else intervals)
     text = tidy[value].map(lambda number: decimal(number, sign)).mask(asked, pd.Series(whole, tidy.index))
     names = ("fold " + tidy.fold).where(tidy.fold != MEAN, MEAN)
@@ -217,9 +217,9 @@ def missing(scores: Scores, experiment: Experiment) -> list[str]:
         if folds := scores.missing_folds(scores.of_row(row)):
             by_folds.setdefault(", ".join(map(str, folds)), []).append(row.label)
     sentences = []
-    for folds, labels in by_folds.items():
+    for names, labels in by_folds.items():
         which = ", ".join(labels) if len(labels) < 5 else f"{len(labels)} of {len(experiment.rows)} rows"
-        sentences.append(f"{which}: no mean, since fold {folds} is not run (or its run is incomplete).")
+        sentences.append(f"{which}: no mean, since fold {names} is not run (or its run is incomplete).")
     return sentences
 
 
