@@ -17,10 +17,7 @@ RATES = ("cells", "precision", "recall")  # candidates per episode; on the foreg
 
 @cache
 def matches(scores: Scores) -> pd.DataFrame:
-    """How reliable the matches of frozen features are, one way (cosine) and with the way back (cycle).
-
-    Tidy: matches ("cosine", "cycle", "cycle - cosine"), fold, `RATES` (void left out), each with low and high (95 %).
-    """
+    """How reliable the matches of frozen features are, one way (cosine) and with the way back (cycle); tidy."""
     cosine, cycle = (
         [_matched(scores, f"matches-{name}", fold) for fold in scores.folds] for name in ("cosine", "cycle")
     )
@@ -51,10 +48,7 @@ def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:
 
 
 def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What a fold's mean hides: each class by itself, in the table's metric (%, mean of seeds), in each row.
-
-    Tidy: class, fold, images (distinct queries), episodes, row, iou.
-    """
+    """What a fold's mean hides: each class by itself, in the table's metric (%, mean of seeds), in each row."""
     lines: list[list[Any]] = []
     for fold, row in product(scores.folds, experiment.rows):
         if not (lists := scores.counts(scores.of_row(row), fold)):
@@ -70,11 +64,7 @@ def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 
 def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """Which classes the best row tells apart: the same queries, with a support of their class and with a wrong one.
-
-    Tidy: class (of the query), support (the wrong one's class), episodes, right, wrong (IoU in %, PFENet metric, all
-    seeds together).
-    """
+    """Which classes the best row tells apart: the same queries with right and wrong supports (%, PFENet metric)."""
     best = experiment.best
     lines: list[list[Any]] = []
     for fold in scores.folds:
@@ -97,11 +87,7 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 
 def best_weights(scores: Scores) -> dict[str, Any] | None:
-    """Where the paper's best pair of loss weights stands among ours; None if a cell was not run.
-
-    Of the paper's best cell and of ours: labels (theirs, ours), values (miou, highest), their rank among ours,
-    difference (theirs - ours) with low and high (95 %), status.
-    """
+    """Where the paper's best pair of loss weights stands among ours; None if a cell was not run."""
     table5 = experiments.get("table5")
     cells = np.stack([scores.samples(scores.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows])
     values, papers = cells[:, 0], paper.by_row(5, table5.keys)
@@ -121,10 +107,7 @@ def best_weights(scores: Scores) -> dict[str, Any] | None:
 
 
 def qualitative_examples(scores: Scores, experiment: Experiment, fold: int) -> pd.DataFrame:
-    """The episodes that Fig. 4 shows, by rule: of each class the largest gain, the median, the largest loss.
-
-    Episode is a position in the first seed's list, query and support are image ids, IoU is in % (CANet metric).
-    """
+    """Fig. 4's episodes, by rule: of each class the largest gain, the median, the largest loss (IoU in %)."""
     columns = ["rule", "class", "class_id", "episode", "query", "support", "without", "with", "gain"]
     lists = [scores.counts(scores.of_row(row), fold) for row in experiment.rows]
     lines = []

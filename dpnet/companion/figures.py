@@ -173,10 +173,7 @@ def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
 
 
 def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None = None) -> Figure:
-    """Support, ground truth, and what the full model says without and with the pseudo-prototype.
-
-    A column for each chosen position in the fold's list of `count` episodes (Fig. 4); None: the first of each class.
-    """
+    """Support, truth and predictions without and with P_q, of chosen episodes (None: the first of each class)."""
     benchmark = data.load(run.benchmark, io.places().data, run.recipe)
     listed = episodes.test_episodes(benchmark, run.fold, 1, run.seed, count)
     chosen = first_of_each_class(listed) if chosen is None else chosen
@@ -203,10 +200,7 @@ def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None
 
 
 def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]) -> Figure:
-    """Fig. 3: S_1 on the support, Q_1 on the query, S_2 on the support; a success above a failure.
-
-    Brightness over the second and third picture is the similarity to the cell before.
-    """
+    """Fig. 3: S_1 on the support, Q_1 on the query, S_2 back; brightness is similarity to the cell before."""
     figure, axes = plt.subplots(len(pair), 3, figsize=(9, 3.15 * len(pair)), layout="constrained", squeeze=False)
     titles = (
         "$S_1$: a cell of the support's object",

@@ -63,11 +63,7 @@ def across(tidy: pd.DataFrame, keys: list[str], names: str, values: str) -> pd.D
 
 
 def claims() -> pd.DataFrame:
-    """What the paper claims in numbers (means, sentences, rows printed twice), each checked.
-
-    Columns: where, text (quoted where the paper has words), stated, computed from its tables (NaN where it prints
-    nothing to check against; nothing contradicts it then), holds, and a reading.
-    """
+    """What the paper claims in numbers (means, sentences, rows printed twice), checked against its tables."""
     columns = ["where", "text", "stated", "computed", "holds", "reading"]
     return pd.DataFrame([*_means(), *_comparisons()], columns=columns)
 

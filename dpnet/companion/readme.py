@@ -95,28 +95,18 @@ def _ablation(scores: Scores) -> str:
     return f"\n{markdown(short)}\n\nAll three over none: {whole}; in the paper {papers_whole}.\n"
 
 
-def _candidates(scores: Scores) -> str:
-    return f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}"
-
-
-def papers_best() -> float:
-    """What the paper reports for the full model, in Table 3."""
-    return float(paper.table(3)["mean"].iloc[-1])
-
-
-def _speed(device: str) -> str:
-    """What was measured on a device: the ratios, and what they rest on."""
-    measured = read_json(_measured("speed", f"{device}.json", "make speed"))
+def speed(measured: dict[str, Any]) -> str:
+    """What `results/speed/<device>.json` says, as Markdown: the ratios, and what they rest on."""
     about = (
         f"{measured['device']}, {measured['threads']} threads, torch {measured['torch'].split('+')[0]}; `shapes` at "
         f"`{measured['preset']}` ({measured['backbone']}, {measured['size']}²); medians of {measured['repeats']} "
         "turns, a ratio being that of each turn's own. "
     )
-    return f"\n{markdown(speed_ratios(measured))}\n\n{about}{speed_checks(measured)}\n"
+    return f"{markdown(speed_ratios(measured))}\n\n{about}{speed_checks(measured)}"
 
 
 def speed_ratios(measured: dict[str, Any]) -> pd.DataFrame:
-    """The ratios of `results/speed/<device>.json` for people: medians of turns, in brackets least and most."""
+    """The ratios for people: medians of turns, in brackets least and most."""
     lines = []
     for line in measured["ratios"]:
         (middle, least, most), budget, met = line["ratio"], "—", "—"
@@ -152,11 +142,6 @@ def speed_checks(measured: dict[str, Any]) -> str:
     )
 
 
-def _faults(device: str) -> str:
-    """What was killed on a device, and what came of it."""
-    return f"\n{markdown(pd.read_csv(_measured('faults', f'{device}.csv', 'make test-faults')))}\n"
-
-
 def _measured(kind: str, name: str, command: str) -> Path:
     file = io.ROOT / "results" / kind / name
     if not file.exists():
@@ -176,8 +161,11 @@ OF_SCORES = {
     "ablation": _ablation,
     "support": lambda scores: tables.support_verdict(scores, TABLE_3),
     "protocol": lambda scores: tables.protocol(scores, TABLE_3),
-    "paper": lambda _: f"**{papers_best():.1f}** (CANet metric)",
+    "paper": lambda _: f"**{paper.table(3)['mean'].iloc[-1]:.1f}** (CANet metric)",
     "lint": lambda _: f"{len(paper.lint())}",
-    "candidates": _candidates,
+    "candidates": lambda scores: f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}",
 }
-OF_DEVICE = {"speed": _speed, "faults": _faults}
+OF_DEVICE = {
+    "speed": lambda device: f"\n{speed(read_json(_measured('speed', f'{device}.json', 'make speed')))}\n",
+    "faults": lambda device: f"\n{markdown(pd.read_csv(_measured('faults', f'{device}.csv', 'make test-faults')))}\n",
+}

@@ -84,10 +84,7 @@ def publish(scores: Scores) -> None:
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:
-    """CSVs, notebooks and reports of all results that are there (or of one benchmark's preset), then README.
-
-    Nothing is trained or scored; without a benchmark, results at `tiny` are left alone.
-    """
+    """CSVs, notebooks and reports of one benchmark's results (None: of all but those at `tiny`), then README."""
     folder = io.places().results
     names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
     asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
@@ -132,7 +129,7 @@ def as_markdown(scores: Scores) -> str:
         numbers=_numbers(scores),
         lint=readme.markdown(lint()),
         best_of_table5=paper.cells(5).miou.max(),
-        best_of_table3=readme.papers_best(),
+        best_of_table3=paper.table(3)["mean"].iloc[-1],
         stated=effects.paper.iloc[0],
         thresholds="; ".join(thresholds),
     )

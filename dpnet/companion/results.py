@@ -15,9 +15,10 @@ from dpnet.companion import experiments, paper, presets
 from dpnet.companion.experiments import PAPER_METRIC, Experiment, Row
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Record, Store
-from dpnet.config import Training, Variant
+from dpnet.config import Variant
 from dpnet.io import DPNetError, read_json
 from dpnet.metrics import METRICS, RESAMPLES, Metric, bootstrap, draws, interval, queries
+from dpnet.model import DPNet
 
 MEAN = "mean"
 FULL_MODEL = Row({}, "the full model")
@@ -75,7 +76,8 @@ class Scores:
 
     def records(self, selection: Selection) -> pd.DataFrame:
         """The selected rows of the frame, of the seeds that are read."""
-        return _records(self, selection)
+        same = np.logical_and.reduce([self.frame[column] == value for column, value in selection])
+        return self.frame[same & self.frame.seed.isin(self.seeds)]
 
     def counts(self, selection: Selection, fold: int) -> list[CountsOfSeed]:
         """Counts and classes of a fold, for each seed; empty if a seed is missing, or has no episodes."""
@@ -86,10 +88,7 @@ class Scores:
         return lists if whole else []
 
     def samples(self, selection: Selection, fold: int | str, metric: Metric) -> np.ndarray:
-        """A cell's value, then its bootstrap resamples, float64 [1 + R]; NaN where a record is missing.
-
-        Those of a fold draw the same images: a difference of two is paired. The mean needs every fold.
-        """
+        """A cell's value, then its bootstrap resamples (paired within a fold), float64 [1 + R]; NaN if not run."""
         if fold == MEAN:
             return np.asarray(np.mean([self.samples(selection, f, metric) for f in self.folds], 0))
         return _samples(self, selection, int(fold), metric)
@@ -105,10 +104,7 @@ class Scores:
 
 
 def load(setting: Setting, results: Path | None = None, seeds: int | None = None) -> Scores:
-    """What is on disk of a setting; records of another schedule or recipe (diversity aside) are left out.
-
-    `seeds` says how many, from 0; None: as many as the full model was scored with on all folds.
-    """
+    """What is on disk of a setting; `seeds`: how many, None: those that the full model has on every fold."""
     store = Store((results or io.places().results) / setting.name)
     file = store.root / "benchmark.json"
     if not file.exists():
@@ -147,19 +143,10 @@ def _lines(file: Path, store: Store, setting: Setting) -> Iterator[dict[str, Any
 
 
 def resampling(fold: int, lists: list[CountsOfSeed]) -> list[np.ndarray]:
-    """How often each episode counts, for each seed: once, then in each resample, float64 [1 + R, E].
-
-    All seeds draw the same images.
-    """
+    """How often each episode counts, for each seed: once, then in each resample, of the same images: [1 + R, E]."""
     counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
     weights = np.concatenate([np.ones((1, len(classes))), draws(classes, queries(counts, classes), fold)])
     return np.split(weights, np.cumsum([len(own) for _, own in lists])[:-1], axis=1)
-
-
-@lru_cache(1024)
-def _records(scores: Scores, selection: Selection) -> pd.DataFrame:
-    same = np.logical_and.reduce([scores.frame[column] == value for column, value in selection])
-    return scores.frame[same & scores.frame.seed.isin(scores.seeds)]
 
 
 @lru_cache(4096)  # a report asks for the same cells many times
@@ -213,11 +200,12 @@ def table(
 @cache
 def rows(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """The tidy table of an experiment (see `table`); Tables 1 and 2 also say backbone and parameters."""
-    papers, model = paper.by_row(experiment.table, experiment.keys), {}
+    papers, model, lines = paper.by_row(experiment.table, experiment.keys), {}, []
     if experiment.table in (1, 2):
         training = scores.setting.training
-        model = {"backbone": training.backbone, "params_m": _parameters(training)}
-    lines = []
+        network = DPNet(training.backbone, None, width=training.width, dilations=training.dilations)
+        millions = round(sum(p.numel() for p in network.parameters()) / 1e6, 1)
+        model = {"backbone": training.backbone, "params_m": millions}
     for row in experiment.rows:
         selection = scores.of_row(row)
         for fold, metric in product(scores.columns, _metrics(row)):
@@ -238,20 +226,8 @@ def against_paper(tidy: pd.DataFrame, comparable: bool) -> pd.DataFrame:
 
 
 @cache
-def _parameters(training: Training) -> float:
-    """Of the whole network, backbone and auxiliary head included, in millions; counted, not typed."""
-    from dpnet.model import DPNet
-
-    model = DPNet(training.backbone, None, width=training.width, dilations=training.dilations)
-    return round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
-
-
-@cache
 def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What the table is meant to show, as sums over the same episodes; then our best rows over no training.
-
-    Tidy: effect, fold, metric, difference, low, high (95 %), paper (compared in direction only), status, runs.
-    """
+    """What the table is meant to show, as sums over the same episodes; then our best rows over no training; tidy."""
     papers, lines = paper.by_row(experiment.table, experiment.keys), []
     for effect in experiment.effects:
         parts = [(weight, experiment.rows[i]) for i, weight in effect.weights.items()]
@@ -286,10 +262,7 @@ def _sums(
 
 @cache
 def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What stands below the table: the controlled rows with right and wrong supports, and what is not trained.
-
-    Tidy: yardstick (the baseline's label), fold, metric, miou, low, high.
-    """
+    """What stands below the table: controlled rows with right and wrong supports, and what is not trained; tidy."""
     selections: dict[str, tuple[Selection, tuple[Metric, ...]]] = {}
     controlled = experiment.controlled_rows
     for context in dict.fromkeys((row.shot, row.diversity) for row in controlled):

@@ -34,10 +34,10 @@ and without data of your own: `make reproduce-table3`
 """
 
 
-def build(results: Path, out: Path, tiny: bool = False) -> list[Path]:
-    """Write the pages of all results (`tiny`: also of those at that preset) to a folder of their own; its files."""
+def build(results: Path, out: Path) -> list[Path]:
+    """Write the pages of all results (of those at `tiny` only if there are no others) to a folder; its files."""
     folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
-    folders = [f for f in folders if tiny or not f.name.endswith("-tiny")] or folders
+    folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
     if not folders:
         raise DPNetError(f"{results}: no results to show: run `make reproduce-table3`")
     if out.exists() and any(out.iterdir()) and not (out / "site.css").exists():
@@ -107,7 +107,7 @@ def _body(source: Path) -> str:
 
 def _linked(body: str) -> str:
     """Links between pages instead of between their sources."""
-    body = body.replace("REPORT.md", "index.html")
+    body = re.sub(r'href="([^":]*)REPORT\.md', r'href="\1index.html', body)
     return re.sub(r'href="([^":]+)\.ipynb(?=["#])', r'href="\1.html', body)
 
 
@@ -139,7 +139,7 @@ def _mathml(formula: str, display: str) -> str:
         if "\\" in mathml:  # it passes an unknown command on as a name
             raise ValueError("unknown command")
     except Exception as error:  # its exceptions have no common base
-        raise DPNetError(f"formula {formula.strip()!r}: {error or type(error).__name__}") from None
+        raise DPNetError(f"formula {formula.strip()!r}: {str(error) or type(error).__name__}") from None
     return mathml
 
 
@@ -167,9 +167,7 @@ def _speed(results: Path) -> list[str]:
     """What `make speed` measured, on each device, as Markdown."""
     parts = []
     for file in sorted((results / "speed").glob("*.json")):
-        measured = read_json(file)
-        parts += [f"## Speed: {measured['device']}", readme.speed_checks(measured)]
-        parts.append(readme.markdown(readme.speed_ratios(measured)))
+        parts += [f"## Speed: {file.stem}", readme.speed(read_json(file))]
         if file.with_suffix(".png").exists():
-            parts.append(f"![Cost of each part on {measured['device']}](speed/{file.stem}.png)")
+            parts.append(f"![Cost of each part on {file.stem}](speed/{file.stem}.png)")
     return parts

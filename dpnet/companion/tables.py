@@ -17,6 +17,13 @@ from dpnet.metrics import METRICS, Metric
 METRIC_NAMES = {"canet": "CANet metric", "pfenet": "PFENet metric"}
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9,"}
 NOTHING = "—"
+DIRECTIONS = {
+    "same direction": "an effect in the paper's direction",
+    "opposite direction": "an effect against the paper's direction",
+    "undecided": "undecided: the interval contains zero",
+    "positive": "better",
+    "negative": "worse",
+}
 HEADS = {"pim": "PIM", "msf": "MSF", "ccm": "CCM", "lambda1_aux": "λ1", "lambda2_dis": "λ2", "beta": "β"}
 HEADS |= {"multiscale": "scales", "pseudo_prototype": "pseudo-prototype"}
 
@@ -39,12 +46,9 @@ def difference(row: Mapping[str, Any]) -> str:
 def wide(tidy: pd.DataFrame, keys: list[str], intervals: Sequence[str] | None = None) -> pd.DataFrame:
     """A tidy table of `results` with a column per fold, as text; intervals of these folds only (None: of all)."""
     value, sign = ("difference", "+") if "difference" in tidy else ("miou", "")
-    text = [
-        spanned(row[value], row["low"], row["high"], sign)
-        if intervals is None or row["fold"] in intervals
-        else decimal(row[value], sign)
-        for row in tidy.to_dict("records")
-    ]
+    whole = [spanned(*cells, sign) for cells in zip(tidy[value], tidy.low, tidy.high, strict=True)]
+    asked = tidy.fold.isin(tidy.fold if intervals is None else intervals)
+    text = tidy[value].map(lambda number: decimal(number, sign)).mask(asked, pd.Series(whole, tidy.index))
     names = ("fold " + tidy.fold).where(tidy.fold != MEAN, MEAN)
     return paper.across(tidy.assign(text=text, name=names), keys, "name", "text")
 
@@ -124,27 +128,23 @@ def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEA
 
 def as_text(scores: Scores, experiment: Experiment) -> str:
     """A target for the terminal: ours beside the paper's, effects, baselines, protocol."""
-    parts = [f"{experiment.heading}. {experiment.title}", textwrap.fill(experiment.note, 110)]
+    parts: list[str | pd.DataFrame] = [f"{experiment.heading}. {experiment.title}"]
+    parts.append(textwrap.fill(experiment.note, 110))
     if experiment.rows:
-        source = ", then the paper's (its own benchmark, ResNet-50)" if experiment.table else ""
+        metric, source = METRIC_NAMES[experiment.metric], "; ours"
+        if experiment.table:
+            source += ", then the paper's (its own benchmark, ResNet-50)"
         effects = results.of_metric(results.effects(scores, experiment), experiment)
-        baselines = results.baselines(scores, experiment).query(f"metric == '{experiment.metric}'")
-        parts += [
-            f"mIoU in %, {METRIC_NAMES[experiment.metric]}; ours{source}",
-            beside(scores, experiment).to_string(index=False),
-            "Paired effects (95 % interval)",
-            wide(effects, ["effect"]).to_string(index=False),
-            f"Baselines, {METRIC_NAMES[experiment.metric]}",
-            wide(baselines, ["yardstick"], intervals=()).to_string(index=False),
-            support_verdict(scores, experiment),
-            *missing(scores, experiment),
-        ]
+        below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
+        parts += [f"mIoU in %, {metric}{source}", beside(scores, experiment)]
+        parts += ["Paired effects (95 % interval)", wide(effects, ["effect"]), f"Baselines, {metric}", below]
+        parts += [support_verdict(scores, experiment), *missing(scores, experiment)]
     else:
-        parts.append(reliability(scores).to_string(index=False))
+        parts.append(reliability(scores))
     parts.append(textwrap.fill(f"Protocol: {protocol(scores, experiment)}", 110))
     if not scores.comparable(experiment):
         parts.append("Not the paper's setting: compare directions, not values.")
-    return "\n\n".join(parts)
+    return "\n\n".join(part if isinstance(part, str) else part.to_string(index=False) for part in parts)
 
 
 def reliability(scores: Scores) -> pd.DataFrame:
@@ -161,19 +161,12 @@ def reliability(scores: Scores) -> pd.DataFrame:
 def effects_in_words(scores: Scores, experiment: Experiment) -> str:
     """What the paired effects allow to say of the mean over folds: a list in Markdown, a sentence each."""
     units = {e.name: e.unit for e in experiment.effects}
-    words = {
-        "same direction": "an effect in the paper's direction",
-        "opposite direction": "an effect against the paper's direction",
-        "undecided": "undecided: the interval contains zero",
-        "positive": "better",
-        "negative": "worse",
-    }
     lines = []
     for row in headline(scores, experiment).to_dict("records"):
         text = "not run"
         if row["status"] != "not run":
             theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
-            text = f"{difference(row)} {units.get(row['effect'], 'points')}, {words[row['status']]}{theirs}"
+            text = f"{difference(row)} {units.get(row['effect'], 'points')}, {DIRECTIONS[row['status']]}{theirs}"
         lines.append(f"- {row['effect']}: {text}.")
     return "\n".join(lines)
 
@@ -223,12 +216,11 @@ def missing(scores: Scores, experiment: Experiment) -> list[str]:
     for row in experiment.rows:
         if folds := scores.missing_folds(scores.of_row(row)):
             by_folds.setdefault(", ".join(map(str, folds)), []).append(row.label)
-    many = f"of {len(experiment.rows)} rows"
-    return [
-        f"{', '.join(labels) if len(labels) < 5 else f'{len(labels)} {many}'}: no mean, since fold {folds} is not "
-        "run (or its run is incomplete)."
-        for folds, labels in by_folds.items()
-    ]
+    sentences = []
+    for names, labels in by_folds.items():
+        which = ", ".join(labels) if len(labels) < 5 else f"{len(labels)} of {len(experiment.rows)} rows"
+        sentences.append(f"{which}: no mean, since fold {names} is not run (or its run is incomplete).")
+    return sentences
 
 
 def protocol(scores: Scores, experiment: Experiment) -> str:
@@ -268,13 +260,9 @@ def _shots(scores: Scores, experiment: Experiment) -> str:
 
 def _tested(about: dict[str, Any]) -> str:
     """The folds; where not every class of every fold is tested, also which."""
-    names = {
-        str(fold): ", ".join(about["classes"][c - 1] for c in classes)
-        for fold, classes in enumerate(about["tested"])
-        if classes
-    }
+    folds = [(fold, ", ".join(about["classes"][c - 1] for c in of)) for fold, of in enumerate(about["tested"]) if of]
     whole = about["tested"] == about["folds"]
-    return ", ".join(fold if whole else f"{fold} ({classes})" for fold, classes in names.items())
+    return ", ".join(f"{fold}" if whole else f"{fold} ({classes})" for fold, classes in folds)
 
 
 def _listed(values: Iterable[float], usual: float) -> str:
@@ -282,7 +270,7 @@ def _listed(values: Iterable[float], usual: float) -> str:
 
 
 def scores(store: Store, wanted: Mapping[Run, Sequence[str]]) -> pd.DataFrame:
-    """What was measured in the wanted evaluations (by id): columns variant, evaluation, canet, pfenet."""
+    """What was measured in the wanted evaluations (by id), in both metrics."""
     return pd.DataFrame(
         {
             "variant": run.variant.slug,
@@ -296,8 +284,7 @@ def scores(store: Store, wanted: Mapping[Run, Sequence[str]]) -> pd.DataFrame:
 
 
 def last_losses(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
-    """The last point of some runs' loss curves: columns variant, step, L_seg, L_aux, L_dis."""
-    last = [store.history(run)[-1] for run in runs]
-    table = pd.DataFrame(last, columns=["step", "L_seg", "L_aux", "L_dis"]).round(2)
-    table.insert(0, "variant", [run.variant.slug for run in runs])
-    return table.astype({"step": int})
+    """The last point of some runs' loss curves."""
+    last = [[run.variant.slug, *store.history(run)[-1]] for run in runs]
+    table = pd.DataFrame(last, columns=["variant", "step", "L_seg", "L_aux", "L_dis"])
+    return table.round(2).astype({"step": int})

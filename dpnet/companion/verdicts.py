@@ -65,10 +65,7 @@ def overview(scores: Scores) -> pd.DataFrame:
 
 
 def claims(scores: Scores) -> pd.DataFrame:
-    """The paper's claims that a run can test, in its words, and what came out; by seed, if there are several.
-
-    Ours is the mean of the folds with its 95 % interval. A difference that stands there twice says so in its effect.
-    """
+    """The paper's claims that a run can test, in its words, and what came out; by seed, if there are several."""
     lines: list[list[str]] = []
     first: dict[frozenset[Any], str] = {}
     each = [scores.of_seed(seed) for seed in scores.seeds] if len(scores.seeds) > 1 else []

@@ -63,9 +63,7 @@ def test_a_notebook_opens_with_what_is_asked_and_what_came_out(invented: Scores)
     assert "The way back adds +0.0" in fig3
 
 
-def test_each_target_has_its_csvs_and_its_notebook(
-    invented: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_target_has_its_csvs_and_its_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: dict[str, Any] = {}
     monkeypatch.setattr(notebooks, "execute_stale", lambda _, more: wanted.update(more))
     one = scores_in(tmp_path)
@@ -81,14 +79,6 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
     with pytest.raises(DPNetError, match=r"no results to report: run `make reproduce-table3`"):
         report.publish_all(None, "quick")
-
-
-# ---- documents
-
-
-@pytest.mark.parametrize("document", readme.documents(), ids=lambda p: p.name)
-def test_documents_read_their_numbers_from_results(document: Path) -> None:
-    assert readme.filled(document) == document.read_text(), "run `make report`"
 
 
 def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> None:

@@ -17,17 +17,12 @@ from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError, read_json, write
 
 TABLE_3 = experiments.get("table3")
-COMMITTED = sorted(
-    p.parent for p in (io.ROOT / "results").glob("*/table3.csv") if not p.parent.name.endswith("-tiny")
-)
+COMMITTED = [p.parent for p in sorted((io.ROOT / "results").glob("*-*[!y]/table3.csv"))]  # all but tiny ones
 
 
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
     return scores_in(tmp_path_factory.mktemp("results"))
-
-
-# ---- the frame
 
 
 def test_a_record_and_an_evaluation_are_a_row(invented: Scores) -> None:
@@ -58,10 +53,7 @@ def test_records_of_another_schedule_recipe_or_list_are_left_out(tmp_path: Path)
 def test_records_of_another_version_are_left_out(change: dict[str, Any], tmp_path: Path) -> None:
     whole = scores_in(tmp_path, range(1))
     file = whole.store.folder(TINY.run(Variant(), 0, 0)) / "run.json"
-    content = read_json(file)
-    for key, value in change.items():
-        content[key] = content[key] | value if isinstance(value, dict) else value
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(read_json(file) | change))
     assert len(results.load(TINY, tmp_path).frame) == len(whole.frame) - 3
 
 
@@ -77,16 +69,13 @@ def test_another_diversity_and_fields_at_their_default_belong_to_the_setting(tmp
     assert records.evaluation.tolist() == [Evaluation(40).id]  # 41 are another setting's
 
 
-def test_a_corrupt_record_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_or_corrupt_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DPNetError, match=r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"):
+        results.table(3, benchmark="pascal", preset="paper", results=tmp_path)
     file = next(scores_in(tmp_path, range(1)).store.root.glob("runs/*/metrics.json"))
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(DPNetError, match=r"metrics\.json: corrupt"):
         results.load(TINY, tmp_path)
-
-
-def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DPNetError, match=r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"):
-        results.table(3, benchmark="pascal", preset="paper", results=tmp_path)
 
 
 def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
@@ -111,9 +100,6 @@ def test_seeds_draw_the_same_images() -> None:
     assert first.std(0).min() > 0
 
 
-# ---- tables
-
-
 def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
     tidy = results.table(3, benchmark="shapes", preset="tiny", results=invented.store.root.parent)
     columns = ["pim", "msf", "ccm", "fold", "metric", "miou", "low", "high", "paper", "delta", "status", "runs"]
@@ -129,19 +115,15 @@ def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
 
 
 def test_the_papers_setting_is_compared(invented: Scores) -> None:
-    def comparable(benchmark: str, preset: str, table: int) -> bool:
-        one = dataclasses.replace(invented, setting=presets.resolve(benchmark, preset))
-        return one.comparable(experiments.get(f"table{table}"))
-
     cells = pd.DataFrame({"miou": [50.0, 50, np.nan], "low": 48.0, "high": 52.0, "paper": [51.0, 55, 51]})
     compared = results.against_paper(cells, True)
     assert compared.status.tolist() == ["reproduced", "differs", "not run"]
     assert compared.delta.tolist()[:2] == [-1.0, -5.0]
     assert results.against_paper(cells, False).delta.isna().all()
-    assert comparable("pascal", "paper", 3)
-    assert comparable("coco", "paper", 2)
-    others = [("shapes", "tiny", 3), ("pascal", "paper", 2), ("coco", "paper", 3), ("pascal", "quick", 3)]
-    assert not any(comparable(*other) for other in others)
+    cases = [("pascal", "paper", 3), ("coco", "paper", 2), ("pascal", "paper", 2), ("coco", "paper", 3)]
+    for number, (benchmark, preset, table) in enumerate([*cases, ("pascal", "quick", 3)]):
+        one = dataclasses.replace(invented, setting=presets.resolve(benchmark, preset))
+        assert one.comparable(experiments.get(f"table{table}")) == (number < 2)
 
 
 def test_effects_are_paired(invented: Scores) -> None:
@@ -158,8 +140,7 @@ def test_effects_are_paired(invented: Scores) -> None:
 
 
 def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
-    clear = {"difference": 5.0, "low": 4.0, "high": 6.0}
-    words = [results.direction(clear, theirs) for theirs in (0.0, -0.1, 0.1)]
+    words = [results.direction({"difference": 5.0, "low": 4.0, "high": 6.0}, theirs) for theirs in (0.0, -0.1, 0.1)]
     assert words == ["positive", "opposite direction", "same direction"]
 
 
@@ -172,9 +153,6 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
     assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in sentence
     assert set(results.rows(three, TABLE_3).query("fold == 'mean'").status) == {"not run"}
     assert "not run" in tables.support_verdict(three, TABLE_3)
-
-
-# ---- what means do not say
 
 
 def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
@@ -227,9 +205,6 @@ def test_matches_are_rates_of_cells(invented: Scores) -> None:
     assert (matches.loc["cycle - cosine"][["precision", "precision_low", "precision_high"]] == 0).all(axis=None)
 
 
-# ---- words
-
-
 def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:
     one = scores_in(tmp_path)
     assert "folds 0, 1, 2, 3;" in tables.protocol(one, TABLE_3)
@@ -242,22 +217,15 @@ def test_the_verdict_says_when_the_support_is_ignored(invented: Scores) -> None:
     assert "hardly reads which class is asked for" in tables.support_verdict(invented, TABLE_3)
 
 
-# ---- what is committed
-
-
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
 def test_committed_tables_are_what_their_runs_give(folder: Path) -> None:
     setting = presets.resolve(*folder.name.rsplit("-", 1))
     committed = results.load(setting, folder.parent)
     for experiment in experiments.several("all", setting.benchmark):
-        if not (folder / f"{experiment.name}.csv").exists():
-            continue
-        for suffix, table in report.csvs(committed, experiment).items():
-            text = table.to_csv(index=False, lineterminator="\n")
-            assert text == (folder / f"{experiment.name}{suffix}.csv").read_text()
+        if (folder / f"{experiment.name}.csv").exists():
+            for suffix, table in report.csvs(committed, experiment).items():
+                text = table.to_csv(index=False, lineterminator="\n")
+                assert text == (folder / f"{experiment.name}{suffix}.csv").read_text()
     assert (folder / "REPORT.md").read_text() == report.as_markdown(committed), "run `make report`"
-
-
-def test_there_are_committed_tables() -> None:
+    assert pd.read_csv(folder / "table3.csv").miou.notna().all()
     assert len(COMMITTED) >= 2
-    assert all(pd.read_csv(folder / "table3.csv").miou.notna().all() for folder in COMMITTED)
