@@ -95,7 +95,7 @@ unit: $(READY)
 	@$(PYTEST) --durations=10 -m "not long" $(patsubst %,--ignore %,$(BROWSER) $(TINY))
 
 tiny: $(READY)
-	@$(PY) -m pytest -q --durations=5 $(TINY)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=5 $(TINY)
 
 # The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/test_guides.py runs them.
 nbval: $(READY)

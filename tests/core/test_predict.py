@@ -21,7 +21,7 @@ from dpnet import data as benchmarks
 from dpnet.companion import examples, presets
 from dpnet.companion.store import Store
 from dpnet.config import Run, Variant
-from dpnet.data import images
+from dpnet.data import checks
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError
 
@@ -123,7 +123,7 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     expected, probability = dpnet.segment(upside, [photo, photo[:, ::-1]], [mask, mask[:, ::-1]], folder)
     assert np.array_equal(answer, expected)
     assert np.abs(levels / 65535 - probability).max() < 1e-5
-    assert np.array_equal(coloured, np.asarray(images.overlay(upside, expected)))
+    assert np.array_equal(coloured, np.asarray(checks.overlay(upside, expected)))
     before = Path("q.png").read_bytes()
     for changed, message in (
         ({"checkpoint": "no"}, r"run\.json: missing"),
