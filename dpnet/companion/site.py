@@ -4,7 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from dpnet.companion import presets, readme
+from dpnet.companion import experiments, presets, readme
 from dpnet.companion.results import load
 from dpnet.io import DPNetError, read_json, write
 
@@ -147,16 +147,14 @@ def _targets(folder: Path) -> str:
     """A folder's part of the front page, as Markdown: a line for each target, then its other pages."""
     scores = load(presets.resolve(*folder.name.rsplit("-", 1)), folder.parent)
     images = "{train:,} training and {val:,} test images".format(**scores.about["images"])
-    pages = [(source, source.relative_to(folder.parent).as_posix()) for source in _sources(folder)]
-    trainings, others = (
-        " · ".join(f"[{title(s.stem)}]({to})" for s, to in pages if (s.parent != folder) == trained)
-        for trained in (True, False)
-    )
+    links = {s: f"[{title(s.stem)}]({s.relative_to(folder.parent).as_posix()})" for s in _sources(folder)}
+    trainings = " · ".join(link for source, link in links.items() if source.parent != folder)
+    others = " · ".join(links[s] for s in links if s.parent == folder and s.stem not in experiments.EXPERIMENTS)
     parts = [
         f"## {scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
         readme.linked_overview(scores, f"{folder.name}/", "what came out"),
-        f"All pages: {others}",
+        others,
         f"<details><summary>Trainings</summary>\n\n{trainings}\n\n</details>",
         *(f"![{title(p.stem)}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))),
     ]
