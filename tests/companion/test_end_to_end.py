@@ -130,7 +130,7 @@ def test_all_the_rest_is_made_and_shares_the_runs(place: Place) -> None:
     for number in paper.TABLES:
         ours = pd.read_csv(results / f"table{number}_printed.csv")
         assert list(ours.columns) == list(paper.table(number).columns)
-    assert {"# Report", "## At a glance"} <= set((results / "REPORT.md").read_text().splitlines())
+    assert {"# Report: `shapes` at `tiny`", "## At a glance"} <= set((results / "REPORT.md").read_text().splitlines())
     assert "nothing to train" in make("reproduce-table5", folder)
     assert snapshot(results / "runs") == after
 
