@@ -19,6 +19,7 @@ from dpnet.io import RELAY, ROOT, DPNetError, Places, places, progress, terminal
 
 TEMPLATES = ROOT / "notebooks"
 ATTEMPTS = 3  # at a notebook whose kernel dies
+PATIENCE = 300  # seconds for a cell that does not train; now and then a kernel of widgets never answers
 AT_ONCE = 2  # notebooks of tables and figures that are executed side by side
 PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 200, "display.max_colwidth": 120}
 # What differs between two identical runs.
@@ -70,7 +71,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
 
     What a failed one shows is left beside it, as `.failed.ipynb`. A kernel that dies is started again.
     """
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     # A folder that cannot be written is an error before hours of training.
     write(output.with_suffix(".failed.ipynb"), b"")
@@ -78,12 +79,12 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
     for _ in range(ATTEMPTS):
         # Aside, since another process may be executing the same one, and killed ones leave no trace in the results.
         with (
-            suppress(DeadKernelError),
+            suppress(DeadKernelError, CellTimeoutError),
             TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside,
             kernel_environment(at or places(), **{RELAY: terminal()}),
         ):
             return write(output, _executed(name, output, parameters, Path(aside) / output.name))
-    raise DPNetError(f"{output.name}: its kernel died {ATTEMPTS} times (killed, or out of memory)")
+    raise DPNetError(f"{output.name}: its kernel died or hung {ATTEMPTS} times (killed, or out of memory)")
 
 
 def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> bytes:
@@ -93,6 +94,7 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
     from nbstripout import strip_output
 
     how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
+    how |= {"execution_timeout": None if name == "train" else PATIENCE}
     try:
         quiet = ["--IPKernelApp.log_level=50"]
         papermill.execute_notebook(template(name), aside, dict(parameters), extra_arguments=quiet, **how)
