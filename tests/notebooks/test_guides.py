@@ -16,7 +16,6 @@ import torch
 from matplotlib import pyplot as plt
 
 from dpnet import DPNet, episodes, io
-from dpnet.companion import notebooks
 from dpnet.data import FOLDS
 from dpnet.data.index import Benchmark, Entry
 
@@ -47,7 +46,9 @@ def close_figures() -> Iterator[None]:
 
 def executed(name: str, output: Path, **parameters: object) -> tuple[list[nbformat.NotebookNode], str, int]:
     """Outputs of a guide, what it prints, and its number of pictures; it is small, and names no folder."""
-    notebooks.execute(name, output, parameters)
+    # In a process of its own: after others in the same process the kernel of the sliders sometimes never answers.
+    call = f"from pathlib import Path; notebooks.execute({name!r}, Path({str(output)!r}), {parameters!r})"
+    subprocess.run([sys.executable, "-c", f"from dpnet.companion import notebooks; {call}"], check=True, cwd=io.ROOT)
     outputs = [o for cell in nbformat.read(output, 4).cells for o in cell.get("outputs", [])]
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
     assert output.stat().st_size < 500_000
