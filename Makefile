@@ -97,7 +97,7 @@ unit: $(READY)
 tiny: $(READY)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=5 $(TINY)
 
-# The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/test_guides.py runs them.
+# The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/notebooks/test_guides.py runs them.
 nbval: $(READY)
 	@$(DPNET) prepare shapes --root data
 	@$(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
@@ -108,5 +108,5 @@ nbval: $(READY)
 CACHES := $(foreach cache,features pixels validation,data/pascal*/$(cache) data/coco*/$(cache) data/folder/$(cache))
 
 clean:  ## remove rendered data, caches, checkpoints and tiny results; your data and what is committed stay
-	rm -rf data/shapes data/folder/made data/folder/index.json $(CACHES)
+	rm -rf data/shapes data/folder/made data/folder/index.json data/folder/contact_sheet.png $(CACHES)
 	rm -rf results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt

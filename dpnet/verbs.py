@@ -84,7 +84,7 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
 
 
 def check(options: argparse.Namespace) -> None:
-    """Decode everything again, count, and compare with known counts."""
+    """Decode everything again, count, compare with known counts, and draw a contact sheet."""
     from dpnet import data
     from dpnet.data import checks, images
 
