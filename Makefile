@@ -2,7 +2,7 @@
 BENCHMARK ?= shapes
 PRESET    ?= quick
 DATA      ?= data
-RESULTS   ?= results
+RESULTS   ?= results/local
 SEEDS     ?= 1
 JOBS      ?= 1
 CLUSTER   ?=
@@ -13,8 +13,9 @@ VENV      ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DPNET  := $(PY) -m dpnet
-WHAT   := --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
-WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --seeds "$(SEEDS)" --device "$(DEVICE)"
+WHAT   := --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --seeds "$(SEEDS)"
+WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --device "$(DEVICE)"
+OWN    := --results "$(RESULTS)"
 
 # Nothing is written outside results, data and the environment: not even the caches of others.
 export IPYTHONDIR       := $(abspath $(VENV))/.config/ipython
@@ -29,14 +30,14 @@ TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity al
 
 .DEFAULT_GOAL := help
 .PHONY: help setup prepare report speed explore site test-site test-faults test lint unit tiny nbval clean
-.PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%)
+.PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%) $(TARGETS:%=publish-%) publish-report publish-speed
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2} /^## / {print "  make " substr($$0, 4)}' \
 		$(MAKEFILE_LIST)
 	@echo
 	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
-	@echo "             RESULTS=folder SEEDS=1 JOBS=1 CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
+	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=1 CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
 	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
 
 setup: $(READY)  ## make the environment (.venv); every other target does it when needed
@@ -57,23 +58,27 @@ prepare: $(READY)  ## render or index BENCHMARK
 ## reproduce-diversity  the gain of the pseudo-prototype against the diversity of support and query
 ## reproduce-all      every table and figure, and the report; trains whatever they share once
 $(TARGETS:%=reproduce-%): reproduce-%: $(READY)
-	@$(DPNET) reproduce $* $(WHAT) $(WHERE)
+	@$(DPNET) reproduce $* $(WHAT) $(WHERE) $(OWN)
 
 ## plan-table3        (or -table1 … -all) trainings needed, there and shared, and their steps; runs nothing
 $(TARGETS:%=plan-%): plan-%: $(READY)
-	@$(DPNET) plan $* $(WHAT) $(WHERE)
+	@$(DPNET) plan $* $(WHAT) $(WHERE) $(OWN)
 
-report: $(READY)  ## tables, figures, reports and README from the results that are there; trains nothing
-	@$(DPNET) report --results "$(RESULTS)"
+## publish-table3     (or -table1 … -all) for maintainers: into results/, which git has; -report, -speed
+publish-report publish-speed $(TARGETS:%=publish-%): publish-%: $(READY)
+	@$(DPNET) publish $* $(WHAT) $(WHERE)
 
-speed: $(READY)  ## measure this package against usual code on this machine: results/speed/ (5 minutes)
-	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)" --device "$(DEVICE)"
+report: $(READY)  ## tables, figures and reports from your own results; trains nothing
+	@$(DPNET) report $(OWN)
+
+speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (5 minutes)
+	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" $(OWN) --device "$(DEVICE)"
 
 explore: $(READY)  ## JupyterLab on stored predictions: move the threshold and see the answer
-	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --results "$(RESULTS)"
+	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" $(OWN)
 
-site: $(READY)  ## static pages of all results, to browse offline: results/site/index.html
-	@$(DPNET) site --results "$(RESULTS)"
+site: $(READY)  ## static pages of all results, published and yours, to browse offline: results/local/site/index.html
+	@$(DPNET) site $(OWN)
 
 test-site: $(READY)  ## the site and the explorer in a headless Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest -q $(BROWSER)
@@ -100,13 +105,13 @@ tiny: $(READY)
 # The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/notebooks/test_guides.py runs them.
 nbval: $(READY)
 	@$(DPNET) prepare shapes --root data
-	@$(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
+	@DPNET_RESULTS=results DPNET_PROGRESS=/dev/null $(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
 		$(shell git ls-files ':(glob)results/*/*.ipynb' ':(exclude,glob)results/*/01_method.ipynb' \
 		':(exclude,glob)results/*/03_your_data.ipynb')
 
 # Not all of data: it may hold your own VOC, COCO or pictures. Indices stay, and masks made of COCO's polygons.
 CACHES := $(foreach cache,features pixels validation,data/pascal*/$(cache) data/coco*/$(cache) data/folder/$(cache))
 
-clean:  ## remove rendered data, caches, checkpoints and tiny results; your data and what is committed stay
+clean:  ## remove rendered data, caches, checkpoints and your own results; your data and what is published stay
 	rm -rf data/shapes data/folder/made data/folder/index.json data/folder/contact_sheet.png $(CACHES)
-	rm -rf results/*-tiny results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt
+	rm -rf results/local results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt

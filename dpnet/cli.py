@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--preset": {"default": "quick", "help": "sizes: tiny, quick, mini or paper [quick]"},
     "--root": {"type": Path, "help": "the data folder [data]"},
     "--data": {"type": Path, "help": "the folder of all data [data]"},
-    "--results": {"type": Path, "help": "the folder of all results [results]"},
+    "--results": {"type": Path, "help": "the folder of your own results [results/local]"},
     "--device": {"default": "auto", "help": "cpu, cuda or auto [auto]"},
     # A benchmark of your own.
     "--images": {"type": Path, "help": "folder of your own photographs (benchmark folder)"},
@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--offline": {"action": "store_true", "help": "never use the network: say what to put where"},
     # What is trained.
     "target": {"help": TARGETS},
+    "target of publish": {"help": f"{TARGETS}; or report, or speed"},
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "--seeds": {"type": POSITIVE, "default": 1, "help": "trainings per variant and fold [1]"},
@@ -86,6 +87,7 @@ VERBS = {  # and their options
     "check": "benchmark --root --preset",
     "plan": _SEVERAL,
     "reproduce": _SEVERAL,
+    "publish": _SEVERAL.replace("--results ", ""),
     "train": _ONE_FOLD,
     "evaluate": _ONE_FOLD,
     "predict": f"--checkpoint --beta {_PICTURES}",

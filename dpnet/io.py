@@ -4,22 +4,27 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, repeat
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import Event, Thread
 from typing import Any, TypeVar
 
+import psutil
 from filelock import SoftFileLease, Timeout
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
 LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
-RELAY = "DPNET_PROGRESS"  # environment: the terminal on which a kernel or worker shows its progress
+RELAY = "DPNET_PROGRESS"  # environment: the terminal on which a kernel or worker shows its progress; empty: in lines
+LINE = "dpnet: "  # how such a line begins
+EVERY = 25.0  # seconds between two of them
 CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
 
@@ -30,15 +35,16 @@ class DPNetError(Exception):
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of all data and of all results, and the device to compute on; no result depends on them."""
+    """The folders that a command works in, and the device to compute on; no result depends on them."""
 
     data: Path
-    results: Path
+    results: Path  # what is read and written: one's own, or, for who publishes, the published ones
     device: str
+    published: Path = ROOT / "results"  # what one's own are compared with; git has them
 
 
 def places(data: Path | None = None, results: Path | None = None, device: str | None = None) -> Places:
-    """What is not given is DPNET_DATA, DPNET_RESULTS, DPNET_DEVICE; else `data` and `results` here, and the CPU."""
+    """What is not given is DPNET_DATA, DPNET_RESULTS, …; else `data` and `results/local` here, and the CPU."""
     device = device or os.environ.get("DPNET_DEVICE") or "cpu"
     if device not in DEVICES:
         raise DPNetError(f"unknown device {device!r}: choose from {', '.join(DEVICES)}")
@@ -49,10 +55,12 @@ def places(data: Path | None = None, results: Path | None = None, device: str | 
             raise DPNetError("no CUDA device is available here: DEVICE=cpu")
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def folder(name: str, given: Path | None) -> Path:
-        return Path(given or os.environ.get(f"DPNET_{name.upper()}") or ROOT / name).expanduser().absolute()
+    def folder(name: str, given: Path | None, usual: Path) -> Path:
+        return Path(given or os.environ.get(f"DPNET_{name.upper()}") or usual).expanduser().absolute()
 
-    return Places(folder("data", data), folder("results", results), device)
+    published = folder("published", None, Places.published)
+    own = folder("results", results, published / "local")
+    return Places(folder("data", data, ROOT / "data"), own, device, published)
 
 
 def write(file: Path, content: bytes, option: str = "RESULTS=…") -> None:
@@ -106,16 +114,62 @@ def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[No
 
 
 def terminal() -> str:
-    """The path of the terminal that shows progress, in a kernel too; the null device if there is none."""
-    return os.environ.get(RELAY) or (os.ttyname(sys.stderr.fileno()) if sys.stderr.isatty() else os.devnull)
+    """The path of the terminal that shows progress, in a kernel too; empty if there is none."""
+    shows = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    return os.environ.get(RELAY, os.ttyname(sys.stderr.fileno()) if shows else "")
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
-    """The same items, while the terminal shows how many are done and how long the rest takes."""
-    style: dict[str, Any] = {"unit": unit, "leave": False, "dynamic_ncols": True}
+    """The same items, while a bar, or lines without a terminal, say how many are done and how long the rest takes."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if not (screen := terminal()):
+        yield from _in_lines(items, what, unit, total)
+        return
     below = 1 if RELAY in os.environ else None  # the bar of the process that started this kernel
-    with open(terminal(), "w") as screen:
-        yield from tqdm(items, what, total, file=screen, position=below, disable=not screen.isatty(), **style)
+    style: dict[str, Any] = {"unit": unit, "leave": False, "dynamic_ncols": True, "position": below}
+    with open(screen, "w") as file:
+        yield from tqdm(items, what, total, file=file, disable=not file.isatty(), **style)
+
+
+def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:
+    """A line when it has taken a second, then every `EVERY` seconds however long an item takes, and one at the end."""
+    start, done, ended = time.monotonic(), 0, Event()
+    of = "" if total is None else f" of {total}"
+
+    def say(text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # nobody listens any more
+            sys.stderr.write(f"{LINE}{what}: {text}\n")
+            sys.stderr.flush()
+
+    def speak() -> None:
+        pause = 1.0
+        while not ended.wait(pause):
+            pause, taken = EVERY, time.monotonic() - start
+            left = f", about {tqdm.format_interval(taken / done * (total - done))} left" if total and done else ""
+            say(f"{done}{of} {unit}s, {tqdm.format_interval(taken)} so far{left}")
+
+    speaker = Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        for item in items:
+            yield item
+            done += 1
+    finally:
+        ended.set()
+        speaker.join()
+    if (taken := time.monotonic() - start) > 1:
+        say(f"done, {done}{of} {unit}s in {tqdm.format_interval(taken)}")
+
+
+def free_cores() -> int:
+    """Cores that this process may use (affinity, a container's quota) and that other processes leave idle now."""
+    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with suppress(OSError, ValueError):  # not Linux, or no quota ("max")
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, int(quota) / int(period))
+    idle = psutil.cpu_times_percent(1.0).idle / 100 * (psutil.cpu_count() or 1)
+    return max(1, round(min(allowed, idle)))
 
 
 def to_json(content: Any) -> bytes:

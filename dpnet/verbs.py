@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,16 @@ from dpnet.companion import presets
 from dpnet.io import DPNetError, Places, write
 
 if TYPE_CHECKING:
+    from dpnet.companion.experiments import Experiment
+    from dpnet.companion.results import Scores
     from dpnet.data import Benchmark
 
 SUMMARY = (
     "{runs} runs, {shared} shared by several targets; {finished} finished, {to score} to score, "
     "{to train} to train ({steps:,} steps)."
 )
+WRITERS = ("reproduce", "train", "evaluate", "speed", "choose")
+ELSEWHERE = "leave --results out (results/local), or choose another folder"
 OWN = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")  # options of benchmark `folder`
 
 
@@ -28,6 +32,8 @@ def _places(options: argparse.Namespace) -> Places:
     device: Any = given.get("device")
     elsewhere = given.get("cluster") and device in io.DEVICES
     at = io.places(given.get("root") or given.get("data"), given.get("results"), "cpu" if elsewhere else device)
+    if given["verb"] in WRITERS and at.results == at.published:
+        raise DPNetError(f"{at.results}: what is published there is written by `dpnet publish` only: {ELSEWHERE}")
     return replace(at, device=device) if elsewhere else at
 
 
@@ -118,20 +124,45 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    """Make a target: train, score, write CSVs and notebooks."""
-    from dpnet.companion import notebooks, report, results, runner, tables, verdicts
+    """Make a target yourself: train, score, write CSVs and notebooks, and compare with what is published."""
+    from dpnet.companion import compare, tables, verdicts
 
-    setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
+    scores, asked = _make(options, _places(options))
+    if options.target == "all":
+        print(verdicts.overview(scores).to_string(index=False))
+        print(*(f"{one.heading}: {compare.closing(scores, one)}" for one in asked), sep="\n")
+    else:
+        print(*(tables.as_text(scores, one) for one in asked), sep="\n\n")
+        print(*(f"\n{compare.as_text(scores, one)}" for one in asked), sep="\n")
+    print(f"\nTables and notebooks: {scores.store.root}")
+
+
+def _make(options: argparse.Namespace, at: Places) -> "tuple[Scores, Sequence[Experiment]]":
+    """Train what a target lacks, and write its tables and notebooks; of all targets also the report."""
+    from dpnet.companion import notebooks, report, results, runner
+
+    setting = presets.resolve(options.benchmark, options.preset)
     asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
     scores = results.load(setting, at.results, options.seeds)
     with notebooks.kernel_environment(at):
         report.write_tables(scores, asked)
         if options.target == "all":
             report.publish(scores)
-    if options.target == "all":
-        print(verdicts.overview(scores).to_string(index=False))
-    else:
-        print(*(tables.as_text(scores, experiment) for experiment in asked), sep="\n\n")
+    return scores, asked
+
+
+def publish(options: argparse.Namespace) -> int:
+    """For maintainers: make a target (or `report`, `speed`) in results/, where what is published stands."""
+    at = _places(options)
+    at = replace(at, results=at.published)
+    if options.target == "speed":
+        return _script("speed", at, "--preset", options.preset)
+    if options.benchmark == "folder":
+        raise DPNetError("results of your own images are not published: `dpnet reproduce`")
+    if options.target != "report":
+        _make(options, at)
+    _report(at, None if options.target == "report" else options.benchmark, options.preset)
+    return 0
 
 
 def train(options: argparse.Namespace) -> None:
@@ -200,11 +231,15 @@ def export(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write tables, reports and README from the results; train nothing."""
+    """Write tables, notebooks and reports from your own results; train nothing."""
+    _report(_places(options), options.benchmark, options.preset)
+
+
+def _report(at: Places, benchmark: str | None, preset: str) -> None:
     from dpnet.companion import notebooks, report
 
-    with notebooks.kernel_environment(_places(options)):
-        report.publish_all(options.benchmark, options.preset)
+    with notebooks.kernel_environment(at):
+        report.publish_all(benchmark, preset)
 
 
 def site(options: argparse.Namespace) -> None:
@@ -226,20 +261,18 @@ def explore(options: argparse.Namespace) -> None:
 
 def speed(options: argparse.Namespace) -> int:
     """Measure this package against usual code on shapes, on this machine."""
-    return _script(options)
+    return _script("speed", _places(options), "--preset", options.preset)
 
 
 def choose(options: argparse.Namespace) -> int:
     """Compare recipes on training images of classes that no table tests."""
-    return _script(options, "--benchmark", options.benchmark)
+    return _script("choose", _places(options), "--preset", options.preset, "--benchmark", options.benchmark)
 
 
-def _script(options: argparse.Namespace, *more: str) -> int:
-    """Start `scripts/VERB.py`, which is in the checkout and not in the package."""
-    file = io.ROOT / "scripts" / f"{options.verb}.py"
+def _script(name: str, at: Places, *more: str) -> int:
+    """Start `scripts/NAME.py`, which is in the checkout and not in the package."""
+    file = io.ROOT / "scripts" / f"{name}.py"
     if not file.exists():
-        raise DPNetError(f"{file}: not there: `{options.verb}` needs a checkout of the project")
-    given = {"preset": options.preset, **vars(_places(options))}
-    return subprocess.run(
-        [sys.executable, file, *(f"--{k}={v}" for k, v in given.items()), *more], check=False
-    ).returncode
+        raise DPNetError(f"{file}: not there: `{name}` needs a checkout of the project")
+    where = [f"--{place}={getattr(at, place)}" for place in ("data", "results", "device")]
+    return subprocess.run([sys.executable, file, *where, *more], check=False).returncode

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from dpnet.companion.notebooks import kernel_environment
-from dpnet.io import RELAY, DPNetError, Places
+from dpnet.io import RELAY, DPNetError, Places, free_cores, terminal
 
 RETRIES = 2  # of a cohort whose worker was killed
 LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes on where the one before was
@@ -52,6 +52,7 @@ def spread(
         except (ImportError, OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
+        here[RELAY] = os.devnull if terminal() else ""  # bars of several workers would overwrite each other
         call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
         futures = {
             client.submit(_placed, work, item, here, key=f"{name}-{call}", retries=RETRIES, pure=False): name
@@ -67,8 +68,8 @@ def spread(
 
 
 def _placed(work: Callable[[T], str | None], item: T, here: dict[str, str]) -> str | None:
-    """On a worker: the driver's places; and no bars, which would overwrite those of other workers."""
-    os.environ.update(here, **{RELAY: os.devnull})
+    """On a worker: the driver's places."""
+    os.environ.update(here)
     return work(item)
 
 
@@ -83,7 +84,7 @@ def _local(slots: int, jobs: int, device: str) -> Any:
         there = range(torch.cuda.device_count())
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
         gpus = [listed.split(",")[i] if listed else str(i) for i in there]
-    share = str(max(1, (os.cpu_count() or 1) // jobs))  # more threads than cores is far slower
+    share = str(max(1, free_cores() // jobs))  # more threads than cores is far slower
     os.environ |= dict.fromkeys(THREADS, share)
 
     def slot(number: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Plots: readable at their real size, with units and legends, in colours that all readers can tell apart."""
 
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from dpnet import data, episodes, io
-from dpnet.companion import experiments, presets, results
+from dpnet.companion import compare, experiments, presets, results
 from dpnet.companion.cycles import Cycle
 from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
@@ -147,6 +148,31 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
         axis.set_xlabel("diversity of support and query")
         axis.legend(frameon=False, fontsize=9)
         _plain(axis, title)
+    return figure
+
+
+def compared(scores: Scores, experiment: Experiment) -> Figure:
+    """One's own values among the published trainings: a line for each row (left) and each effect (right)."""
+    tidy = compare.compared(scores, experiment)
+    kinds = [(kind, of_kind) for kind, of_kind in tidy.groupby("kind", sort=False)]
+    size = (5.5 * len(kinds), 1.4 + 0.32 * max(len(of_kind) for _, of_kind in kinds))
+    figure, panels = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    for axis, (kind, lines) in zip(panels[0], kinds, strict=True):
+        y = np.arange(len(lines))
+        if kind == "effect":
+            axis.axvline(0, color="0.6", linewidth=1)
+        (band,) = axis.plot(lines[["least", "most"]].T, [y, y], color="0.8", linewidth=7, solid_capstyle="butt")[:1]
+        dots = [(value, at) for at, trainings in zip(y, lines.trainings, strict=True) for value in trainings]
+        (dot,) = axis.plot(*zip(*dots, strict=True) if dots else [[], []], "o", color="0.35", markersize=4)
+        (own,) = axis.plot(lines.yours, y, "D", color=COLOURS[1], markersize=7, markerfacecolor="none")
+        axis.set_yticks(y, [textwrap.fill(name, 34) for name in lines.name])
+        axis.set_ylim(len(lines) - 0.4, -0.6)
+        _plain(axis, {"row": "mIoU (%), mean of folds", "effect": "effects, in points"}[kind])
+        axis.grid(axis="x", color="0.9")
+    figure.legend(
+        [dot, band, own], ["published trainings", "where one more is expected (95 %)", "yours"],
+        loc="outside lower center", ncols=3, frameon=False,
+    )  # fmt: skip
     return figure
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpnet.data.index import end_with_parent
-from dpnet.io import RELAY, ROOT, DPNetError, Places, places, progress, terminal, write
+from dpnet.io import LINE, RELAY, ROOT, DPNetError, Places, places, progress, terminal, write
 
 TEMPLATES = ROOT / "notebooks"
 ATTEMPTS = 3  # at a notebook whose kernel dies
@@ -95,6 +95,7 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
 
     how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
     how |= {"execution_timeout": None if name == "train" else PATIENCE}
+    how |= {"stderr_file": sys.stderr}  # a kernel's progress is passed on, and is no part of the notebook
     try:
         quiet = ["--IPKernelApp.log_level=50"]
         papermill.execute_notebook(template(name), aside, dict(parameters), extra_arguments=quiet, **how)
@@ -105,6 +106,10 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
         write(failed, aside.read_bytes())
         raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
+    for cell in (cell for cell in notebook.cells if "outputs" in cell):
+        for o in (o for o in cell.outputs if o.get("name") == "stderr"):
+            o.text = "".join(line for line in o.text.splitlines(True) if not line.startswith(LINE))
+        cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
     for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
         displayed.data.pop(WIDGET, None)  # the picture beside it stays
     notebook.metadata["dpnet"] = {"source": source(name, output)}

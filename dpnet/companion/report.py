@@ -85,7 +85,8 @@ def publish(scores: Scores) -> None:
 
 def publish_all(benchmark: str | None, preset: str) -> None:
     """CSVs, notebooks and reports of one benchmark's results (None: of all but those at `tiny`), then README."""
-    folder = io.places().results
+    at = io.places()
+    folder = at.results
     names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
     asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
     if benchmark:
@@ -97,7 +98,7 @@ def publish_all(benchmark: str | None, preset: str) -> None:
         write_tables(scores, [one for one in every if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
         publish(scores)
         print(f"{scores.store.root.name}: tables and report are those of its runs")
-    if folder == io.ROOT / "results":
+    if folder == at.published == io.ROOT / "results":
         readme.write_documents()
 
 

@@ -15,7 +15,7 @@ from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import SPLITS, Benchmark
 from dpnet.episodes import Episode
-from dpnet.io import DPNetError, Places, file_lock, load_checkpoint, places, progress, to_json, trained_on, write
+from dpnet.io import DPNetError, Places, file_lock, free_cores, load_checkpoint, progress, to_json, trained_on, write
 from dpnet.model import Head
 from dpnet.train import build_head, train
 
@@ -24,6 +24,8 @@ def run_cohort(cohort: Cohort, at: Places) -> None:
     """Train and score what a cohort lacks; what it has is left alone, and the end is the same."""
     # The lock is by fold, seed and recipe, since cohorts of other targets may share runs with this one.
     with file_lock(cohort.store.root / "held" / cohort.mark, f"fold {cohort.fold}"):
+        # Threads wait for each other: one that shares its core with another process makes all of them slow.
+        torch.set_num_threads(min(torch.get_num_threads(), free_cores()))
         store, pending = cohort.store, cohort.pending()
         store.clean([*pending, *cohort.baselines])
         benchmark = data.prepare(cohort.setting.benchmark, at.data, cohort.setting.recipe)
@@ -139,7 +141,7 @@ def _attempt(cohort: Cohort, at: Places) -> str | None:
         if notebooks.installed():
             notebooks.execute("train", cohort.store.root / "train" / f"{cohort.name}.ipynb", parameters, at)
         else:
-            run_cohort(cohort, places(at.data, at.results, at.device))
+            run_cohort(cohort, at)
     except DPNetError as error:
         return str(error)
     return None

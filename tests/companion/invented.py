@@ -19,7 +19,7 @@ ENTRIES = tuple(Entry(f"image{n}", "val", "", "", (4, 4), {1: 8}) for n in range
 FOLDS = ((1,), (2,), (3,), (4,))
 BENCHMARK = Benchmark("shapes", Path(), tuple("abcd"), FOLDS, FOLDS, ENTRIES, "0123456789abcdef" * 4)
 ABOUT = {"tested": [[1], [2], [3], [4]], "folds": [[1], [2], [3], [4]], "classes": list("abcd"), "scarce": {}}
-ABOUT |= {"images": {"train": 1, "val": 1}}
+ABOUT |= {"images": {"train": 1, "val": 1}, "digest": BENCHMARK.digest}
 
 
 def keep(store: Store, record: Record, names: Iterable[str], counts: np.ndarray) -> None:
@@ -30,9 +30,11 @@ def keep(store: Store, record: Record, names: Iterable[str], counts: np.ndarray)
     store.finish(record, dict.fromkeys(names, counts), dict.fromkeys(names, episodes), BENCHMARK)
 
 
-def scores_in(folder: Path, folds: Iterable[int] = range(4), setting: Setting = TINY) -> Scores:
+def scores_in(
+    folder: Path, folds: Iterable[int] = range(4), setting: Setting = TINY, seed_of_counts: int = 0
+) -> Scores:
     """Table 3's runs and baselines of seed 0; runs with a cycle hit more pixels, alike in both branches."""
-    store, rng = Store(folder / setting.name), np.random.default_rng(0)
+    store, rng = Store(folder / setting.name), np.random.default_rng(seed_of_counts)
     write(store.root / "benchmark.json", json.dumps(ABOUT).encode())
     for fold in folds:
         base = rng.integers(10, 100, (40, 2, 3))

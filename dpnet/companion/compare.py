@@ -1,0 +1,143 @@
+"""One's own results beside the published ones and the paper's, with a verdict for each row and effect.
+
+The rule, as docs/protocol.md states it: identical counts; else whether ours lies where one more training is expected.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from dpnet import io
+from dpnet.companion import details, results, tables
+from dpnet.companion.experiments import Experiment
+from dpnet.companion.results import MEAN, Scores
+from dpnet.io import DPNetError, read_json
+
+IDENTICAL, WITHIN, OUTSIDE = "identical", "within the spread of the published trainings", "outside it"
+NO_SPREAD, OTHER, NOT_RUN = "no spread published", "other data or preset", "not run"
+IN_WORDS = {
+    IDENTICAL: "identical to the published, with the same counts in every episode",
+    WITHIN: WITHIN,
+    OUTSIDE: "outside the spread of the published trainings",
+    NO_SPREAD: "another training than the one that is published, which has no spread to judge it by",
+    OTHER: "without a published counterpart on these data at this preset",
+    NOT_RUN: "not run here",
+}
+
+
+def prediction_interval(trainings: Sequence[float], more: int = 1) -> tuple[float, float]:
+    """Where the mean of so many `more` trainings lies in 95 % of cases, by Student's t; NaN from one training."""
+    n = len(trainings)
+    if n < 2:
+        return np.nan, np.nan
+    half = float(t.ppf(0.975, n - 1) * np.std(trainings, ddof=1) * np.sqrt(1 / n + 1 / more))
+    return float(np.mean(trainings)) - half, float(np.mean(trainings)) + half
+
+
+@cache
+def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """A line per row and effect, mean of folds, paper's metric; empty where `scores` are the published ones; tidy.
+
+    Columns: kind ("row" or "effect"), name, paper, published, low, high, trainings (the published, by seed), least,
+    most (the interval of one more), yours, verdict.
+    """
+    folder = io.places().published
+    if scores.store.root.parent == folder:
+        return pd.DataFrame()
+    published = _published(scores)
+    known = _means(published, experiment) if published else None
+    by_seed = [_means(published.of_seed(s), experiment).value for s in published.seeds] if published else []
+    lines = []
+    for (kind, name), own in _means(scores, experiment).iterrows():
+        trainings = [round(value, 2) for value in (each[kind, name] for each in by_seed) if not np.isnan(value)]
+        least, most = prediction_interval(trainings, len(scores.seeds))
+        if np.isnan(own.value):
+            verdict = NOT_RUN
+        elif published is None:
+            verdict = OTHER
+        elif all(_same(scores, published, run) for run in own.runs):
+            verdict = IDENTICAL
+        elif len(trainings) < 2:
+            verdict = NO_SPREAD
+        else:
+            verdict = WITHIN if least <= own.value <= most else OUTSIDE
+        theirs = known.loc[(kind, name), ["value", "low", "high"]] if known is not None else [np.nan] * 3
+        lines.append([kind, name, own.paper, *theirs, tuple(trainings), least, most, own.value, verdict])
+    columns = "kind name paper published low high trainings least most yours verdict"
+    return pd.DataFrame(lines, columns=columns.split())
+
+
+def _published(scores: Scores) -> Scores | None:
+    """What is published of the same data at the same preset, all seeds."""
+    try:
+        published = results.load(scores.setting, io.places().published)
+    except DPNetError:
+        return None
+    return published if published.about["digest"] == scores.about["digest"] else None
+
+
+def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """By kind and name: value, low, high, paper, and the ids of the runs behind them."""
+    if experiment.rows:
+        rows = results.of_metric(results.rows(scores, experiment).query(f"fold == '{MEAN}'"), experiment)
+        rows = rows.assign(kind="row", name=[row.label for row in experiment.rows], value=rows.miou)
+        effects = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
+        both = pd.concat([rows, effects.assign(kind="effect")])
+        runs = [[run for run in text.split() if run != "-"] for text in both.runs]
+    else:
+        both = details.matches(scores).query(f"matches == 'cycle - cosine' and fold == '{MEAN}'")
+        both = both.rename(columns={"precision": "value", "precision_low": "low", "precision_high": "high"})
+        both = both.assign(kind="effect", name="cycle over cosine matches, precision (%)", paper=np.nan)
+        runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
+    return both.assign(runs=runs).set_index(["kind", "name"])[["value", "low", "high", "paper", "runs"]]
+
+
+def _same(scores: Scores, published: Scores, run: str) -> bool:
+    """Whether a run's counts are those of the published run of the same configuration and seed."""
+    file, other = (s.store.root / "runs" / run / "metrics.json" for s in (scores, published))
+    if not other.exists():
+        return False
+    own, theirs = (
+        {name: entry["counts"] for name, entry in read_json(f)["evaluations"].items()} for f in (file, other)
+    )
+    return any(own.keys() & theirs.keys()) and all(own[name] == theirs[name] for name in own.keys() & theirs.keys())
+
+
+def table(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """`compared` for people: paper, published with its interval, yours, verdict; empty where there is nothing."""
+    tidy = compared(scores, experiment)
+    if tidy.empty:
+        return tidy
+    signs = tidy.kind.map({"row": "", "effect": "+"})
+    spans = zip(tidy.published, tidy.low, tidy.high, signs, strict=True)
+    return pd.DataFrame({
+        "": tidy.name,
+        "paper": [tables.decimal(*pair) for pair in zip(tidy.paper, signs, strict=True)],
+        "published": [tables.spanned(*span) for span in spans],
+        "trainings": [len(trainings) or tables.NOTHING for trainings in tidy.trainings],
+        "yours": [tables.decimal(*pair) for pair in zip(tidy.yours, signs, strict=True)],
+        "verdict": tidy.verdict,
+    })  # fmt: skip
+
+
+def closing(scores: Scores, experiment: Experiment) -> str:
+    """The verdicts in one sentence; empty where there is nothing to compare."""
+    tidy = compared(scores, experiment)
+    if tidy.empty:
+        return ""
+    counts = tidy.verdict.value_counts()
+    what = "row or effect" if len(tidy) == 1 else "rows and effects"
+    (first, number), *others = [(IN_WORDS[verdict], counts[verdict]) for verdict in IN_WORDS if verdict in counts]
+    if not others:
+        return f"{'All ' if number > 1 else ''}{number} {what} of yours: {first}."
+    return f"Of {len(tidy)} {what} of yours: " + "; ".join(f"{n} {w}" for w, n in ((first, number), *others)) + "."
+
+
+def as_text(scores: Scores, experiment: Experiment) -> str:
+    """The comparison for the terminal."""
+    metric = tables.METRIC_NAMES[experiment.metric]
+    title = f"{experiment.heading}, yours beside the published (mean of folds, {metric}; the paper's: its own data)"
+    return "\n\n".join([title, table(scores, experiment).to_string(index=False), closing(scores, experiment)])
