@@ -25,6 +25,7 @@ LEASE = 60.0  # seconds after which a silent process on another machine is taken
 RELAY = "DPNET_PROGRESS"  # environment: the terminal on which a kernel or worker shows its progress; empty: in lines
 LINE = "dpnet: "  # how such a line begins
 EVERY = 25.0  # seconds between two of them
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds of each period
 CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
 
@@ -133,7 +134,7 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
 
 
 def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:
-    """A line when it has taken a second, then every `EVERY` seconds however long an item takes, and one at the end."""
+    """A line when it has taken a second, then every `EVERY` seconds, however long an item takes, and at the end."""
     start, done, ended = time.monotonic(), 0, Event()
     of = "" if total is None else f" of {total}"
 
@@ -166,7 +167,7 @@ def free_cores() -> int:
     """Cores that this process may use (affinity, a container's quota) and that other processes leave idle now."""
     allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with suppress(OSError, ValueError):  # not Linux, or no quota ("max")
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = QUOTA.read_text().split()
         allowed = min(allowed, int(quota) / int(period))
     idle = psutil.cpu_times_percent(1.0).idle / 100 * (psutil.cpu_count() or 1)
     return max(1, round(min(allowed, idle)))

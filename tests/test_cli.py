@@ -1,5 +1,6 @@
 """What a user types: the command line, the Makefile, and the files that must agree."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,11 @@ ROOT = Path(__file__).parents[1]
         ("reproduce table3 --device tpu", r"unknown device 'tpu'"),
         ("reproduce table3 --device tpu --cluster slurm", r"unknown device 'tpu'"),
         ("reproduce table3 --benchmark pascal-mini --data nowhere", r"nowhere: no such folder"),
+        (
+            "reproduce table3 --results results",
+            r"results: what is published there is written by `dpnet publish` only",
+        ),
+        ("publish table3 --benchmark folder", r"results of your own images are not published"),
         ("train --variant nope", r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
         ("train --benchmark shapes --fold 9 --preset tiny", r"no fold 9"),
         ("evaluate --fold 7 --preset tiny", r"shapes has no fold 7 to test: its folds are"),
@@ -42,6 +48,7 @@ def test_bad_input_is_one_line(arguments: str, message: str, capsys: pytest.Capt
                                tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     for name in ("DPNET_DATA", "DPNET_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv(io.RELAY, os.devnull)
     if arguments.startswith("speed"):
         monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(arguments.split()) == 1
@@ -95,7 +102,7 @@ def test_a_script_is_given_the_places_and_its_exit_code_is_the_verbs(
         (tmp_path / "scripts" / f"{name}.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(3)")
     monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(["choose", "--device", "cpu", "--data", "/d", "--results", "/r"]) == 3
-    assert capfd.readouterr().out == "--preset=quick --data=/d --results=/r --device=cpu --benchmark pascal-mini\n"
+    assert capfd.readouterr().out == "--data=/d --results=/r --device=cpu --preset quick --benchmark pascal-mini\n"
     assert cli.main(["speed", "--device", "cpu", "--preset", "tiny"]) == 3
     assert "--benchmark" not in capfd.readouterr().out
 

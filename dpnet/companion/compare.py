@@ -17,13 +17,15 @@ from dpnet.companion.results import MEAN, Scores
 from dpnet.io import DPNetError, read_json
 
 IDENTICAL, WITHIN, OUTSIDE = "identical", "within the spread of the published trainings", "outside it"
-NO_SPREAD, OTHER, NOT_RUN = "no spread published", "other data or preset", "not run"
+NO_SPREAD, NOT_PUBLISHED = "no spread published", "not published"
+OTHER, NOT_RUN = "other data or preset", "not run"
 IN_WORDS = {
     IDENTICAL: "identical to the published, with the same counts in every episode",
     WITHIN: WITHIN,
     OUTSIDE: "outside the spread of the published trainings",
-    NO_SPREAD: "another training than the one that is published, which has no spread to judge it by",
-    OTHER: "without a published counterpart on these data at this preset",
+    NO_SPREAD: "other than the one published training, which has no spread to judge by",
+    NOT_PUBLISHED: "not published",
+    OTHER: "not comparable, since nothing is published on these data at this preset",
     NOT_RUN: "not run here",
 }
 
@@ -61,7 +63,7 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         elif all(_same(scores, published, run) for run in own.runs):
             verdict = IDENTICAL
         elif len(trainings) < 2:
-            verdict = NO_SPREAD
+            verdict = NO_SPREAD if trainings else NOT_PUBLISHED
         else:
             verdict = WITHIN if least <= own.value <= most else OUTSIDE
         theirs = known.loc[(kind, name), ["value", "low", "high"]] if known is not None else [np.nan] * 3

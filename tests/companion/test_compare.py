@@ -93,7 +93,7 @@ def test_other_data_and_what_is_published_itself_are_not_compared(published: Pat
     about = json.loads((published / "shapes-tiny" / "benchmark.json").read_text())
     write(published / "shapes-tiny" / "benchmark.json", json.dumps({**about, "digest": "f" * 64}).encode())
     assert set(verdicts(tmp_path / "own").values()) == {compare.OTHER}
-    assert "without a published counterpart" in compare.closing(own, TABLE_3)
+    assert "nothing is published on these data" in compare.closing(own, TABLE_3)
     assert compare.compared(results.load(TINY, published), TABLE_3).empty
     assert compare.closing(results.load(TINY, published), TABLE_3) == ""
 

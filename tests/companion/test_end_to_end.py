@@ -18,11 +18,11 @@ SKIPPED = {".git", ".venv", ".pytest_cache", "__pycache__", ".ruff_cache", ".myp
 Place = tuple[Path, str]
 
 
-def make(target: str, folder: Path, *more: str) -> str:
+def make(target: str, folder: Path, *more: str, at: Path = ROOT) -> str:
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("DPNET_", "MAKE"))}
     done = subprocess.run(
         ["make", target, "PRESET=tiny", f"DATA={folder / 'data'}", f"RESULTS={folder / 'results'}", *more],
-        capture_output=True, text=True, cwd=ROOT, check=False,
+        capture_output=True, text=True, cwd=at, check=False,
         env={**outside, "HOME": str(folder / "home"), "TMPDIR": str(folder / "scratch")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -133,6 +133,26 @@ def test_all_the_rest_is_made_and_shares_the_runs(place: Place) -> None:
     assert {"# Report: `shapes` at `tiny`", "## At a glance"} <= set((results / "REPORT.md").read_text().splitlines())
     assert "nothing to train" in make("reproduce-table5", folder)
     assert snapshot(results / "runs") == after
+
+
+def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_it(place: Place, tmp_path: Path) -> None:
+    """In a checkout that publishes more than is reproduced: git sees no change, and the counts are the same."""
+    folder, _ = place
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*SKIPPED, "data", "results"))
+    shutil.copytree(ROOT / "dpnet" / "data", copy / "dpnet" / "data")
+    shutil.copytree(folder / "results" / "shapes-tiny", copy / "results" / "shapes-tiny")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(copy)]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "what is published"]):
+        subprocess.run([*git, *command], check=True)
+    ready = f"{ROOT}/.venv/.ready"
+    printed = make("reproduce-table3", folder, f"VENV={ROOT}/.venv", "-o", ready, "RESULTS=results/local", at=copy)
+    assert "12 of 12 runs to train" in printed
+    assert "All 9 rows and effects of yours: identical to the published" in printed
+    assert subprocess.run([*git, "status", "--short"], capture_output=True, check=True).stdout == b""
+    text = (copy / "results" / "local" / "shapes-tiny" / "table3.ipynb").read_text()
+    assert "Yours beside the published" in text
+    assert text.count("identical") > 9
 
 
 def test_speed_is_measured(place: Place) -> None:

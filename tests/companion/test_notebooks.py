@@ -6,11 +6,14 @@ import re
 import struct
 import sys
 import termios
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from dpnet import io
@@ -118,10 +121,45 @@ def test_a_kernels_progress_is_drawn_on_the_terminal_of_its_parent(monkeypatch: 
         os.close(end)
 
 
+def test_without_a_terminal_there_is_a_line_at_the_start_in_time_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(io.RELAY, "")
+    monkeypatch.setattr(io, "EVERY", 0.3)
+    assert [*io.progress(range(9), "quick things")] == [*range(9)]
+    assert capsys.readouterr().err == ""
+    for _ in io.progress(iter("ab"), "slow ones", "letter", 2):  # lines come while an item takes long, too
+        time.sleep(1.2)
+    first, *others, last = capsys.readouterr().err.splitlines()
+    assert first == "dpnet: slow ones: 0 of 2 letters, 00:01 so far"
+    assert len(others) >= 3
+    assert "dpnet: slow ones: 1 of 2 letters, 00:01 so far, about 00:01 left" in others
+    assert last == "dpnet: slow ones: done, 2 of 2 letters in 00:02"
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len([time.sleep(1.1) for _ in io.progress("a", "nobody listens")]) == 1
+
+
+def test_free_cores_are_those_that_others_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def free(idle: float, cores: int = 8, allowed: int = 8) -> int:
+        monkeypatch.setattr(psutil, "cpu_times_percent", lambda _: SimpleNamespace(idle=idle))
+        monkeypatch.setattr(psutil, "cpu_count", lambda: cores)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(allowed))
+        return io.free_cores()
+
+    monkeypatch.setattr(io, "QUOTA", tmp_path / "cpu.max")
+    assert [free(99), free(50), free(1), free(99, allowed=2), free(51, allowed=6)] == [8, 4, 1, 2, 4]
+    (tmp_path / "cpu.max").write_text("max 100000")
+    assert free(99) == 8
+    (tmp_path / "cpu.max").write_text("150000 100000")
+    assert free(99) == 2
+    (tmp_path / "cpu.max").write_text("20000 100000")
+    assert free(99) == 1
+
+
 def test_kernels_find_the_places_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPNET_RESULTS", "before")
     before = dict(os.environ)
-    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
+    at = Places(tmp_path / "data", tmp_path / "results", "cpu", tmp_path / "published")
     with notebooks.kernel_environment(at, MORE="1"):
         assert io.places() == at
         assert os.environ["MORE"] == "1"
@@ -129,4 +167,4 @@ def test_kernels_find_the_places_and_nothing_stays_behind(tmp_path: Path, monkey
     assert io.places().results.name == "before"
     assert io.places(results=tmp_path).results == tmp_path
     monkeypatch.delenv("DPNET_RESULTS")
-    assert io.places().results == io.ROOT / "results"
+    assert (io.places().published, io.places().results) == (io.ROOT / "results", io.ROOT / "results" / "local")
