@@ -146,7 +146,7 @@ def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_i
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "what is published"]):
         subprocess.run([*git, *command], check=True)
     ready = f"{ROOT}/.venv/.ready"
-    printed = make("reproduce-table3", folder, f"VENV={ROOT}/.venv", "-o", ready, "RESULTS=results/local", at=copy)
+    printed = make("reproduce-table3", folder, f"VENV={ROOT}/.venv", "-o", ready, "RESULTS=results/local", "JOBS=2", at=copy)
     assert "12 of 12 runs to train" in printed
     assert "All 9 rows and effects of yours: identical to the published" in printed
     assert subprocess.run([*git, "status", "--short"], capture_output=True, check=True).stdout == b""
