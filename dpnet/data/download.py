@@ -46,7 +46,8 @@ def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int 
     and make the masks of VOC and SBD that the recipe needs; what is there stays as it is.
     """
     images = recipe.images if name == "pascal" else ""
-    tree = coco.find(data) or data / "coco" if name == "coco" else pascal.find(data) or data / "VOCdevkit" / "VOC2012"
+    copy = coco.COPY if name == "coco" else pascal.COPY
+    tree = copy.find(data) or data / copy.places[0]
     needed = _of_coco(tree) if name == "coco" else _of_voc(tree, data / "SBD", images)
     parts_of = {one: {part: to for part, to in parts.items() if not to.exists()} for one, parts in needed.items()}
     wanted = {archive: parts for archive, parts in parts_of.items() if parts}

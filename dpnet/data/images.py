@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from dpnet.config import VOID
 from dpnet.io import DPNetError
@@ -123,9 +122,14 @@ def voc_colours() -> list[int]:
     return [sum(((c >> (3 * k + rgb)) & 1) << up for k, up in bits) for c in range(256) for rgb in range(3)]
 
 
-def png(image: Image.Image, info: PngInfo | None = None) -> bytes:
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def png(image: Image.Image) -> bytes:
     """The bytes of a PNG."""
-    image.save(packed := BytesIO(), "PNG", pnginfo=info)
+    image.save(packed := BytesIO(), "PNG")
     return packed.getvalue()
 
 
@@ -212,8 +216,8 @@ def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray
         written = (int(content.get("imageWidth") or size[0]), int(content.get("imageHeight") or size[1]))
         points = [np.array(corners, float).reshape(-1, 2) * size / written for *_, corners in drawn]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: no LabelMe file ({why}): draw the mask with LabelMe, or save it as PNG") from None
+        what = f"no LabelMe file ({reason(error)}): draw the mask with LabelMe, or save it as PNG"
+        raise DPNetError(f"{file}: {what}") from None
     labels = sorted({name for name, *_ in drawn})
     if (label is None and len(labels) > 1) or (label is not None and label not in labels):
         raise DPNetError(f"{file}: has the labels {', '.join(labels) or 'none'}: choose one with --label (label=…)")

@@ -1,12 +1,12 @@
 """PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from dpnet import io
-from dpnet.data.index import WHERE, Benchmark, Folds, Item, in_processes, png, scan, split_folds, write
-from dpnet.io import DPNetError, progress
+from dpnet.data.images import reason
+from dpnet.data.index import WHERE, Benchmark, Copy, Folds, Item, in_processes, png, scan, split_folds, write
+from dpnet.io import DPNetError
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -16,24 +16,18 @@ FOLDS = split_folds(len(CLASSES))
 LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
 MINI = Path(__file__).with_name("pascal_mini.txt")
 ENOUGH, ENOUGH_VAL, ENOUGH_CLASSES = 20, 5, 2  # images of a class, of them in val; such classes in a fold
-CHUNK = 50  # masks per task: half a second of work
-TREE = "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassAug,ImageSets/Segmentation}"
 PARTS = {
-    "JPEGImages": "it holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
-    "SegmentationClassAug": "it holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+    "JPEGImages": "holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
+    "SegmentationClassAug": "holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+    "ImageSets/Segmentation": "holds the lists of VOC 2012 (VOCtrainval_11-May-2012.tar)",
 }
+COPY = Copy(("VOCdevkit/VOC2012", "VOC2012", ""), PARTS)
 LIST_ORIGIN = {
     "train.txt": "it comes with VOC 2012",
     "val.txt": "it comes with VOC 2012",
     "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
     "train_aug.txt": "VOC train and SBD without VOC val; it is handed out with SegmentationClassAug",
 }
-
-
-def find(data: Path) -> Path | None:
-    """VOC2012 in the user's folder, or as that folder."""
-    places = (data / "VOCdevkit" / "VOC2012", data / "VOC2012", data)
-    return next((voc for voc in places if any(os.path.isdir(voc / part) for part in (*PARTS, "ImageSets"))), None)
 
 
 def ids(path: Path, images: str = "pfenet") -> list[str]:
@@ -95,24 +89,20 @@ def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
     making = masks.with_name(f".{masks.name}.part")  # so that a folder of that name is whole, or the user's
     made_from = {key: sbd / "cls" / f"{key}.mat" for key in augmented}
     made_from |= {key: voc / "SegmentationClass" / f"{key}.png" for key in (*train, *val)}
-    pairs = [(file, making / f"{key}.png") for key, file in sorted(made_from.items())]
-    tasks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
-    for _ in progress(in_processes(_make, tasks, workers, masks), "making masks", "mask", len(pairs)):
-        pass
+    in_processes(_make, [(f, making / f"{key}.png") for key, f in sorted(made_from.items())], workers, "making masks")
     making.rename(masks)
 
 
-def _make(pairs: list[tuple[Path, Path]]) -> list[Path]:
+def _make(pair: tuple[Path, Path]) -> None:
     from scipy.io import loadmat
 
-    for file, target in pairs:
-        if target.exists():
-            continue
-        try:
-            mask = None if file.suffix == ".png" else loadmat(file)["GTcls"][0]["Segmentation"][0]
-            content = file.read_bytes() if mask is None else png(mask)
-        except Exception as error:  # whatever scipy raises for a broken file
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DPNetError(f"{file}: no mask can be read from it ({why}): replace it by an intact copy") from error
-        io.write(target, content, WHERE)
-    return [target for _, target in pairs]
+    file, target = pair
+    if target.exists():
+        return
+    try:
+        content = file.read_bytes() if file.suffix == ".png" else png(loadmat(file)["GTcls"][0]["Segmentation"][0])
+    except Exception as error:  # whatever scipy raises for a broken file
+        raise DPNetError(
+            f"{file}: no mask can be read from it ({reason(error)}): replace it by an intact copy"
+        ) from error
+    io.write(target, content, WHERE)

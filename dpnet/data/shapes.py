@@ -538,35 +538,23 @@ def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: fl
 
 
 FOLDS = split_folds(len(CLASSES))
-CHUNK = 20  # images per task: a second of rendering
 
 
 def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Render a recipe's images into `root` and index them; the result does not depend on the number of processes."""
     amounts = {"train": recipe.train, "val": recipe.val}
-    tasks = [
-        (root, recipe, split, range(first, min(first + CHUNK, amount + 1)))
-        for split, amount in amounts.items()
-        for first in range(1, amount + 1, CHUNK)
-    ]
-    rendered = index.in_processes(_render_some, tasks, workers, root)
-    entries = tuple(io.progress(rendered, "rendering shapes", "image", sum(amounts.values())))
+    tasks = [(root, recipe, split, i) for split, amount in amounts.items() for i in range(1, amount + 1)]
+    entries = tuple(index.in_processes(_render_one, tasks, workers, "rendering shapes"))
     return index.write(Benchmark("shapes", root, CLASSES, FOLDS, FOLDS, entries, recipe=noted))
 
 
-def _render_some(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
-    root, recipe, split, numbers = task
-    entries = []
-    for number in numbers:
-        seed = [recipe.seed, SPLITS.index(split), number]
-        # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
-        classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
-        picture, mask = render(seed, classes, recipe.size, recipe.diversity)
-        name = f"{split}-{number:05d}"
-        image, label = f"images/{name}.jpg", f"labels/{name}.png"
-        Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
-        for file, content in ((image, packed.getvalue()), (label, index.png(mask))):
-            io.write(root / file, content, WHERE)
-        height, width = np.shape(mask)
-        entries.append(Entry(name, split, image, label, (height, width), index.count(mask)))
-    return entries
+def _render_one(task: tuple[Path, Recipe, str, int]) -> Entry:
+    root, recipe, split, number = task
+    # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
+    classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
+    picture, mask = render([recipe.seed, SPLITS.index(split), number], classes, recipe.size, recipe.diversity)
+    image, label = f"images/{split}-{number:05d}.jpg", f"labels/{split}-{number:05d}.png"
+    Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
+    io.write(root / image, packed.getvalue(), WHERE)
+    io.write(root / label, index.png(mask), WHERE)
+    return Entry(Path(label).stem, split, image, label, (recipe.size, recipe.size), index.count(mask))

@@ -162,7 +162,7 @@ def test_voc_from_nothing_has_the_masks_that_torchvision_reads(data, server):
 
 
 def test_the_long_list_is_made_of_both_in_two_processes_and_mini_needs_no_list(data, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(pascal, "CHUNK", 2)
+    monkeypatch.setattr(index, "CHUNK", 2)
     train = {entry.id for entry in get(data, images="canet", workers=2).entries if entry.split == "train"}
     assert train == {*TRAIN, *OURS, THEIRS}
     assert (data / LISTS / "train_aug.txt").read_bytes() == listed(sorted(train))
