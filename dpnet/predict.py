@@ -107,8 +107,8 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
 
 
 def _need_beta(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
+    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta!r}: must lie between 0 (keep all candidates) and 1")
 
 
 class Program(nn.Module):

@@ -88,6 +88,13 @@ class Benchmark:
         ids = (c for c in range(1, len(self.classes) + 1) if c not in self.folds[fold])
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
 
+    def need_size(self, size: int) -> None:
+        """DPNetError where own images were prepared for a larger network: objects that are gone here would count."""
+        prepared = self.recipe.get("size", 0) if self.name == "folder" else 0
+        if prepared > size:
+            why = f"prepared for {prepared} x {prepared} pixels, and this preset's network sees {size} x {size}"
+            raise DPNetError(f"{self.root}: {why}: prepare it again, with --preset as here")
+
 
 def split_folds(classes: int, folds: int = 4) -> Folds:
     """Cut the class ids into contiguous folds, as equal as possible."""
@@ -219,8 +226,9 @@ def _pack(content: object) -> str:
 
 
 def _digest(index: dict[str, Any]) -> str:
-    # Without paths: the same images give the same digest wherever they lie.
-    matters = {key: index[key] for key in ("benchmark", "classes", "folds", "tested", "recipe")}
+    # Without paths and notes: the same images give the same digest, wherever they lie and whatever form they had.
+    matters = {key: index[key] for key in ("benchmark", "classes", "folds", "tested")}
+    matters["recipe"] = {key: value for key, value in index["recipe"].items() if key != "notes"}
     keys = ("id", "split", "size", "pixels", "thin")
     matters["entries"] = [[e[key] for key in keys if key in e] for e in index["entries"]]
     return hashlib.sha256(_pack(matters).encode()).hexdigest()

@@ -59,6 +59,8 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
         ([photo], [mask * 0], 0.2, "no foreground"),
         ([tmp_path / "no.jpg"], [mask], 0.2, r"no\.jpg: no such file"),
         ([photo], [mask], 2, "beta=2: must lie between 0"),
+        ([photo], [mask], "0.2", "beta='0.2': must lie between 0"),
+        ([photo], [mask], float("nan"), "beta=nan: must lie between 0"),
         ([large] * 2, [large[..., 0] > 0, speck], 0.2, "mask 2: .* less than a pixel at the network's 65x65: cut"),
     ):
         with pytest.raises(DPNetError, match=message):

@@ -79,7 +79,7 @@ def write_form(form, place, labels):
     half = len(labels) // 2
     train, val = (
         make_own_coco(place / "train", labels[:half]),
-        make_own_coco(place / "val", labels[half:], first=half),
+        make_own_coco(place / "val", labels[half:], numbers=range(half, len(labels))),
     )
     return prepare_coco(train, place / "data", val)
 
@@ -391,6 +391,11 @@ def test_prepare_and_check_of_each_form(own, tmp_path, capsys, monkeypatch):
     with Image.open(tmp_path / "data/folder/contact_sheet.png") as sheet:
         assert sheet.size[0] > 1000
     assert prepare("folder", tmp_path / "data") == load("folder", tmp_path / "data")
+    run(capsys, "prepare", "folder", *a, "--root", "data")
+    fold = ["--benchmark", "folder", "--preset", "tiny", "--data", "data", "--results", "results"]
+    code, _, err = run(capsys, "train", "table3", "--variant", "base", *fold)
+    assert code == 1
+    assert "prepared for 241 x 241 pixels, and this preset's network sees 65 x 65: prepare it again" in err
 
 
 def test_who_is_not_tested_and_why(own, tmp_path, capsys):
