@@ -43,12 +43,11 @@ class Picture(NamedTuple):
 
 
 class Instances(NamedTuple):
-    """What an instances file holds: class names in the order of their ids, the images with objects, and the rest."""
+    """What an instances file holds: class names in the order of their ids, images with objects, what was skipped."""
 
     names: tuple[str, ...]
     pictures: list[Picture]
-    without_objects: int  # images
-    without_shape: int  # objects
+    notes: list[str]
 
 
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
@@ -82,8 +81,9 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
     if not pictures:
         raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
     complain(missing)
-    skipped = sum(map(len, index.imgToAnns.values())) - len(shapes)
-    return Instances(names, pictures, len(index.imgs) - len(pictures), skipped)
+    shapeless = sum(map(len, index.imgToAnns.values())) - len(shapes)
+    skipped = {"images": len(index.imgs) - len(pictures), "objects without a shape": shapeless}
+    return Instances(names, pictures, [f"{file.name}: {n} {what} skipped" for what, n in skipped.items() if n])
 
 
 def _shape(one: Annotation) -> Any:
@@ -158,8 +158,7 @@ def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None 
         if len(names := parts[-1].names) != CLASSES or names != parts[0].names:
             what = f"has {len(names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
             raise DPNetError(f"{file}: {what}: fetch it again from {PAGE}")
-    if shapeless := sum(part.without_shape for part in parts):
-        print(f"{shapeless} objects without a shape skipped")
+    print(*(f"{note}\n" for part in parts for note in part.notes), sep="", end="")
     items = paint_all([picture for part in parts for picture in part.pictures], workers)
     entries = scan(root, items, CLASSES, "reading coco")
     return write(Benchmark("coco", root, parts[0].names, FOLDS, FOLDS, entries, recipe=recipe))

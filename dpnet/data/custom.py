@@ -61,8 +61,12 @@ def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = N
         expected = f"JPEGImages, SegmentationClass (label PNGs, not boxes), ImageSets/Segmentation, and {maps_of}"
         raise DPNetError(f"{voc}: holds {there}; expected {expected}")
     folder = voc / "ImageSets" / "Segmentation"
-    lists = folder if any((folder / f"{split}.txt").is_file() for split in SPLITS) else None
-    return prepare_folder(voc / "JPEGImages", labels, classes or maps[0], data, folds, lists, size)
+    listed = {file.stem for file in folder.glob("*.txt")} - {"default", "trainval"}  # CVAT's without subsets; VOC's
+    if listed and not listed & {*SPLITS}:
+        raise DPNetError(f"{folder}: holds {', '.join(sorted(listed))}: name the lists train.txt and val.txt")
+    return prepare_folder(
+        voc / "JPEGImages", labels, classes or maps[0], data, folds, folder if listed else None, size
+    )
 
 
 def prepare_coco(
@@ -73,8 +77,7 @@ def prepare_coco(
     for split, file in {"train": train, "val": val}.items() if val else {"": train}.items():
         base = photos or Path(file).parent
         parts.append(coco.read(Path(file), [base, base / split], root / "made" / "labels" / split, split))
-        skipped = {"images": parts[-1].without_objects, "objects without a shape": parts[-1].without_shape}
-        notes += [f"{Path(file).name}: {number} {what} skipped" for what, number in skipped.items() if number]
+        notes += parts[-1].notes
     names = parts[0].names
     if any(part.names != names for part in parts):
         raise DPNetError(f"{val}: has other categories than {train}: export both from one project")
@@ -188,7 +191,7 @@ def _split_folders(folder: Path, keys: Collection[str]) -> dict[str, str]:
     """The split of each file by its sub-folder, train or val; "" for each where there are no such sub-folders."""
     splits = {key: key.split("/")[0] if "/" in key else "no sub-folder" for key in keys}
     tops = {*splits.values()}
-    if tops & LIKE_SPLITS and tops != {*SPLITS}:
+    if {top.lower() for top in tops} & LIKE_SPLITS and tops != {*SPLITS}:
         where = ", ".join(sorted(tops))
         raise DPNetError(f"{folder}: labels lie in {where}: put all into sub-folders train and val, or into none")
     return splits if tops == {*SPLITS} else dict.fromkeys(keys, "")

@@ -149,7 +149,8 @@ def _from_array(source: Any, name: str) -> Image.Image:
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     fractions, low, high = array.dtype.kind == "f", array.min(), array.max()
     if not 0 <= low <= high <= (1 if fractions else 65535):
-        raise DPNetError(f"{name}: values from {low:g} to {high:g}: give 0 to 255, or floats from 0 to 1")
+        values = f"{array.dtype} values from {low:g} to {high:g}"
+        raise DPNetError(f"{name}: {values}: give whole numbers from 0 to 255, or floats from 0 to 1")
     if array.ndim == 2 and (fractions or high > VOID):
         return Image.fromarray(array.astype(np.float32 if fractions else np.int32))
     return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array, name))

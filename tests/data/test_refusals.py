@@ -150,6 +150,10 @@ FILES = {
     "train and test": (renamed(lambda f: f"{'train' if f.stem < 'a5' else 'test'}/{f.name}"), "in test, train"),
     "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
     "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
+    "Train and Val": (
+        renamed(lambda f: f"{'Train' if f.stem < 'a5' else 'Val'}/{f.name}"),
+        "labels lie in Train, Val",
+    ),
     "training": (renamed(lambda file: f"training/{file.name}"), "put all into sub-folders train and val"),
     "dangling links": (linked, "a0.jpg: no such file, or a link that leads nowhere"),
     "HEIC": (renamed(lambda file: f"{file.stem}.heic", "images"), "0 images"),
@@ -219,6 +223,10 @@ VOC = {
     "no train.txt": (lists_of(train=None), "train.txt: no text with a name"),
     "empty val.txt": (lists_of(val="\n"), "val.txt: no text with a name"),
     "in both": (lists_of(val="a1\na2\n"), "val.txt: 'a2' has no label of its name, or is in train.txt too"),
+    "CVAT's subsets": (
+        lambda voc: [f.rename(f.with_stem(f.stem.title())) for f in (voc / "ImageSets/Segmentation").iterdir()],
+        "Segmentation: holds Train, Val: name the lists train.txt and val.txt",
+    ),
     "suffixes in lists": (lists_of(val="a1.jpg\n"), "'a1.jpg' has no label of its name"),
     "no such image": (lists_of(val="a1\nzebra\n"), "'zebra' has no label"),
     "boxes": (
@@ -310,6 +318,10 @@ def bad_masks(tmp_path):
         "void or white": (two, "255 beside 150"),
         "four axes": (np.zeros((1, *SIZE, 3)), "shape (1, 40, 50, 3)"),
         "negative": (SQUARE.astype(int) - 1, "values from -1 to 0"),
+        "floats to 255": (
+            SQUARE * 255.0,
+            "float64 values from 0 to 255: give whole numbers from 0 to 255, or floats",
+        ),
         "infinite": (np.where(SQUARE, np.inf, 0), "values from 0 to inf"),
         "not a number": (np.where(SQUARE, np.nan, 0), "values from nan"),
         "complex": (SQUARE * 1j, "ndarray: give a path"),
