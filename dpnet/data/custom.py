@@ -248,11 +248,10 @@ def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     """The classes of each fold with two images for testing; DPNetError if none has, or no two are left to train."""
     tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
     short = [fold for i, fold in enumerate(whole.folds) if tested[i] and len(whole.trainable(i, 1)) < 2]
-    what = "" if any(tested) else "no class has two test images"
-    if short:
-        novel = ", ".join(whole.classes[c - 1] for c in short[0])
+    if short or not any(tested):
+        novel = ", ".join(whole.classes[c - 1] for fold in short[:1] for c in fold)
         what = f"without {novel} two classes need two training images each"
-    if what:
+        what = what if short else "no class has two test images"
         counts = [[name, *(len(whole.images_of(c, s)) for s in SPLITS)] for c, name in enumerate(whole.classes, 1)]
         listed = ", ".join("{} {}+{}".format(*count) for count in counts)
         rule = "; ".join(["an image counts for a class of 2,048 pixels or more, fewer if it is small", *thin[:1]])
