@@ -53,6 +53,7 @@ class Instances(NamedTuple):
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
     """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
     pictures, missing = [], []
+    way = "complete the data" if len(folders) == 1 else "give the photographs' folder with --images"
     try:
         with redirect_stdout(StringIO()):  # it tells how long it took
             index = COCO(str(file))
@@ -68,7 +69,7 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 if name.is_absolute() or ".." in name.parts:
                     raise DPNetError(f"{file}: {name}: name photographs as they lie in the folder that you give")
                 photo = next((path for folder in folders if (path := folder / name).is_file()), None)
-                missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: complete the data"]
+                missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: {way}"]
                 key = name.with_suffix("").as_posix()
                 pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
         shapes = [one["segmentation"] for picture in pictures for _, one in picture.objects]

@@ -56,7 +56,7 @@ def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = N
     labels = next((voc / kind for kind in kinds if any((voc / kind).rglob("*.[pP][nN][gG]"))), None)
     maps = [voc / name for name in ("labelmap.txt", "class_names.txt") if (voc / name).is_file()]
     if labels is None or (classes is None and len(maps) != 1):
-        there = ", ".join(sorted(path.name for path in voc.glob("*"))) or "nothing"
+        there = ", ".join(sorted(path.name for path in voc.glob("*"))[:8]) or "nothing"
         maps_of = "one class list: labelmap.txt (CVAT) or class_names.txt (labelme2voc), or another with --classes"
         expected = f"JPEGImages, SegmentationClass (label PNGs, not boxes), ImageSets/Segmentation, and {maps_of}"
         raise DPNetError(f"{voc}: holds {there}; expected {expected}")

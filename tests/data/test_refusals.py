@@ -198,7 +198,7 @@ COCO = {
     "unknown image": (annotation(image_id=77), "image 77, or a category of its objects, is not listed"),
     "unknown category": (annotation(category_id=7), "image 0, or a category of its objects, is not listed"),
     "category twice": (text('"fork"', '"cup"'), "'cup' stands there twice"),
-    "photograph missing": (lambda file: (file.parent / "a3.jpg").unlink(), "a3.jpg: missing"),
+    "photograph missing": (lambda file: (file.parent / "a3.jpg").unlink(), "names it: give the photographs' folder"),
     "photograph of another size": (lambda file: save(photo(0)[1:], file.parent / "a3.jpg"), "the mask is 50x40"),
     "name twice": (text("a3.jpg", "a4.jpg"), "a4.jpg stands there"),
 }
@@ -245,6 +245,7 @@ MORE = {
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "holds images, labels, names.txt; expected JPEGImages"),
+    "images alone": (["--voc", "own/images"], "a3.jpg, a4.jpg, a5.jpg; expected JPEGImages"),
     "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
     "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
     "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "folds='cup,pot;fork'"),
