@@ -95,7 +95,7 @@ def read_label_map(file: Path) -> tuple[Names, Colours]:
             raise ValueError(f"a {file.suffix} file")
         lines = [line.rstrip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, ValueError) as error:
-        raise DPNetError(f"{file}: not UTF-8 text that can be read ({error}): {how}") from None
+        raise DPNetError(f"{file}: no list of names ({error}): {how}") from None
     if lines[:1] == ["# label:color_rgb:parts:actions"] or (lines and COLOURED.fullmatch(lines[0])):
         return _coloured(file, lines[lines[0].startswith("#") :])
     # labelme's ids of these two are -1, which is 255 in a PNG, and 0

@@ -92,8 +92,8 @@ class Benchmark:
         """DPNetError where own images were prepared for a larger network: objects that are gone here would count."""
         prepared = self.recipe.get("size", 0) if self.name == "folder" else 0
         if prepared > size:
-            why = f"prepared for {prepared} x {prepared} pixels, and this preset's network sees {size} x {size}"
-            raise DPNetError(f"{self.root}: {why}: prepare it again, with --preset as here")
+            why = f"without what is too thin at {prepared} x {prepared} pixels, and this preset's network is smaller"
+            raise DPNetError(f"{self.root}: prepared {why}, {size} x {size}: prepare it again, with --preset as here")
 
 
 def split_folds(classes: int, folds: int = 4) -> Folds:

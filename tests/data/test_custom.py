@@ -397,7 +397,7 @@ def test_prepare_and_check_of_each_form(own, tmp_path, capsys, monkeypatch):
     fold = ["--benchmark", "folder", "--preset", "tiny", "--data", "data", "--results", "results"]
     code, _, err = run(capsys, "train", "table3", "--variant", "base", *fold)
     assert code == 1
-    assert "prepared for 241 x 241 pixels, and this preset's network sees 65 x 65: prepare it again" in err
+    assert "too thin at 241 x 241 pixels, and this preset's network is smaller, 65 x 65: prepare it again" in err
 
 
 def test_who_is_not_tested_and_why(own, tmp_path, capsys):
