@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dpnet import io
 from dpnet.data.images import reason
-from dpnet.data.index import WHERE, Benchmark, Copy, Folds, Item, in_processes, png, scan, split_folds, write
+from dpnet.data.index import SPLITS, WHERE, Benchmark, Copy, Folds, Item, in_processes, png, scan, split_folds, write
 from dpnet.io import DPNetError
 
 CLASSES = (
@@ -22,9 +22,7 @@ PARTS = {
     "ImageSets/Segmentation": "holds the lists of VOC 2012 (VOCtrainval_11-May-2012.tar)",
 }
 COPY = Copy(("VOCdevkit/VOC2012", "VOC2012", ""), PARTS)
-LIST_ORIGIN = {
-    "train.txt": "it comes with VOC 2012",
-    "val.txt": "it comes with VOC 2012",
+LIST_ORIGIN = {  # the others come with VOC 2012
     "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
     "train_aug.txt": "VOC train and SBD without VOC val; it is handed out with SegmentationClassAug",
 }
@@ -36,7 +34,8 @@ def ids(path: Path, images: str = "pfenet") -> list[str]:
     # "2007_000032" in VOC's own lists, "/JPEGImages/2007_000032.jpg /Segm…" in those of other projects
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {LIST_ORIGIN[path.name]}")
+        origin = LIST_ORIGIN.get(path.name, "it comes with VOC 2012")
+        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {origin}")
     return names
 
 
@@ -57,12 +56,10 @@ def items(voc: Path, name: str, images: str) -> list[Item]:
 
 def enough(benchmark: Benchmark) -> Folds:
     """The novel classes of each fold with enough images to be tested; () for a fold with fewer than two."""
-
-    def fits(class_id: int) -> bool:
-        train, val = (len(benchmark.images_of(class_id, split)) for split in ("train", "val"))
-        return train + val >= ENOUGH and val >= ENOUGH_VAL
-
-    tested = [tuple(filter(fits, fold)) for fold in benchmark.folds]
+    classes = [c for fold in benchmark.folds for c in fold]
+    train, val = ({c: len(benchmark.images_of(c, split)) for c in classes} for split in SPLITS)
+    fits = {c for c in classes if train[c] + val[c] >= ENOUGH and val[c] >= ENOUGH_VAL}
+    tested = [tuple(c for c in fold if c in fits) for fold in benchmark.folds]
     return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
 
 

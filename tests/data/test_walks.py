@@ -64,7 +64,9 @@ def test_a_walk_goes_from_files_to_table_3_and_a_prediction(form, results, tmp_p
     Path("myresults").symlink_to(results)
     trained = any(results.iterdir())
 
-    assert "folder: 12 images of 4 classes are ready" in call(form, capfd)
+    out = call(form, capfd)
+    assert "9 images to train on, 3 to test; folds: cup, fork; knife, spoon\n" in out
+    assert "folder: 12 images of 4 classes are ready\n" in out
     assert load("folder", Path("mydata")).digest == plain.digest
     check, reproduce, predict = AFTERWARDS.splitlines()
     out = call(check, capfd)
