@@ -57,16 +57,15 @@ def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = N
     maps = [voc / name for name in ("labelmap.txt", "class_names.txt") if (voc / name).is_file()]
     if labels is None or (classes is None and len(maps) != 1):
         there = ", ".join(sorted(path.name for path in voc.glob("*"))[:8]) or "nothing"
-        maps_of = "one class list: labelmap.txt (CVAT) or class_names.txt (labelme2voc), or another with --classes"
-        expected = f"JPEGImages, SegmentationClass (label PNGs, not boxes), ImageSets/Segmentation, and {maps_of}"
-        raise DPNetError(f"{voc}: holds {there}; expected {expected}")
+        expected = "JPEGImages, SegmentationClass (label PNGs, not boxes), ImageSets/Segmentation, and one class list"
+        how = "labelmap.txt (CVAT) or class_names.txt (labelme2voc), or another with --classes"
+        raise DPNetError(f"{voc}: holds {there}; expected {expected}: {how}")
     folder = voc / "ImageSets" / "Segmentation"
     listed = {file.stem for file in folder.glob("*.txt")} - {"default", "trainval"}  # CVAT's without subsets; VOC's
     if listed and not listed & {*SPLITS}:
         raise DPNetError(f"{folder}: holds {', '.join(sorted(listed))}: name the lists train.txt and val.txt")
-    return prepare_folder(
-        voc / "JPEGImages", labels, classes or maps[0], data, folds, folder if listed else None, size
-    )
+    lists = folder if listed else None
+    return prepare_folder(voc / "JPEGImages", labels, classes or maps[0], data, folds, lists, size)
 
 
 def prepare_coco(
@@ -249,13 +248,12 @@ def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
     short = [fold for i, fold in enumerate(whole.folds) if tested[i] and len(whole.trainable(i, 1)) < 2]
     if short or not any(tested):
-        novel = ", ".join(whole.classes[c - 1] for fold in short[:1] for c in fold)
-        what = f"without {novel} two classes need two training images each"
-        what = what if short else "no class has two test images"
+        new = ", ".join(whole.classes[c - 1] for fold in short[:1] for c in fold)
+        why = f"without {new} two classes need two training images each" if short else "no class has two test images"
         counts = [[name, *(len(whole.images_of(c, s)) for s in SPLITS)] for c, name in enumerate(whole.classes, 1)]
         listed = ", ".join("{} {}+{}".format(*count) for count in counts)
         rule = "; ".join(["an image counts for a class of 2,048 pixels or more, fewer if it is small", *thin[:1]])
-        raise DPNetError(f"{what} (train+val: {listed}): {rule}: add images, or cut other folds with --folds")
+        raise DPNetError(f"{why} (train+val: {listed}): {rule}: add images, or cut other folds with --folds")
     return tested
 
 
