@@ -63,6 +63,7 @@ def _score(cohort: Cohort, heads: dict[Run, Head], scene: evaluate.Scene, one_sh
 
 def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
     """Refuse results that were trained or scored on other data; they are neither used nor removed."""
+    benchmark.need_size(cohort.setting.training.size)
     untrained = cohort.untrained()
     for run in cohort.runs:
         folder = cohort.store.folder(run)

@@ -48,7 +48,7 @@ def own_images(folder: Path, size: int, root: Path) -> Benchmark:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{n}.png")
     (folder / "names.txt").write_text("a\nb\nc\nd\n")
-    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root)
+    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root, size=65)
 
 
 def complete(cohort: runner.Cohort, data: Benchmark) -> bool:
