@@ -15,7 +15,7 @@ from dpnet import data, io
 from dpnet.companion import presets, results, runner
 from dpnet.companion.cohort import Cohort
 from dpnet.companion.experiments import BETAS
-from dpnet.config import VOID, Evaluation, Training
+from dpnet.config import Evaluation, Training
 from dpnet.data import cache
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene, decode_distinct, scene_of
@@ -26,8 +26,6 @@ from dpnet.train import autocast
 
 FILE = "explore.npz"  # git ignores it where its pictures are not ours to publish
 PER_CLASS = 3  # episodes
-AS_THEY_ARE = ("run", "scores", "betas", "numbers", "classes", "forward", "backward", "probability")
-AS_BITS = ("support", "foreground", "candidates", "selected", "alone")
 LAB_SETTINGS = {  # nobody is asked about news; sliders wait for cells, since pyplot may only be used by one thread
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
     "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"},
@@ -116,24 +114,11 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
 
 
 def pack(arrays: dict[str, np.ndarray]) -> bytes:
-    """The fields of `Predictions` as one small file; the same arrays give the same bytes."""
-    # Thresholds that select the same cells have the same answer, which is stored once.
-    sides = arrays["masks"].shape
-    masks, rows = np.unique(arrays["masks"].reshape(-1, *sides[2:]), axis=0, return_inverse=True)
-    bits = {name: arrays[name] for name in AS_BITS}
-    bits |= {"masks": masks, "object": arrays["target"] == 1, "void": arrays["target"] == VOID}
-    jpegs = []
-    for image in arrays["images"].reshape(-1, *arrays["images"].shape[2:]):
+    """The fields of `Predictions` as one small file, images as JPEG; the same arrays give the same bytes."""
+    content: dict[str, Any] = {name: array for name, array in arrays.items() if name != "images"}
+    for number, image in enumerate(arrays["images"].reshape(-1, *arrays["images"].shape[2:])):
         Image.fromarray(image).save(buffer := BytesIO(), "JPEG", quality=75, optimize=True)
-        jpegs.append(buffer.getvalue())
-    content: dict[str, Any] = {
-        **{name: arrays[name] for name in AS_THEY_ARE},
-        **{f"{name} bits": np.packbits(array) for name, array in bits.items()},
-        **{f"{name} shape": np.array(array.shape) for name, array in bits.items()},
-        "rows": rows.reshape(sides[:2]).astype(np.uint16),
-        "jpegs": np.frombuffer(b"".join(jpegs), np.uint8),
-        "lengths": np.array([len(jpeg) for jpeg in jpegs]),
-    }
+        content[f"image {number}"] = np.frombuffer(buffer.getvalue(), np.uint8)
     np.savez_compressed(buffer := BytesIO(), **content)
     return buffer.getvalue()
 
@@ -141,16 +126,10 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 def unpack(content: bytes) -> Predictions:
     """What `pack` packed; the images have gone through JPEG."""
     fields: dict[str, Any] = dict(np.load(BytesIO(content)))
-    for name in (*AS_BITS, "masks", "object", "void"):
-        shape, bits = fields.pop(f"{name} shape"), fields.pop(f"{name} bits")
-        fields[name] = np.unpackbits(bits, count=shape.prod()).astype(bool).reshape(shape)
-    fields |= {name: fields[name].tolist() for name in ("run", "scores", "betas", "classes")}
-    jpegs = np.split(fields.pop("jpegs"), fields.pop("lengths").cumsum()[:-1])
+    jpegs = [fields.pop(f"image {number}") for number in range(2 * len(fields["numbers"]))]
     images = np.stack([np.asarray(Image.open(BytesIO(jpeg.tobytes()))) for jpeg in jpegs])
-    fields["images"] = images.reshape(-1, 2, *images.shape[1:])
-    fields["target"] = np.where(fields.pop("void"), VOID, fields.pop("object")).astype(np.uint8)
-    fields["masks"] = fields["masks"][fields.pop("rows")]
-    return Predictions(**fields)
+    fields |= {name: fields[name].tolist() for name in ("run", "scores", "betas", "classes")}
+    return Predictions(**fields, images=images.reshape(-1, 2, *images.shape[1:]))
 
 
 def cohort(benchmark: str, preset: str) -> Cohort:

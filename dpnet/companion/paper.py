@@ -74,6 +74,11 @@ def lint() -> pd.DataFrame:
     return every[~every.holds].reset_index(drop=True)
 
 
+def effects(target: str) -> list[dict[str, str]]:
+    """What a target compares (`of` one row `over` another, by label), in the paper's words where it claims it."""
+    return _read("effects.csv", dtype=str, na_filter=False).query(f"target == '{target}'").to_dict("records")
+
+
 @cache
 def _read(name: str, **options: Any) -> pd.DataFrame:
     with (files("dpnet.companion") / "paper_tables" / name).open(encoding="utf-8") as file:
