@@ -9,7 +9,7 @@ import numpy as np
 from dpnet.companion import paper
 from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError
-from dpnet.metrics import Metric
+from dpnet.metrics import Metric, intersection_union
 
 SCALES = (0.7, 1.0, 1.3)  # of the query in multi-scale inference (Table 6)
 BETAS = tuple(i / 10 for i in range(9))  # of Fig. 5
@@ -44,7 +44,9 @@ class Effect:
     """What a table is meant to show: a weighted sum of rows on the same episodes."""
 
     name: str
-    weights: Mapping[int, float]  # position in `Experiment.rows` -> weight; mostly one row minus another
+    weights: Mapping[
+        int, float
+    ]  # position in `Experiment.rows` -> weight; mostly one row minus another, none of Fig. 3
     claim: str = ""  # the paper's words, if it claims it
     stated: Mapping[str, float] | None = None  # the paper's numbers by benchmark, where its tables have none
     unit: str = "points"  # of the sum
@@ -102,7 +104,7 @@ def _effects(experiment: Experiment) -> tuple[Effect, ...]:
     at, listed = {row.label: i for i, row in enumerate(experiment.rows)}, []
     for line in paper.effects(experiment.name):
         stated = {name: float(line[name]) for name in ("pascal", "coco") if line[name]}
-        weights = {at[line["of"]]: 1.0, at[line["over"]]: -1.0}
+        weights = {at[line["of"]]: 1.0, at[line["over"]]: -1.0} if at else {}
         listed.append(Effect(line["effect"], weights, line["claim"], stated, chief=bool(line["chief"])))
     return (*listed, *experiment.effects)
 
@@ -253,12 +255,17 @@ def check_diversity(targets: str, benchmark: str, diversity: float | None) -> No
         raise DPNetError(f"--diversity {diversity:g}: {targets} has {', '.join(values) or 'none to set'}")
 
 
-def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:
-    """Fig. 4's rule: IoU per episode without and with, and its class -> (rule, class id, episode)."""
+def qualitative_examples(
+    without: np.ndarray, with_: np.ndarray, classes: np.ndarray
+) -> list[tuple[str, int, int, float, float]]:
+    """Fig. 4's rule: counts [E, 2, 3] of both branches, classes [E] -> (rule, class id, episode, IoU, IoU), in %."""
+    overlaps = (intersection_union(counts, PAPER_METRIC) for counts in (without, with_))
+    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
     chosen = []
     for rule, at in (("largest gain", -1), ("median", None), ("largest loss", 0)):
         for c in np.unique(classes):
             of_class = np.flatnonzero(classes == c)
             order = of_class[np.argsort((after - before)[of_class], kind="stable")]
-            chosen.append((rule, int(c), int(order[(len(order) - 1) // 2 if at is None else at])))
+            n = order[(len(order) - 1) // 2 if at is None else at]
+            chosen.append((rule, int(c), int(n), float(before[n]), float(after[n])))
     return chosen

@@ -15,9 +15,9 @@ FOLDS = ["fold0", "fold1", "fold2", "fold3"]
 RELATIONS = {"equals": operator.eq, "above": operator.gt, "below": operator.lt}
 
 
-def table(number: int) -> pd.DataFrame:
+def table(number: int | None) -> pd.DataFrame:
     """One of the paper's tables (1 to 6) as printed, a row per line and shot; the caller may change it."""
-    if number not in TABLES:
+    if number is None or number not in TABLES:
         raise DPNetError(f"the paper has no table {number!r}; its tables: {', '.join(map(str, TABLES))}")
     return _read(f"table{number}_{TABLES[number]}.csv").copy()
 
@@ -42,7 +42,7 @@ def by_row(number: int | None, keys: list[str]) -> dict[tuple[Any, ...], float]:
     return cells(number).set_index([*keys, "fold"])["miou"].to_dict() if number else {}
 
 
-def printed(number: int, tidy: pd.DataFrame) -> pd.DataFrame:
+def printed(number: int | None, tidy: pd.DataFrame) -> pd.DataFrame:
     """Cells of ours (as `cells` has them; for Tables 1 and 2 also backbone and params_m) in the table's own form."""
     columns = list(table(number).columns)
     names = ("fold" + tidy.fold).where(tidy.fold != "mean", "mean")

@@ -83,13 +83,11 @@ def beside(scores: Scores, experiment: Experiment, metric: Metric | None = None)
 def printed(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Our values in exactly the columns of the paper's table, the paper's metric, one decimal."""
     tidy = results.of_metric(results.rows(scores, experiment), experiment)
-    assert experiment.table is not None
     return paper.printed(experiment.table, tidy.assign(miou=tidy.miou.round(1)))
 
 
 def among(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Table 1 or 2 with ours as further lines below the paper's, in the paper's columns."""
-    assert experiment.table is not None
     theirs, ours = paper.table(experiment.table), printed(scores, experiment)
     ours["method"] = f"ours ({scores.setting.benchmark}): " + ours.method
     both = pd.concat([theirs, ours], ignore_index=True)
@@ -122,8 +120,12 @@ def baselines(scores: Scores, experiment: Experiment, intervals: Sequence[str] |
 
 def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:
     """The effects in the mean over folds (or in some), each under the paper's metric or its rows' own."""
-    every = results.effects(scores, experiment)
-    return results.of_metric(every[every.fold.isin(folds)], experiment)
+    every = (
+        results.of_metric(results.effects(scores, experiment), experiment)
+        if experiment.rows
+        else details.gain(scores)
+    )
+    return every[every.fold.isin(folds)]
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:
@@ -134,7 +136,7 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
         metric, source = METRIC_NAMES[experiment.metric], "; ours"
         if experiment.table:
             source += ", then the paper's (its own benchmark, ResNet-50)"
-        effects = results.of_metric(results.effects(scores, experiment), experiment)
+        effects = headline(scores, experiment, scores.columns)
         below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
         parts += [f"mIoU in %, {metric}{source}", beside(scores, experiment)]
         parts += ["Paired effects (95 % interval)", wide(effects, ["effect"]), f"Baselines, {metric}", below]
@@ -169,20 +171,6 @@ def effects_in_words(scores: Scores, experiment: Experiment) -> str:
             text = f"{difference(row)} {units.get(row['effect'], 'points')}, {DIRECTIONS[row['status']]}{theirs}"
         lines.append(f"- {row['effect']}: {text}.")
     return "\n".join(lines)
-
-
-def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """`details.by_class` with a column per row of the table: strings, one decimal."""
-    tidy = details.by_class(scores, experiment)
-    return paper.across(tidy.assign(iou=tidy.iou.map(decimal)), ["class", "fold", "images", "episodes"], "row", "iou")
-
-
-def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """`details.pairs` for people: what the wrong support reaches, as a share of the right one; strings."""
-    tidy = details.pairs(scores, experiment)
-    share = [f"{100 * w / r:.0f} %" if r >= 1 else NOTHING for r, w in zip(tidy.right, tidy.wrong, strict=True)]
-    table = tidy.assign(right=tidy.right.map(decimal), wrong=tidy.wrong.map(decimal), share=share)
-    return table.rename(columns={"class": "query of", "support": "wrong support of", "share": "wrong of right"})
 
 
 def support_verdict(scores: Scores, experiment: Experiment) -> str:

@@ -94,8 +94,8 @@ def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
-        ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from expect, .*speed, faults"),
-        ("speed:no-device", r"no-device\.json: missing: run `make speed`"),
+        ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from glance, .*speed, faults"),
+        ("speed:no-device", r"no-device\.md: missing: run `make speed`"),
         ("faults:no-device", r"no-device\.csv: missing: run `make test-faults`"),
         ("expect:pascal-paper", r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"),
     ],
