@@ -38,7 +38,7 @@ def gain(scores: Scores) -> pd.DataFrame:
     columns = {"precision": "difference", "precision_low": "low", "precision_high": "high"}
     tidy = matches(scores).query("matches == 'cycle - cosine'").rename(columns=columns)
     status = [direction(row, 1.0) for row in tidy.to_dict("records")]
-    return tidy.assign(effect="cycle over cosine matches", paper=np.nan, status=status)
+    return tidy.assign(effect="cycle over cosine matches", metric=PAPER_METRIC, paper=np.nan, status=status)
 
 
 def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:

@@ -53,8 +53,7 @@ def table(scores: Scores, experiment: Experiment) -> Figure:
             handles[name if name in dashes else f"the model, wrong support{suffix}"] = line
         axis.set_xticks(at, [fold if fold == MEAN else f"fold {fold}" for fold in scores.columns])
         _plain(axis, title)
-    panels[0].set_ylabel("mIoU (%), 95 % interval")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set(ylabel="mIoU (%), 95 % interval", ylim=(0, None))
     order = sorted(handles, key=lambda name: name not in labels)  # rows, then lines
     figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -78,8 +77,7 @@ def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
             cbar_kws={"label": "mIoU (%), CANet metric", "shrink": 0.9}, cbar=not cells.isna().all(axis=None),
         )  # fmt: skip
         axis.set_title(title, fontsize=11)
-        axis.set_xlabel("λ1, weight of the auxiliary loss")
-        axis.set_ylabel("λ2, weight of the discriminator's loss")
+        axis.set(xlabel="λ1, weight of the auxiliary loss", ylabel="λ2, weight of the discriminator's loss")
         axis.tick_params(length=0, rotation=0)
     return figure
 
@@ -96,8 +94,8 @@ def thresholds(scores: Scores, experiment: Experiment) -> Figure:
     for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
         axis.axvline(beta, color="0.5", linestyle=dash, linewidth=1)
         axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
-    axis.set(xlabel="discriminator's threshold β in testing", ylabel="mIoU (%), 95 % interval")
-    _plain(axis, f"{scores.setting.benchmark}, {scores.setting.preset}: mean of folds")
+    labels = {"xlabel": "discriminator's threshold β in testing", "ylabel": "mIoU (%), 95 % interval"}
+    _plain(axis, f"{scores.setting.benchmark}, {scores.setting.preset}: mean of folds", **labels)
     axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
@@ -122,13 +120,11 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
         cells = every[every.effect.str.startswith(start) & (every.metric == metric)]
         _intervals(right, x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
     right.axhline(0, color="0.35", linewidth=1)
-    left.set_ylim(bottom=0)
-    left.set_ylabel("mIoU (%), CANet metric, 95 % interval")
-    right.set_ylabel("gain (points of mIoU), 95 % interval")
+    left.set(ylabel="mIoU (%), CANet metric, 95 % interval", ylim=(0, None))
+    right.set(ylabel="gain (points of mIoU), 95 % interval")
     for axis, title in ((left, "accuracy"), (right, "gain of the pseudo-prototype")):
-        axis.set_xlabel("diversity of support and query")
         axis.legend(frameon=False, fontsize=9)
-        _plain(axis, title)
+        _plain(axis, title, xlabel="diversity of support and query")
     return figure
 
 
@@ -144,9 +140,7 @@ def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
             loss = loss if loss.any() else np.full(len(loss), np.nan)  # a variant without this loss
             axis.plot(step, loss, color=colours[number], label=run.variant.slug, **style)
     for axis, title in zip(panels, ("$L_{seg}$", "$L_{aux}$", "$L_{dis}$"), strict=True):
-        axis.set_xlabel("step")
-        axis.set_ylim(bottom=0)
-        _plain(axis, title)
+        _plain(axis, title, xlabel="step", ylim=(0, None))
     panels[0].set_ylabel("loss (nats per pixel or cell)")
     columns, size = (3, 8) if many else (4, 9)
     lines = panels[0].get_legend_handles_labels()
@@ -181,9 +175,10 @@ def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None
     return figure
 
 
-def _plain(axis: Axes, title: str) -> None:
+def _plain(axis: Axes, title: str, **more: Any) -> None:
     """A title, a light grid, and no frame on the right and above."""
     axis.set_title(title, fontsize=11)
+    axis.set(**more)
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -193,8 +188,7 @@ def compact(figure: Figure) -> Any:
     """A figure of images for a notebook, as a JPEG (a fifth of the PNG's bytes); it is closed thereafter."""
     from IPython.display import Image
 
-    buffer = BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
+    figure.savefig(buffer := BytesIO(), format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg", alt="predictions")
 

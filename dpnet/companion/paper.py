@@ -74,9 +74,9 @@ def lint() -> pd.DataFrame:
     return every[~every.holds].reset_index(drop=True)
 
 
-def effects(target: str) -> list[dict[str, str]]:
-    """What a target compares (`of` one row `over` another, by label), in the paper's words where it claims it."""
-    return _read("effects.csv", dtype=str, na_filter=False).query(f"target == '{target}'").to_dict("records")
+def words(kind: str, target: str) -> list[dict[str, str]]:
+    """What is told of a target: "targets" has its title and note, "effects" what is compared and claimed."""
+    return _read(f"{kind}.csv", dtype=str, na_filter=False).query(f"target == '{target}'").to_dict("records")
 
 
 @cache
