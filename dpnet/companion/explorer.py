@@ -45,11 +45,9 @@ class Predictions:
     support: np.ndarray  # bool [E, S, S], the support's object
     target: np.ndarray  # uint8 [E, S, S] with 0, 1, 255, the query's
     foreground: np.ndarray  # bool [E, h, w], the support's cells that show the object
-    forward: np.ndarray  # int [E, h w], the most similar query cell of each support cell (Eq. 1)
-    backward: np.ndarray  # int [E, h w], the most similar support cell of each query cell (Eq. 2)
+    closes: np.ndarray  # bool [E, h, w], those of them whose cycle ends on the object too (Eq. 1, 2)
     candidates: np.ndarray  # bool [E, h, w], C
     selected: np.ndarray  # bool [E, T, h, w], C'
-    probability: np.ndarray  # float16 [E, h, w], the discriminator's h for each query cell
     masks: np.ndarray  # bool [E, T, S, S], the answers
     alone: np.ndarray  # bool [E, S, S], the answer of the branch without pseudo-prototype
 
@@ -62,11 +60,6 @@ class Predictions:
         """C' and the answer at a threshold: bool [h, w] and bool [S, S]."""
         t = self.betas.index(beta)
         return self.selected[episode, t], self.masks[episode, t]
-
-    def closes(self, episode: int) -> np.ndarray:
-        """The support's cells whose cycle begins and ends on the object: bool [h, w]."""
-        on_object = self.foreground[episode]
-        return on_object & on_object.ravel()[self.backward[episode][self.forward[episode]]].reshape(on_object.shape)
 
     def iou(self, episode: int, mask: np.ndarray) -> float:
         """Intersection over union, in %, of an answer; void is background, as in the CANet metric."""
@@ -84,13 +77,13 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
     raw_s, soft = scene.supports(chosen, "right")
     raw_q = scene.raw([e.query for e in chosen])
     forward, backward = cycle_matches(backbone.comparison(raw_s[:, 0]).float(), backbone.comparison(raw_q).float())
+    foreground = hard_masks(soft)[:, 0]
     counts = shared_counts(backbone, raw_s, raw_q, soft, head.variant.pseudo)
     with autocast(training, scene.device):
         matched = head.match(head.prototypes(backbone.features(raw_s), soft), backbone.features(raw_q), counts)
         selected = torch.stack([head.select(matched, beta)[:, 0] for beta in BETAS], 1)
         asked: list[tuple[float, str]] = [*((beta, "main") for beta in BETAS), (Evaluation.beta, "aux")]
         differences = torch.stack(list(decode_distinct(head, matched, asked).values()), 1)
-    assert matched.scores is not None, "only the full model has a discriminator"
     answers = resize(differences, (scene.size, scene.size)) > 0
     pairs, grid = [[e.supports[0], e.query] for e in chosen], raw_q.shape[2:]
     labels = [torch.stack([*cache.resized_labels(benchmark, pair, scene.size).values()]) for pair in pairs]
@@ -99,12 +92,10 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
         "images": torch.stack([cache.resized_images(benchmark, pair, scene.size) for pair in pairs]).movedim(2, -1),
         "support": targets[:, 0] == 1,
         "target": targets[:, 1],
-        "foreground": hard_masks(soft)[:, 0].unflatten(-1, grid),
-        "forward": forward.to(torch.uint16),
-        "backward": backward.to(torch.uint16),
+        "foreground": foreground.unflatten(-1, grid),
+        "closes": (foreground & foreground.gather(1, backward.gather(1, forward))).unflatten(-1, grid),
         "candidates": (counts[:, 0] > 0).unflatten(-1, grid),
         "selected": selected.unflatten(-1, grid),
-        "probability": matched.scores[:, 0].float().sigmoid().half().unflatten(-1, grid),
         "masks": answers[:, :-1],
         "alone": answers[:, -1],
     }

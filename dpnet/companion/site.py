@@ -47,30 +47,28 @@ def build(results: Path, out: Path) -> list[Path]:
 
 
 def title(stem: str) -> str:
-    """How readers call a notebook: `table3-fold0-seed1` is "Table 3, fold 0, seed 1"."""
-    words = [re.sub(r"^([a-z]+)(\d.*)$", r"\1 \2", word) for word in stem.lower().split("-")]
-    return ", ".join(words).replace("_", " ").capitalize().replace("Fig ", "Fig. ")
+    """How readers call a notebook: `table3` is "Table 3"."""
+    words = re.sub(r"(?<=[a-z])(?=\d)", " ", stem.lower()).replace("_", " ")
+    return words.capitalize().replace("Fig ", "Fig. ")
 
 
 def _sources(folder: Path) -> list[Path]:
-    """What a folder's pages are made from: its report (once, from Markdown), tables, figures, guides, trainings."""
+    """What a folder's pages are made from: its report (once, from Markdown), tables, figures, guides."""
     named = sorted(folder.glob("*.ipynb"), key=lambda p: (not p.stem.startswith(("table", "fig")), p.stem))
-    every = [*folder.glob("REPORT.md"), *named, *sorted(folder.glob("train/*.ipynb"))]
+    every = [*folder.glob("REPORT.md"), *named]
     return [source for source in every if source.stem != "report" and ".failed" not in source.name]
 
 
 def _pages(folder: Path) -> dict[str, str]:
     """A folder's pages, by address."""
     made, sources = {}, _sources(folder)
-    beside = {"../index.html": "DPNet companion"}
-    beside |= {f"{source.stem}.html": title(source.stem) for source in sources if source.parent == folder}
+    beside = {"../index.html": "DPNet companion"} | {f"{s.stem}.html": title(s.stem) for s in sources}
+    nav = " ".join(f'<a href="{address}">{name}</a>' for address, name in beside.items())
     for source in sources:
-        up = "" if source.parent == folder else "../"
-        nav = " ".join(f'<a href="{up}{address}">{name}</a>' for address, name in beside.items())
         files = [f'<a href="{file.name}">{file.name}</a>' for file in sorted(folder.glob(f"{source.stem}*.csv"))]
         body = _body(source) + (f"<p>Data: {', '.join(files)}</p>" if files else "")
-        page = PAGE.format(title=f"{title(source.stem)}: {folder.name}", top=f"{up}../", nav=nav, body=body)
-        made[source.relative_to(folder.parent).with_suffix(".html").as_posix()] = page
+        page = PAGE.format(title=f"{title(source.stem)}: {folder.name}", top="../", nav=nav, body=body)
+        made[f"{folder.name}/{source.stem}.html"] = page
     return made
 
 
@@ -128,15 +126,12 @@ def _targets(folder: Path) -> str:
     """A folder's part of the front page, as Markdown: a line for each target, then its other pages."""
     scores = load(presets.resolve(*folder.name.rsplit("-", 1)), folder.parent)
     images = "{train:,} training and {val:,} test images".format(**scores.about["images"])
-    links = {s: f"[{title(s.stem)}]({s.relative_to(folder.parent).as_posix()})" for s in _sources(folder)}
-    trainings = " · ".join(link for source, link in links.items() if source.parent != folder)
-    others = " · ".join(links[s] for s in links if s.parent == folder and s.stem not in experiments.EXPERIMENTS)
+    others = [s for s in _sources(folder) if s.stem not in experiments.EXPERIMENTS]
     parts = [
         f"## {scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
         readme.linked_overview(scores, f"{folder.name}/", "what came out"),
-        others,
-        f"<details><summary>Trainings</summary>\n\n{trainings}\n\n</details>",
+        " · ".join(f"[{title(source.stem)}]({folder.name}/{source.name})" for source in others),
         *(f"![{title(p.stem)}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))),
     ]
     return "\n\n".join(parts)
