@@ -37,9 +37,9 @@ def test_each_seed_has_its_own_difference(tmp_path: Path) -> None:
     scores_in(tmp_path)
     add_seed(tmp_path, 1)
     both = results.load(TINY, tmp_path)
-    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["CCM"] for s in both.seeds]
+    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["MSF"] for s in both.seeds]
     claims = verdicts.claims(both).set_index("effect")
-    assert claims["by seed"]["CCM"] == ", ".join(f"{value:+.1f}" for value in alone)
+    assert claims["by seed"]["MSF"] == ", ".join(f"{value:+.1f}" for value in alone)
     assert "by seed" not in verdicts.claims(both.of_seed(0))
 
 
