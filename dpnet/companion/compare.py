@@ -83,16 +83,16 @@ def _published(scores: Scores) -> Scores | None:
 
 def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """By kind and name: value, low, high, paper, and the ids of the runs behind them."""
+    effects = (
+        tables.headline(scores, experiment) if experiment.rows else details.gain(scores).query(f"fold == '{MEAN}'")
+    )
+    both = effects.rename(columns={"effect": "name", "difference": "value"}).assign(kind="effect")
     if experiment.rows:
         rows = results.of_metric(results.rows(scores, experiment).query(f"fold == '{MEAN}'"), experiment)
         rows = rows.assign(kind="row", name=[row.label for row in experiment.rows], value=rows.miou)
-        effects = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
-        both = pd.concat([rows, effects.assign(kind="effect")])
+        both = pd.concat([rows, both])
         runs = [[run for run in text.split() if run != "-"] for text in both.runs]
     else:
-        both = details.matches(scores).query(f"matches == 'cycle - cosine' and fold == '{MEAN}'")
-        both = both.rename(columns={"precision": "value", "precision_low": "low", "precision_high": "high"})
-        both = both.assign(kind="effect", name="cycle over cosine matches, precision (%)", paper=np.nan)
         runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
     return both.assign(runs=runs).set_index(["kind", "name"])[["value", "low", "high", "paper", "runs"]]
 

@@ -158,13 +158,13 @@ def _numbers(scores: Scores) -> str:
 
 def _classes(scores: Scores, experiment: Experiment) -> str:
     """Class by class: which supports the best row tells apart, then how each row does."""
-    classes = tables.by_class(scores, experiment)
+    classes = details.by_class(scores, experiment)
     if classes.empty:
         return ""
     return (
         "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
         f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
-        f"{readme.markdown(tables.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
+        f"{readme.markdown(details.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
         f"images behind it (IoU in %, CANet metric):\n\n{readme.markdown(classes)}\n\n</details>"
     )
 

@@ -17,7 +17,6 @@ from dpnet.companion.store import COUNTS
 from dpnet.config import Evaluation
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places
-from dpnet.metrics import intersection_union
 
 
 class Killed:
@@ -112,10 +111,9 @@ def test_killed_before_the_examples_are_stored(tmp_path: Path, monkeypatch: pyte
     assert not (cohort.store.folder(run) / "metrics.json").exists()
     monkeypatch.setattr(io, "save", save)
     runner.run_cohort(cohort, at)
-    counts = [cohort.store.counts(run, Evaluation(40, branch=branch).id) for branch in ("aux", "main")]
-    overlap, classes = [intersection_union(of_branch, "canet") for of_branch, _ in counts], counts[0][1]
-    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlap)
-    chosen = {episode for _, _, episode in experiments.qualitative_examples(before, after, classes)}
+    pair = (cohort.store.counts(run, Evaluation(40, branch=branch).id) for branch in ("aux", "main"))
+    (without, classes), (with_, _) = pair
+    chosen = {episode for _, _, episode, *_ in experiments.qualitative_examples(without, with_, classes)}
     with np.load(cohort.store.folder(run) / "examples.npz") as stored:
         assert {*stored["episodes"].tolist()} == chosen | {classes.tolist().index(c) for c in set(classes)}
 

@@ -40,6 +40,10 @@ def test_the_slope_is_that_of_least_squares() -> None:
 
 def test_fig_4_takes_the_best_the_middle_and_the_worst_of_each_class() -> None:
     before, after = np.array([10.0, 10, 10, 10, 50, 50]), np.array([9.0, 30, 10, 11, 40, 60])
-    chosen = experiments.qualitative_examples(before, after, np.array([1, 1, 1, 1, 2, 2]))
-    assert chosen == [("largest gain", 1, 1), ("largest gain", 2, 5), ("median", 1, 2), ("median", 2, 4),
-                      ("largest loss", 1, 0), ("largest loss", 2, 4)]  # fmt: skip
+    counts = np.zeros((2, 6, 2, 3), int)
+    counts[:, :, 1, 1] = before, after
+    counts[:, :, 0, 1] = 100 - counts[:, :, 1, 1]
+    chosen = experiments.qualitative_examples(*counts, np.array([1, 1, 1, 1, 2, 2]))
+    assert [rule for rule, *_ in chosen] == [r for r in ("largest gain", "median", "largest loss") for _ in range(2)]
+    assert [(c, n) for _, c, n, *_ in chosen] == [(1, 1), (2, 5), (1, 2), (2, 4), (1, 0), (2, 4)]
+    assert all((without, with_) == (before[n], after[n]) for _, _, n, without, with_ in chosen)

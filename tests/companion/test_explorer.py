@@ -70,8 +70,6 @@ def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
     for t, beta in enumerate(BETAS):
         with torch.inference_mode():
             output = tiny.head(features_of(raw_s), soft, features_of(raw_q), counts, beta)
-        assert output.scores is not None
-        assert np.allclose(stored.probability, output.scores[:, 0].sigmoid(), atol=1e-3)
         assert np.array_equal(stored.candidates, output.candidates[:, 0])
         assert np.array_equal(stored.selected[:, t], output.selected[:, 0])
         both = torch.stack(examples.predictions(tiny.head, scene, TRAINING, chosen, beta)).numpy() == 1
@@ -82,13 +80,16 @@ def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
 
 
 def test_candidates_are_the_ends_of_cycles(tiny: Tiny) -> None:
-    """Eq. 1 and 2 as two loops over the stored matches."""
-    stored = tiny.stored
-    for i in range(len(stored.numbers)):
-        foreground = stored.foreground[i].ravel()
-        forward, backward = stored.forward[i].tolist(), stored.backward[i].tolist()
+    """Eq. 1 and 2 as two loops over the affinity."""
+    stored, comparison = tiny.stored, tiny.scene.backbone.comparison
+    for i, number in enumerate(stored.numbers):
+        episode = tiny.listed[number]
+        pair = (comparison(tiny.scene.raw([n])).float().flatten(2)[0] for n in (episode.supports[0], episode.query))
+        F_s, F_q = (torch.nn.functional.normalize(cells, dim=0) for cells in pair)
+        affinity, foreground = (F_s.T @ F_q).numpy(), stored.foreground[i].ravel()
+        forward, backward = affinity.argmax(1).tolist(), affinity.argmax(0).tolist()
         closed = [s for s in range(len(forward)) if foreground[s] and foreground[backward[forward[s]]]]
-        assert np.flatnonzero(stored.closes(i)).tolist() == closed
+        assert np.flatnonzero(stored.closes[i]).tolist() == closed
         assert set(np.flatnonzero(stored.candidates[i])) == {forward[s] for s in closed}
 
 
@@ -107,7 +108,7 @@ def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -
 def test_words_tables_and_pictures_count_what_is_stored(tiny: Tiny) -> None:
     stored, episode = tiny.stored, 1
     table, truth = drawing.episode_scores(stored, stored.betas), stored.target[episode] == 1
-    candidates, closes = stored.candidates[episode], stored.closes(episode)
+    candidates, closes = stored.candidates[episode], stored.closes[episode]
     for t, beta in enumerate(stored.betas):
         words, line = drawing.in_words(stored, episode, beta), table.iloc[episode]
         selected = stored.selected[episode, t]
