@@ -123,10 +123,27 @@ def unpack(content: bytes) -> Predictions:
     return Predictions(**fields, images=images.reshape(-1, 2, *images.shape[1:]))
 
 
-def cohort(benchmark: str, preset: str) -> Cohort:
+def cohort(benchmark: str, preset: str, root: Path) -> Cohort:
     """Whose predictions are explored: those of the full model on the first tested fold, seed 0."""
     setting = presets.resolve(benchmark, preset)
-    return Cohort("table3", setting, results.load(setting).folds[0], 0, io.places().results)
+    return Cohort("table3", setting, results.load(setting, root).folds[0], 0, root)
+
+
+def sources(benchmark: str, preset: str) -> dict[str, Predictions]:
+    """The stored predictions, "published" and "yours"; an error where there are neither."""
+    at, stored = io.places(), {}
+    roots = {"published": at.published} | ({} if at.results == at.published else {"yours": at.results})
+    for name, root in roots.items():
+        try:
+            of = cohort(benchmark, preset, root)
+            if name == "yours":
+                keep(of)
+            stored[name] = load(of)
+        except DPNetError as error:
+            problem = error
+    if not stored:
+        raise problem
+    return stored
 
 
 def load(of: Cohort) -> Predictions:
@@ -167,10 +184,9 @@ def _scores(of: Cohort) -> str:
     return evaluations.get(Evaluation(of.usual.episodes).id, {"counts": ""})["counts"]
 
 
-def serve(of: Cohort, browser: bool) -> None:
+def serve(benchmark: str, preset: str, browser: bool) -> None:
     """Open JupyterLab on a copy of the notebook, on this machine only, until it is ended; or print its address."""
-    keep(of)
-    load(of)  # an error where there are none
+    sources(benchmark, preset)  # an error where there are none
     try:
         from jupyterlab.labapp import LabApp
         from papermill import execute_notebook
@@ -178,8 +194,9 @@ def serve(of: Cohort, browser: bool) -> None:
         raise DPNetError(f"the explorer needs {error.name}: pip install -e '.[notebooks]'") from None
     with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as folder:
         template, copy = io.ROOT / "notebooks" / "explore.ipynb", Path(folder) / "explore.ipynb"
-        where = {"benchmark": of.usual.benchmark, "preset": of.usual.preset}
-        execute_notebook(template, copy, where, prepare_only=True, progress_bar=False)
+        execute_notebook(
+            template, copy, {"benchmark": benchmark, "preset": preset}, prepare_only=True, progress_bar=False
+        )
         write(Path(folder) / ".settings" / "overrides.json", to_json(LAB_SETTINGS))
         settings = {
             "ServerApp.root_dir": folder,

@@ -78,7 +78,7 @@ def publish(scores: Scores) -> None:
         wanted |= {"01_method": {}, "02_benchmark": where}
         if preset != "tiny":  # it makes a tiny Table 3 itself
             wanted |= {"03_your_data": {}}
-        if explorer.keep(explorer.cohort(benchmark, preset)):
+        if explorer.keep(explorer.cohort(benchmark, preset, scores.store.root.parent)):
             wanted["explore"] = where
     notebooks.execute_stale(scores.store.root, wanted)
 

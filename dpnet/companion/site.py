@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -21,22 +22,31 @@ PAGE, FRONT = ((HERE / name).read_text("utf-8") for name in ("site.html", "site.
 COPIED = (".csv", ".png")
 
 
-def build(results: Path, out: Path) -> list[Path]:
-    """Write the pages of all results (of those at `tiny` only if there are no others) to a folder; its files."""
-    folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
-    folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
-    folders.sort(key=lambda folder: not folder.name.startswith("shapes"))  # the embedded benchmark first
-    if not folders:
-        raise DPNetError(f"{results}: no results to show: run `make reproduce-table3`")
+def build(roots: Mapping[str, Path], out: Path) -> list[Path]:
+    """Write the pages of all results to a folder; its files. `roots`: how headings begin -> where results are.
+
+    Those at `tiny` are shown only where there are no others.
+    """
     if out.exists() and any(out.iterdir()) and not (out / "site.css").exists():
         raise DPNetError(f"{out}: not a site's folder: choose an empty one")
-    copied = [file for folder in [*folders, results / "speed"] for file in folder.glob("*.*")]
-    files = {file.relative_to(results).as_posix(): file.read_bytes() for file in copied if file.suffix in COPIED}
-    for folder in folders:
-        files |= {name: page.encode() for name, page in _pages(folder).items()}
-    front = [FRONT, *map(_targets, folders)]
-    for file in sorted(results.glob("speed/*.md")):
-        front.append(f"## Speed: {file.stem}\n\n{file.read_text()}\n![Cost of each part](speed/{file.stem}.png)")
+    files: dict[str, bytes] = {}
+    front = [FRONT]
+    for number, (heading, results) in enumerate(roots.items()):
+        top = "local/" if number else ""
+        folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
+        folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
+        folders.sort(key=lambda folder: not folder.name.startswith("shapes"))  # the embedded benchmark first
+        copied = [file for folder in [*folders, results / "speed"] for file in folder.glob("*.*")]
+        copied = [file for file in copied if file.suffix in COPIED]
+        files |= {f"{top}{file.relative_to(results).as_posix()}": file.read_bytes() for file in copied}
+        for folder in folders:
+            files |= {name: page.encode() for name, page in _pages(folder, f"{top}{folder.name}/").items()}
+            front.append(_targets(folder, f"{top}{folder.name}/", heading))
+        for file in sorted(results.glob("speed/*.md")):
+            picture = f"![Cost of each part]({top}speed/{file.stem}.png)"
+            front.append(f"## {heading}Speed: {file.stem}\n\n{file.read_text()}\n{picture}")
+    if len(front) == 1:
+        raise DPNetError(f"{', '.join(map(str, roots.values()))}: no results to show: run `make reproduce-table3`")
     body = _linked(_prose("\n\n".join(front)))
     files["index.html"] = PAGE.format(title="Tables and figures", top="", nav="", body=body).encode()
     files["site.css"] = (HERE / "site.css").read_bytes()
@@ -59,16 +69,16 @@ def _sources(folder: Path) -> list[Path]:
     return [source for source in every if source.stem != "report" and ".failed" not in source.name]
 
 
-def _pages(folder: Path) -> dict[str, str]:
+def _pages(folder: Path, address: str) -> dict[str, str]:
     """A folder's pages, by address."""
-    made, sources = {}, _sources(folder)
-    beside = {"../index.html": "DPNet companion"} | {f"{s.stem}.html": title(s.stem) for s in sources}
-    nav = " ".join(f'<a href="{address}">{name}</a>' for address, name in beside.items())
+    made, sources, top = {}, _sources(folder), "../" * address.count("/")
+    beside = {f"{top}index.html": "DPNet companion"} | {f"{s.stem}.html": title(s.stem) for s in sources}
+    nav = " ".join(f'<a href="{page}">{name}</a>' for page, name in beside.items())
     for source in sources:
         files = [f'<a href="{file.name}">{file.name}</a>' for file in sorted(folder.glob(f"{source.stem}*.csv"))]
         body = _body(source) + (f"<p>Data: {', '.join(files)}</p>" if files else "")
-        page = PAGE.format(title=f"{title(source.stem)}: {folder.name}", top="../", nav=nav, body=body)
-        made[f"{folder.name}/{source.stem}.html"] = page
+        page = PAGE.format(title=f"{title(source.stem)}: {folder.name}", top=top, nav=nav, body=body)
+        made[f"{address}{source.stem}.html"] = page
     return made
 
 
@@ -122,16 +132,16 @@ def _mathml(formula: str, display: str) -> str:
     return mathml
 
 
-def _targets(folder: Path) -> str:
+def _targets(folder: Path, address: str, heading: str) -> str:
     """A folder's part of the front page, as Markdown: a line for each target, then its other pages."""
     scores = load(presets.resolve(*folder.name.rsplit("-", 1)), folder.parent)
     images = "{train:,} training and {val:,} test images".format(**scores.about["images"])
     others = [s for s in _sources(folder) if s.stem not in experiments.EXPERIMENTS]
     parts = [
-        f"## {scores.setting.benchmark}, {scores.setting.preset}",
+        f"## {heading}{scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
-        readme.linked_overview(scores, f"{folder.name}/", "what came out"),
-        " · ".join(f"[{title(source.stem)}]({folder.name}/{source.name})" for source in others),
-        *(f"![{title(p.stem)}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))),
+        readme.linked_overview(scores, f"{address}", "what came out"),
+        " · ".join(f"[{title(source.stem)}]({address}{source.name})" for source in others),
+        *(f"![{title(p.stem)}]({address}{p.name})" for p in sorted(folder.glob("*.png"))),
     ]
     return "\n\n".join(parts)

@@ -135,7 +135,7 @@ def test_words_tables_and_pictures_count_what_is_stored(tiny: Tiny) -> None:
 
 def test_the_stored_predictions_are_those_that_were_scored() -> None:
     """Against the counts that the run's own evaluation wrote, at each of Fig. 5's thresholds."""
-    of = explorer.cohort("shapes", "quick")
+    of = explorer.cohort("shapes", "quick", io.ROOT / "results")
     stored = explorer.load(of)
     assert (of.store.root / explorer.FILE).stat().st_size < 600_000
     for t, beta in enumerate(stored.betas):
@@ -148,13 +148,12 @@ def test_only_predictions_of_this_training_are_shown(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The committed run's scores beside some stored predictions, no checkpoint."""
-    of = explorer.cohort("shapes", "quick")
+    of = explorer.cohort("shapes", "quick", io.ROOT / "results")
     run, scores, about = of.example_run.id, explorer.load(of).scores, f"runs/{of.example_run.id}/metrics.json"
     root = tmp_path / of.store.root.name
     for name in (about, "benchmark.json"):
         io.write(root / name, (of.store.root / name).read_bytes())
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    there, good = explorer.cohort("shapes", "quick"), pack(tiny.arrays, run, scores)
+    there, good = explorer.cohort("shapes", "quick", tmp_path), pack(tiny.arrays, run, scores)
     assert not explorer.keep(there)
     for message, content in {
         "no stored predictions": None,
@@ -169,8 +168,17 @@ def test_only_predictions_of_this_training_are_shown(
             explorer.load(there)
     (root / explorer.FILE).write_bytes(good)
     assert explorer.load(there).run == run
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    both = explorer.sources("shapes", "quick")  # one's own beside the published
+    assert list(both) == ["published", "yours"]
+    assert np.array_equal(both["yours"].masks, tiny.stored.masks)
+    for root in (tmp_path / "none", io.ROOT / "results"):
+        monkeypatch.setenv("DPNET_RESULTS", str(root))
+        assert list(explorer.sources("shapes", "quick")) == ["published"]
+    with pytest.raises(DPNetError, match="no results of folder at tiny"):
+        explorer.sources("folder", "tiny")
     with pytest.raises(DPNetError, match=r"no results.*run `make reproduce-table3 BENCHMARK=coco PRESET=paper`"):
-        explorer.cohort("coco", "paper")
+        explorer.cohort("coco", "paper", io.ROOT / "results")
 
 
 def test_no_photographs_are_committed() -> None:

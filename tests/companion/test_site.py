@@ -75,7 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(results: Path) -> Path:
-    site.build(results, results.parent / "site")
+    site.build({"": results}, results.parent / "site")
     return results.parent / "site"
 
 
@@ -94,10 +94,21 @@ def test_every_notebook_but_tiny_ones_has_a_page_and_again_the_same_bytes(
     one = {"01_method.html", "episodes.png", "REPORT.html", "table3.csv", "table3.html", "table3_effects.csv"}
     expected = {f"{folder}/{name}" for folder in ("shapes-quick", "pascal-mini-quick") for name in one}
     assert names == expected | {"index.html", "site.css"}
-    again = site.build(results, tmp_path / "again")
+    again = site.build({"": results}, tmp_path / "again")
     assert again == sorted(again)
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (built / name).read_bytes()
+
+
+def test_ones_own_results_stand_beside_the_published(results: Path, tmp_path: Path) -> None:
+    own = tmp_path / "local"
+    scores_in(own)
+    fill(own / "shapes-tiny")
+    made = site.build({"": results, "Yours: ": own, "None: ": tmp_path / "none"}, tmp_path / "site")
+    assert tmp_path / "site" / "local" / "shapes-tiny" / "table3.html" in made
+    headings = [h.get_text() for h in pages(tmp_path / "site")[tmp_path / "site" / "index.html"].find_all("h2")]
+    assert headings == ["shapes, quick", "pascal-mini, quick", "Yours: shapes, tiny"]
+    test_links_are_relative_and_resolve(tmp_path / "site")
 
 
 def test_nothing_is_loaded_from_a_network_nothing_runs_and_no_machine_is_named(built: Path) -> None:
@@ -169,7 +180,7 @@ def test_the_front_page_shows_what_was_measured(results: Path, tmp_path: Path) -
         b"| what | ratio |\n| --- | --- |\n| a < thing | 4 |\n\n0.05 points",
     )
     write(tmp_path / "results" / "speed" / "cpu-9-cores.png", PNG)
-    site.build(tmp_path / "results", tmp_path / "site")
+    site.build({"": tmp_path / "results"}, tmp_path / "site")
     soup = pages(tmp_path / "site")[tmp_path / "site" / "index.html"]
     assert _cells(soup.find_all("table")[-1]) == [["a < thing", "4"]]
     assert soup.find_all("img")[-1]["src"] == "speed/cpu-9-cores.png"
@@ -179,16 +190,16 @@ def test_the_front_page_shows_what_was_measured(results: Path, tmp_path: Path) -
 def test_what_is_no_longer_made_is_removed_and_other_folders_are_left_alone(results: Path, tmp_path: Path) -> None:
     root, out, other = tmp_path / "results", tmp_path / "site", tmp_path / "other"
     shutil.copytree(results / "shapes-tiny", root / "shapes-tiny")
-    site.build(root, out)
+    site.build({"": root}, out)
     (root / "shapes-tiny" / "table3.ipynb").unlink()
-    site.build(root, out)
+    site.build({"": root}, out)
     assert not (out / "shapes-tiny" / "table3.html").exists()
     assert (out / "shapes-tiny" / "table3.csv").exists()
     write(other / "a.html", b"not a site")
     with pytest.raises(DPNetError, match="not a site's folder"):
-        site.build(root, other)
+        site.build({"": root}, other)
     with pytest.raises(DPNetError, match="make reproduce-table3"):
-        site.build(other, tmp_path / "empty")
+        site.build({"": other}, tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
 
 
@@ -197,7 +208,7 @@ def test_a_formula_that_cannot_be_drawn_is_named(formula: str, tmp_path: Path) -
     write(tmp_path / "shapes-tiny" / "REPORT.md", f"${formula}$".encode())
     write(tmp_path / "shapes-tiny" / "benchmark.json", b"{}")
     with pytest.raises(DPNetError, match=r"REPORT\.md: formula"):
-        site.build(tmp_path, tmp_path / "site")
+        site.build({"": tmp_path}, tmp_path / "site")
 
 
 def test_titles() -> None:

@@ -77,7 +77,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def pages(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """Every page, on a phone in light and on a desk in the dark."""
     root = tmp_path_factory.mktemp("site")
-    files = [file for file in site.build(RESULTS, root) if file.suffix == ".html"]
+    files = [file for file in site.build({"": RESULTS}, root) if file.suffix == ".html"]
     sizes = ((PHONE, "light"), (DESK, "dark"))
     return {f.relative_to(root).as_posix(): {w: opened(browser, f, w, scheme) for w, scheme in sizes} for f in files}
 
