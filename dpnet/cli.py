@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "--seeds": {"type": POSITIVE, "default": 1, "help": "trainings per variant and fold [1]"},
-    "--jobs": {"type": POSITIVE, "default": 1, "help": "cohorts at a time [1]"},
+    "--jobs": {"type": POSITIVE, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
     "--fold": {"type": NATURAL, "default": 0, "help": "whose classes are novel [0]"},
     "--variant": {"help": "one variant only, e.g. pim+msf+ccm [all of the target's]"},
