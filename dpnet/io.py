@@ -245,11 +245,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
     file = folder / CHECKPOINT
     try:
-        return load_file(file)
+        parameters = load_file(file)
     except FileNotFoundError:
-        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+        raise DPNetError(f"{file}: missing: train it with `dpnet train`") from None
     except (SafetensorError, OSError) as error:
         raise corrupt(file, str(error).splitlines()[0]) from error
+    if not all(tensor.isfinite().all() for tensor in parameters.values()):
+        raise corrupt(file, "not all of its weights are finite numbers")
+    return parameters
 
 
 def trained_on(folder: Path) -> set[str]:
