@@ -137,7 +137,7 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
 def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:
     """A line when it has taken a second, then every `EVERY` seconds, however long an item takes, and at the end."""
     start, done, ended = time.monotonic(), 0, Event()
-    of = "" if total is None else f" of {total}"
+    of, units = "" if total is None else f" of {total}", f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
     def say(text: str) -> None:
         with suppress(OSError, ValueError, AttributeError):  # nobody listens any more
@@ -149,7 +149,7 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
         while not ended.wait(pause):
             pause, taken = EVERY, time.monotonic() - start
             left = f", about {tqdm.format_interval(taken / done * (total - done))} left" if total and done else ""
-            say(f"{done}{of} {unit}s, {tqdm.format_interval(taken)} so far{left}")
+            say(f"{done}{of} {units}, {tqdm.format_interval(taken)} so far{left}")
 
     speaker = Thread(target=speak, daemon=True)
     speaker.start()
@@ -161,7 +161,7 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
         ended.set()
         speaker.join()
     if (taken := time.monotonic() - start) > 1:
-        say(f"done, {done}{of} {unit}s in {tqdm.format_interval(taken)}")
+        say(f"done, {done}{of} {units} in {tqdm.format_interval(taken)}")
 
 
 def threads() -> int:
@@ -254,11 +254,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
     file = folder / CHECKPOINT
     try:
-        return load_file(file)
+        parameters = load_file(file)
     except FileNotFoundError:
-        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+        raise DPNetError(f"{file}: missing: train it with `dpnet train`") from None
     except (SafetensorError, OSError) as error:
         raise corrupt(file, str(error).splitlines()[0]) from error
+    if not all(tensor.isfinite().all() for tensor in parameters.values()):
+        raise corrupt(file, "not all of its weights are finite numbers")
+    return parameters
 
 
 def trained_on(folder: Path) -> set[str]:
