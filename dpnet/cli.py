@@ -1,9 +1,10 @@
-"""The verbs: `python -m dpnet …`, for people, for Make, and for machines without notebooks."""
+"""The verbs: `dpnet …`, for people, for Make, and for machines without notebooks."""
 
 import argparse
 import os
 import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -117,9 +118,10 @@ def _open_streams() -> None:
     """Nobody who listens, and letters that a terminal lacks, are no errors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: the next file that is opened would take its number
-            setattr(sys, name, open(os.devnull, mode))
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str] | None = None) -> int:
