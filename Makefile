@@ -4,7 +4,7 @@ PRESET    ?= quick
 DATA      ?= data
 RESULTS   ?= results/local
 SEEDS     ?= 1
-JOBS      ?= 1
+JOBS      ?=
 CLUSTER   ?=
 DEVICE    ?= auto
 PYTHON    ?= python3
@@ -14,7 +14,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DPNET  := $(PY) -m dpnet
 WHAT   := --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --seeds "$(SEEDS)"
-WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --device "$(DEVICE)"
+WHERE  := $(if $(JOBS),--jobs "$(JOBS)") --cluster "$(CLUSTER)" --device "$(DEVICE)"
 OWN    := --results "$(RESULTS)"
 
 # Nothing is written outside results, data and the environment: not even the caches of others.
@@ -39,7 +39,7 @@ help:  ## this list
 		$(MAKEFILE_LIST)
 	@echo
 	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
-	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=1 CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
+	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=cohorts at a time CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
 	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
 
 setup: $(READY)  ## make the environment (.venv); every other target does it when needed

@@ -1,9 +1,10 @@
-"""The verbs: `python -m dpnet …`, for people, for Make, and for machines without notebooks."""
+"""The verbs: `dpnet …`, for people, for Make, and for machines without notebooks."""
 
 import argparse
 import os
 import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
-SEED, SEEDS, COUNT = partial(whole, 0, 10**12), partial(whole, 1, 100), partial(whole, 1, 1000)
+SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
 BENCHMARKS = "shapes, pascal, pascal-mini, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
@@ -56,7 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "--seeds": {"type": SEEDS, "default": 1, "help": "trainings per variant and fold [1]"},
-    "--jobs": {"type": COUNT, "default": 1, "help": "cohorts at a time [1]"},
+    "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
     "--fold": {"type": partial(whole, 0, 99), "default": 0, "help": "whose classes are novel [0]"},
     "--variant": {"help": "one variant only, e.g. pim+msf+ccm [all of the target's]"},
@@ -117,9 +118,10 @@ def _open_streams() -> None:
     """Nobody who listens, and letters that a terminal lacks, are no errors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: the next file that is opened would take its number
-            setattr(sys, name, open(os.devnull, mode))
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -121,7 +121,7 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         if not all(map(math.isfinite, values)):
             raise DPNetError(
                 f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
-                "lower the learning rate, or look for broken images with `python -m dpnet check`"
+                "lower the learning rate, or look for broken images with `dpnet check`"
             )
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)

@@ -105,7 +105,11 @@ def run(command: list[str], environment: "dict[str, str] | None" = None) -> None
         except subprocess.TimeoutExpired:
             print(f"setting up: {time.monotonic() - begin:.0f} s so far", flush=True)
     if code:
-        way = " (or with pip: PIP_INDEX_URL=https://pypi.org/simple make setup)" if "uv" in Path(command[0]).name else ""
+        way = (
+            " (or with pip: PIP_INDEX_URL=https://pypi.org/simple make setup)"
+            if "uv" in Path(command[0]).name
+            else ""
+        )
         sys.exit(f"the set-up did not end: see above; the same command tries again{way}")
 
 

@@ -44,9 +44,7 @@ class Effect:
     """What a table is meant to show: a weighted sum of rows on the same episodes."""
 
     name: str
-    weights: Mapping[
-        int, float
-    ]  # position in `Experiment.rows` -> weight; mostly one row minus another, none of Fig. 3
+    weights: Mapping[int, float]  # position in `Experiment.rows` -> weight: mostly one row minus another
     claim: str = ""  # the paper's words, if it claims it
     stated: Mapping[str, float] | None = None  # the paper's numbers by benchmark, where its tables have none
     chief: bool = False  # whether it stands at a glance although the paper does not claim it

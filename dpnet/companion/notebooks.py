@@ -65,7 +65,10 @@ def own_kernel(folder: Path) -> dict[str, str]:
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": "Python 3", "language": "python"}
     write(folder / "kernels" / "python3" / "kernel.json", to_json(spec))
-    first = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}", "JUPYTER_PATH": str(folder)}
+    first = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "JUPYTER_PATH": str(folder),
+    }
     own = {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
     return {**first, **own, "PYTHONSTARTUP": "", "MPLBACKEND": INLINE, "MATPLOTLIBRC": os.devnull}
 
@@ -112,14 +115,17 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
         write(failed, aside.read_bytes())
         raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
+    drawn: set[str] = set()
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        for o in (o for o in cell.outputs if o.get("name") == "stderr"):
-            o.text = "".join(line for line in o.text.splitlines(True) if not line.startswith(LINE))
-        cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
-    for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
-        displayed.data.pop(WIDGET, None)  # the picture beside it stays
-        if "<Figure" in displayed.data.get("text/plain", "") and "image/png" not in displayed.data:
-            raise DPNetError(f"{output.name}: a figure was not drawn: something sets matplotlib's backend to another")
+        for displayed in cell.outputs:
+            if displayed.get("name") == "stderr":
+                displayed.text = "".join(t for t in displayed.text.splitlines(True) if not t.startswith(LINE))
+            displayed.get("data", {}).pop(WIDGET, None)  # the picture beside it stays
+            drawn |= {*displayed.get("data", {})} & {"image/png", "image/jpeg"}
+        cell.outputs = [displayed for displayed in cell.outputs if displayed.get("text") != ""]
+    draws = parameters.get("pictures", True) and any("figures." in cell.source for cell in notebook.cells)
+    if draws and not drawn:
+        raise DPNetError(f"{output.name}: its figures were not drawn: something sets another backend of matplotlib")
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     return (nbformat.writes(notebook) + "\n").encode()
 

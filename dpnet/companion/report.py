@@ -170,7 +170,7 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
 
 
 def _recipe(scores: Scores) -> str:
-    """How the schedule was chosen, where it was: what `python -m dpnet choose` measured."""
+    """How the schedule was chosen, where it was: what `dpnet choose` measured."""
     file = scores.store.root / "recipe.csv"
     if not file.exists():
         return ""
@@ -183,7 +183,7 @@ def _recipe(scores: Scores) -> str:
     table.insert(1, "differs in", [", ".join(f"{k} {v}" for k, v in of_one.items()) or "—" for of_one in changes])
     return (
         "<details><summary>How the recipe was chosen</summary>\n\nThe full model, trained on a fold's base classes "
-        "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
+        "and scored on classes that no fold tests, training images only (`dpnet choose`; mIoU, CANet "
         f"metric, seed 0, {scores.setting.episodes} episodes per fold). The highest mean was taken; few images stand "
         f"behind it, so small differences are noise.\n\n{readme.markdown(table)}\n\n</details>"
     )

@@ -64,7 +64,7 @@ def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
         return ready
     another = any((place / INDEX).exists() for place in places)
     why = f"prepared from another recipe than {noted}" if another else "missing"
-    usage = custom.USAGE if name == "folder" else f"python -m dpnet prepare {name}"
+    usage = custom.USAGE if name == "folder" else f"dpnet prepare {name}"
     raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage} --root {data}")
 
 

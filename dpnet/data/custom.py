@@ -19,7 +19,7 @@ from dpnet.data import checks, coco, images, index
 from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry, Folds, Item, counting, split_folds
 from dpnet.io import DPNetError
 
-USAGE = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE (or --voc DIR, or --coco FILE)"
+USAGE = "dpnet prepare folder --images DIR --labels DIR --classes FILE (or --voc DIR, or --coco FILE)"
 SIZE = 241  # of the network in the preset `quick`
 LEAST = 4  # labels
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -210,7 +210,7 @@ class Copy(NamedTuple):
 
     def need(self, data: Path, name: str) -> Path:
         """The place that has all parts; DPNetError if there is none."""
-        fetch = f"or let `python -m dpnet prepare {name} --root {data}` fetch what is absent"
+        fetch = f"or let `dpnet prepare {name} --root {data}` fetch what is absent"
         if (tree := self.find(data)) is None:
             why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
             parts = f"{self.places[0]}/{{{', '.join(self.parts)}}}"
@@ -262,7 +262,7 @@ def read(root: Path) -> Benchmark:
         classes, recipe = tuple(index["classes"]), index["recipe"]
         return Benchmark(index["benchmark"], Path(root), classes, folds, tested, entries, index["digest"], recipe)
     except (FileNotFoundError, NotADirectoryError):
-        raise DPNetError(f"{file}: missing: python -m dpnet prepare BENCHMARK --root DATA") from None
+        raise DPNetError(f"{file}: missing: dpnet prepare BENCHMARK --root DATA") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DPNetError(f"{file}: corrupt ({images.reason(error)}): {again}") from error
 

@@ -280,7 +280,7 @@ def test_only_prepare_fetches(data, server, monkeypatch, capsys):
     data.mkdir()
     for name in ("pascal", "pascal-mini", "coco"):
         assert cli.main(["plan", "table3", "--benchmark", name, "--data", str(data)]) == 1
-        assert f"python -m dpnet prepare {name.removesuffix('-mini')} --root {data}" in capsys.readouterr().err
+        assert f"dpnet prepare {name.removesuffix('-mini')} --root {data}" in capsys.readouterr().err
     assert cli.main(["prepare", "coco", "--root", str(data), "--offline"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not server.asked

@@ -185,8 +185,8 @@ def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
     for call in (prepare, load):
         fails("'cifar'", "shapes", "pascal-mini", "folder", call=lambda call=call: call("cifar", tmp_path))
     for name in benchmarks.NAMES:
-        fails(tmp_path, f"python -m dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
-    fails(tmp_path, "index.json", "python -m dpnet prepare", call=lambda: index.read(tmp_path))
+        fails(tmp_path, f"dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
+    fails(tmp_path, "index.json", "dpnet prepare", call=lambda: index.read(tmp_path))
     for field, value in {"size": 8, "train": 0, "val": 0, "seed": -1, "diversity": 1.5, "images": "hsnet"}.items():
         fails(field, value, call=lambda field=field, value=value: Recipe(**{field: value}))
 

@@ -241,7 +241,7 @@ VOC = {
 FORM_A = ["--images", "own/images", "--labels", "own/labels", "--classes", "own/names.txt"]
 MORE = {
     "no folder": (["--images", "nowhere", *FORM_A[2:]], "nowhere: no such folder"),
-    "nothing": ([], "more is needed: python -m dpnet prepare folder"),
+    "nothing": ([], "more is needed: dpnet prepare folder"),
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "holds images, labels, names.txt; expected JPEGImages"),
