@@ -27,7 +27,7 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
-SEED, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 1000)
+SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
 BENCHMARKS = "shapes, pascal, pascal-mini, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of publish": {"help": f"{TARGETS}; or report, or speed"},
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
-    "--seeds": {"type": COUNT, "default": 1, "help": "trainings per variant and fold [1]"},
+    "--seeds": {"type": SEEDS, "default": 1, "help": "trainings per variant and fold [1]"},
     "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
     "--fold": {"type": partial(whole, 0, 99), "default": 0, "help": "whose classes are novel [0]"},
