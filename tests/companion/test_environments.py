@@ -1,4 +1,4 @@
-"""Other people's environments: kernels, streams and numbers that tests of ours would not have."""
+"""Other people's environments: streams, folders, numbers and checkpoints that tests of ours would not have."""
 
 import json
 import os
@@ -6,78 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from invented import TINY, scores_in
-from nbformat import v4
+from invented import TINY
 from safetensors.torch import load_file, save_file
 
 from dpnet import cli, io
-from dpnet.companion import notebooks, runner
-from dpnet.io import DPNetError, Places
-
-WHERE = {"benchmark": "shapes", "preset": "tiny", "seeds": 1, "target": "table3"}
-
-
-@pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server's backend, start-up files that define names, another Python's kernel, a style that needs LaTeX."""
-    start = "from pathlib import Path as Stray; display = None\n"
-    files = {
-        "ipython/profile_default/startup/00.py": start,
-        "startup.py": start,
-        "jupyter/kernels/python3/kernel.json": json.dumps({"argv": ["/bin/false"], "display_name": "another"}),
-        "matplotlibrc": "text.usetex: True\n",
-    }
-    for name, content in files.items():
-        io.write(tmp_path / name, content.encode())
-    for name, value in {
-        "MPLBACKEND": "Agg",
-        "IPYTHONDIR": tmp_path / "ipython",
-        "PYTHONSTARTUP": tmp_path / "startup.py",
-        "JUPYTER_PATH": tmp_path / "jupyter",
-        "MATPLOTLIBRC": tmp_path / "matplotlibrc",
-    }.items():
-        monkeypatch.setenv(name, str(value))
-
-
-def test_a_notebook_is_the_same_in_any_environment(tmp_path: Path, hostile: None) -> None:
-    scores_in(tmp_path / "results")
-    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
-    notebooks.execute("table3", tmp_path / "table3.ipynb", WHERE, at)
-    outputs = [o for cell in nbformat.read(tmp_path / "table3.ipynb", 4).cells for o in cell.get("outputs", [])]
-    assert any("image/png" in o.get("data", {}) for o in outputs)
-    assert os.environ["MPLBACKEND"] == "Agg"  # ours is as it was
-
-
-def test_a_cell_that_draws_and_has_no_picture_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from a backend that draws nowhere; a cell that draws on a condition may have nothing to draw."""
-    text = {"text/plain": "a"}
-    cells = [
-        ("_ = figures.of_target(scores)", [{"image/png": "a"}], ""),
-        ("_ = figures.of_target(scores)", [text], "no picture below the cell with `_ = figures.`"),
-        ("if runs:\n    _ = figures.loss_curves(runs)\nlosses", [{"text/plain": "Empty DataFrame"}], ""),
-        (
-            "if runs:\n    _ = figures.loss_curves(runs)\nlosses",
-            [text],
-            "no picture below the cell with `_ = figures.`",
-        ),
-        ("print(figures)", [text], ""),
-    ]
-    for source, displayed, problem in cells:
-        outputs = [v4.new_output("display_data", data) for data in displayed]
-        assert notebooks._undrawn(v4.new_notebook(cells=[v4.new_code_cell(source, outputs=outputs)])) == problem
-    scores_in(tmp_path / "results")
-    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
-    monkeypatch.setattr(notebooks, "_undrawn", lambda _: "no picture")
-    with pytest.raises(DPNetError, match=r"table3\.failed\.ipynb: no picture"):
-        notebooks.execute("table3", tmp_path / "table3.ipynb", WHERE, at)
-    assert not (tmp_path / "table3.ipynb").exists()
-
-
-def test_parameters_are_those_of_the_notebook(tmp_path: Path) -> None:
-    with pytest.raises(DPNetError, match="unknown parameter 'betta': this notebook has target, benchmark"):
-        notebooks.execute("table3", tmp_path / "table3.ipynb", {**WHERE, "betta": 1})
+from dpnet.companion import runner
 
 
 @pytest.mark.parametrize(
