@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
@@ -106,10 +108,13 @@ def _slurm(slots: int, at: Places) -> Any:
     from dask_jobqueue import SLURMCluster
 
     theirs = dask.config.get("jobqueue.slurm")
+    if shlex.quote(str(at.results)) != str(at.results):  # Dask writes it into the jobs' scripts as it is
+        raise DPNetError(f"{at.results}: a path of plain letters, without spaces, is needed for Slurm: RESULTS=…")
     at.results.mkdir(parents=True, exist_ok=True)
     one_cohort = ["--dashboard-address", DASHBOARD, "--nthreads", "1"]  # at a time: it fills a GPU
     cluster = SLURMCluster(
         processes=1,
+        python=shlex.quote(sys.executable),
         security=True,  # encrypted and authenticated, since it leaves this host
         shared_temp_directory=str(at.results),
         job_script_prologue=theirs.get("job-script-prologue") or [],

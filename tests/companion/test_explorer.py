@@ -181,11 +181,7 @@ def test_only_predictions_of_this_training_are_shown(
         explorer.cohort("coco", "paper", io.ROOT / "results")
 
 
-<<<<<<< HEAD
-@pytest.mark.skipif(not (io.ROOT / ".git").exists(), reason="a copy without git")
-=======
 @pytest.mark.skipif(not (io.ROOT / ".git").exists(), reason="not a checkout of git")
->>>>>>> main
 def test_no_photographs_are_committed() -> None:
     git = {"capture_output": True, "text": True, "cwd": io.ROOT, "check": False}
     listed = subprocess.run(["git", "ls-files", "results/*/explore.npz"], **git)
