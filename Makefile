@@ -50,7 +50,7 @@ ifneq ($(shell test -x "$(PY)" && cat "$(READY)" 2>/dev/null),$(shell cd "$(VENV
 endif
 
 $(READY): pyproject.toml requirements.lock requirements-hashed.lock
-	@$(PYTHON) -B scripts/environment.py "$(VENV)"
+	@"$(PYTHON)" -B scripts/environment.py "$(VENV)"
 
 prepare: $(READY)  ## render or index BENCHMARK
 	@$(DPNET) prepare "$(BENCHMARK)" --preset "$(PRESET)" --root "$(DATA)"

@@ -119,9 +119,8 @@ def _open_streams() -> None:
     """Let closed streams lead nowhere, and escape letters that a stream does not have."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it gets the number of the closed one, which no other file may have
-            nowhere = open(os.devnull, mode)  # noqa: SIM115
-            setattr(sys, name, nowhere)
-            os.set_inheritable(nowhere.fileno(), True)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            os.set_inheritable(getattr(sys, name).fileno(), True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a notebook's is another
             stream.reconfigure(errors="backslashreplace")

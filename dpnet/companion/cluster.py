@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
@@ -80,13 +82,11 @@ def _local(slots: int, device: str) -> Any:
     if device == "cuda":
         import torch  # here, since seconds of a worker's start are its import
 
-        there = range(torch.cuda.device_count())
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
-        gpus = [listed.split(",")[i] if listed else str(i) for i in there]
+        gpus = [listed.split(",")[i] if listed else str(i) for i in range(torch.cuda.device_count())]
 
     def slot(number: int) -> dict[str, Any]:
-        environment = {ROW: str(number + 1)}
-        environment |= {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        environment = {ROW: str(number + 1)} | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
         options = {"host": LOOPBACK, "nthreads": 1, "env": environment, "memory_limit": 0, "dashboard": False}
         return {"cls": Nanny, "options": options}
 
@@ -106,13 +106,15 @@ def _slurm(slots: int, at: Places) -> Any:
     from dask_jobqueue import SLURMCluster
 
     theirs = dask.config.get("jobqueue.slurm")
+    if shlex.quote(str(at.results)) != str(at.results):  # Dask writes it into the jobs' scripts as it is
+        raise DPNetError(f"{at.results}: a path of plain letters, without spaces, is needed for Slurm: RESULTS=…")
     at.results.mkdir(parents=True, exist_ok=True)
     one_cohort = ["--dashboard-address", DASHBOARD, "--nthreads", "1"]  # at a time: it fills a GPU
     cluster = SLURMCluster(
         processes=1,
+        python=shlex.quote(sys.executable),
         security=True,  # encrypted and authenticated, since it leaves this host
         shared_temp_directory=str(at.results),
-        job_script_prologue=theirs.get("job-script-prologue") or [],
         scheduler_options={**(theirs.get("scheduler-options") or {}), "dashboard_address": DASHBOARD},
         worker_extra_args=[*(theirs.get("worker-extra-args") or []), *one_cohort],
     )

@@ -103,14 +103,13 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
 
 
 def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Path) -> bytes:
-    """A notebook as it is published: without timestamps and random ids."""
+    """A notebook as it is published: without timestamps, random ids and progress, which is passed on."""
     import nbformat
     import papermill
     from nbstripout import strip_output
 
     how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
-    how |= {"execution_timeout": None if name == "train" else PATIENCE}
-    how |= {"stderr_file": sys.stderr}  # a kernel's progress is passed on, and is no part of the notebook
+    how |= {"execution_timeout": None if name == "train" else PATIENCE, "stderr_file": sys.stderr}
     try:
         papermill.execute_notebook(template(name), aside, dict(parameters), **how)
         problem = _undrawn(nbformat.read(aside, 4))

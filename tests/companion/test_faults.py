@@ -311,6 +311,11 @@ def slurm(folder: Path, deadly: int) -> dict[str, str | None]:
         return spread(work, {f"job-{i}": i for i in range(4)}, 2, folder, "slurm")
 
 
+def test_slurm_says_which_paths_its_scripts_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(io.DPNetError, match=r"two words/results: a path of plain letters, without spaces, is needed"):
+        spread(print, {"job": 1}, 1, tmp_path / "two words", "slurm")
+
+
 @pytest.mark.parametrize("deadly", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_slurm_as_far_as_a_machine_without_it_allows(
     deadly: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
