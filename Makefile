@@ -32,7 +32,7 @@ TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity al
 
 .DEFAULT_GOAL := help
 .PHONY: help setup prepare report speed explore site test-site test-faults test lint unit tiny nbval clean
-.PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%) $(TARGETS:%=publish-%) publish-report publish-speed
+.PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%) $(TARGETS:%=publish-%) publish-report publish-speed publish-choose
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2} /^## / {print "  make " substr($$0, 4)}' \
@@ -67,8 +67,8 @@ $(TARGETS:%=reproduce-%): reproduce-%: $(READY)
 $(TARGETS:%=plan-%): plan-%: $(READY)
 	@$(DPNET) plan $* $(WHAT) $(WHERE) $(OWN)
 
-## publish-table3     (or -table1 … -all) for maintainers: into results/, which git has; -report, -speed
-publish-report publish-speed $(TARGETS:%=publish-%): publish-%: $(READY)
+## publish-table3     (or -table1 … -all) for maintainers: into results/, which git has; -report, -speed, -choose
+publish-report publish-speed publish-choose $(TARGETS:%=publish-%): publish-%: $(READY)
 	@$(DPNET) publish $* $(WHAT) $(WHERE)
 
 report: $(READY)  ## tables, figures and reports from your own results; trains nothing
@@ -117,6 +117,6 @@ nbval: $(READY)
 # Not all of data: it may hold your own VOC, COCO or pictures. Indices stay, and masks made of COCO's polygons.
 CACHES := $(foreach cache,features pixels validation,data/pascal*/$(cache) data/coco*/$(cache) data/folder/$(cache))
 
-clean:  ## remove rendered data, caches, checkpoints and your own results; your data and what is published stay
+clean:  ## remove rendered data, caches and results at tiny; your data, your other results and what is published stay
 	rm -rf data/shapes data/folder/made data/folder/index.json data/folder/contact_sheet.png $(CACHES)
-	rm -rf results/local results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt
+	rm -rf results/local/*-tiny results/local/site results/*/runs/*/checkpoint.safetensors results/*/runs/*/state-*.pt

@@ -54,7 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--offline": {"action": "store_true", "help": "never use the network: say what to put where"},
     # What is trained.
     "target": {"help": TARGETS},
-    "target of publish": {"help": f"{TARGETS}; or report, or speed"},
+    "target of publish": {"help": f"{TARGETS}; or report, speed, choose"},
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "--seeds": {"type": SEEDS, "default": 1, "help": "trainings per variant and fold [1]"},

@@ -22,7 +22,7 @@ SUMMARY = (
     "{to train} to train ({steps:,} steps)."
 )
 WRITERS = ("reproduce", "train", "evaluate", "speed", "choose")
-ELSEWHERE = "leave --results out (results/local), or choose another folder"
+SCRIPTS = {"speed": "data results device preset", "choose": "data results device preset benchmark"}  # their options
 OWN = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")  # options of benchmark `folder`
 
 
@@ -33,7 +33,7 @@ def _places(options: argparse.Namespace) -> Places:
     elsewhere = given.get("cluster") and device in io.DEVICES
     at = io.places(given.get("root") or given.get("data"), given.get("results"), "cpu" if elsewhere else device)
     if given["verb"] in WRITERS and at.results == at.published:
-        raise DPNetError(f"{at.results}: what is published there is written by `dpnet publish` only: {ELSEWHERE}")
+        raise DPNetError(f"{at.results}: `dpnet publish` alone writes there: leave --results out, or choose another")
     return replace(at, device=device) if elsewhere else at
 
 
@@ -152,11 +152,11 @@ def _make(options: argparse.Namespace, at: Places) -> "tuple[Scores, Sequence[Ex
 
 
 def publish(options: argparse.Namespace) -> int:
-    """For maintainers: make a target (or `report`, `speed`) in results/, where what is published stands."""
+    """For maintainers: make a target (or report, speed, choose) in results/, where what is published stands."""
     at = _places(options)
     at = replace(at, results=at.published)
-    if options.target == "speed":
-        return _script("speed", at, "--preset", options.preset)
+    if options.target in SCRIPTS:
+        return _script(options.target, at, options)
     if options.benchmark == "folder":
         raise DPNetError("results of your own images are not published: `dpnet reproduce`")
     if options.target != "report":
@@ -261,18 +261,18 @@ def explore(options: argparse.Namespace) -> None:
 
 def speed(options: argparse.Namespace) -> int:
     """Measure this package against usual code on shapes, on this machine."""
-    return _script("speed", _places(options), "--preset", options.preset)
+    return _script("speed", _places(options), options)
 
 
 def choose(options: argparse.Namespace) -> int:
     """Compare recipes on training images of classes that no table tests."""
-    return _script("choose", _places(options), "--preset", options.preset, "--benchmark", options.benchmark)
+    return _script("choose", _places(options), options)
 
 
-def _script(name: str, at: Places, *more: str) -> int:
+def _script(name: str, at: Places, options: argparse.Namespace) -> int:
     """Start `scripts/NAME.py`, which is in the checkout and not in the package."""
     file = io.ROOT / "scripts" / f"{name}.py"
     if not file.exists():
         raise DPNetError(f"{file}: not there: `{name}` needs a checkout of the project")
-    where = [f"--{place}={getattr(at, place)}" for place in ("data", "results", "device")]
-    return subprocess.run([sys.executable, file, *where, *more], check=False).returncode
+    words = [f"--{k}={v}" for k, v in {**vars(options), **vars(at)}.items() if k in SCRIPTS[name].split()]
+    return subprocess.run([sys.executable, file, *words], check=False).returncode

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
         ("reproduce table3 --benchmark pascal-mini --data nowhere", r"nowhere: no such folder"),
         (
             "reproduce table3 --results results",
-            r"results: what is published there is written by `dpnet publish` only",
+            r"results: `dpnet publish` alone writes there",
         ),
         ("publish table3 --benchmark folder", r"results of your own images are not published"),
         ("train --variant nope", r"unknown variant 'nope': table3 has base, pim, pim\+msf\+ccm"),
@@ -102,7 +102,7 @@ def test_a_script_is_given_the_places_and_its_exit_code_is_the_verbs(
         (tmp_path / "scripts" / f"{name}.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(3)")
     monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(["choose", "--device", "cpu", "--data", "/d", "--results", "/r"]) == 3
-    assert capfd.readouterr().out == "--data=/d --results=/r --device=cpu --preset quick --benchmark pascal-mini\n"
+    assert capfd.readouterr().out == "--benchmark=pascal-mini --preset=quick --data=/d --results=/r --device=cpu\n"
     assert cli.main(["speed", "--device", "cpu", "--preset", "tiny"]) == 3
     assert "--benchmark" not in capfd.readouterr().out
 

@@ -37,6 +37,7 @@ def test_commands_exist(page: Path) -> None:
         "reproduce-NAME",
         "publish-report",
         "publish-speed",
+        "publish-choose",
     }
     for verb in ("reproduce", "plan", "publish"):
         known |= {f"{verb}-{name}" for name in re.findall(r"^TARGETS := (.+)", makefile, re.MULTILINE)[0].split()}

@@ -60,7 +60,7 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
             verdict = NOT_RUN
         elif published is None:
             verdict = OTHER
-        elif all(_same(scores, published, run) for run in own.runs):
+        elif trainings and all(_same(scores, published, run) for run in own.runs):
             verdict = IDENTICAL
         elif len(trainings) < 2:
             verdict = NO_SPREAD if trainings else NOT_PUBLISHED
@@ -96,7 +96,7 @@ def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 
 def _same(scores: Scores, published: Scores, run: str) -> bool:
-    """Whether a run's counts are those of the published run of the same configuration and seed."""
+    """Whether a run's counts are those of the published run of the same id, in each way that both were scored."""
     file, other = (s.store.root / "runs" / run / "metrics.json" for s in (scores, published))
     if not other.exists():
         return False

@@ -98,6 +98,20 @@ def test_other_data_and_what_is_published_itself_are_not_compared(published: Pat
     assert compare.closing(results.load(TINY, published), TABLE_3) == ""
 
 
+def test_what_is_published_only_of_other_tables_is_no_reference(published: Path, tmp_path: Path) -> None:
+    """The same runs and counts, but none of the evaluations that Table 6 needs are published."""
+    own = scores_in(tmp_path / "own")
+    for fold in range(4):
+        run = TINY.run(TABLE_3.rows[-1].variant, fold, 0)
+        names = list(own.store.metrics(run)["evaluations"])
+        counts, _ = own.store.counts(run, names[0])
+        asked = [row.evaluation(TINY.episodes).id for row in experiments.get("table6").rows]
+        keep(own.store, run, [*names, *asked], counts)
+    tidy = compare.compared(results.load(TINY, tmp_path / "own", 1), experiments.get("table6"))
+    alone = set(tidy[tidy.published.isna() & tidy.yours.notna()].verdict)
+    assert alone == {compare.NOT_PUBLISHED}
+
+
 def test_a_row_that_was_not_run_says_so(published: Path, tmp_path: Path) -> None:
     scores_in(tmp_path / "own", folds=[0, 1])
     assert set(verdicts(tmp_path / "own").values()) == {compare.NOT_RUN}
