@@ -153,7 +153,7 @@ class Head(nn.Module):
         if self.comparison is None:
             return Matched(F_q, P, counts, None)
         B, K = P.shape[:2]
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        cells = _per_support(F_q, K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # only for L_dis
             scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
         return Matched(F_q, P, counts, scores)
@@ -187,7 +187,7 @@ class Head(nn.Module):
         F_q, P, counts, _ = matched
         B, K = P.shape[:2]
         weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        cells = _per_support(F_q, K)
         each = modules.pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
         return each.unflatten(0, (B, K)).mean(1)
 
@@ -206,6 +206,12 @@ class Head(nn.Module):
         if with_P_q is with_P:
             return self.decoder(with_P, twice=True)
         return self.decoder(torch.cat([with_P, with_P_q], 1))
+
+
+def _per_support(F_q: Tensor, K: int) -> Tensor:
+    """Query cells, once for each of K supports: [B, C, h, w] -> [B K, C, N]; one cell's channels stay neighbours."""
+    cells = F_q.flatten(2).transpose(1, 2)
+    return cells[:, None].expand(-1, K, -1, -1).flatten(0, 1).transpose(1, 2)
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
