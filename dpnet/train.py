@@ -24,7 +24,7 @@ from dpnet.data.index import Benchmark
 from dpnet.episodes import training_batch, training_pools
 from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_every, save_state, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
-from dpnet.modules import resize
+from dpnet.modules import enlarge
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
 CURVE = 100  # points of a loss curve
@@ -135,8 +135,8 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
 
     `variant` says what void is, and over which cells L_dis runs: it is 0 without a discriminator, or without a cell.
     """
-    known = target if variant.void_in_loss == "ignore" else target.where(target != VOID, 0)
-    L_seg, L_aux = _cross_entropy(output.logits, known), _cross_entropy(output.aux_logits, known)
+    known = target != VOID if variant.void_in_loss == "ignore" else torch.ones_like(target)
+    L_seg, L_aux = _cross_entropy(torch.stack([output.logits, output.aux_logits]), target, known.float())
     if output.scores is None:
         return L_seg, L_aux, L_seg.new_zeros(())
     y = at_cells(target, output.scores.shape[2:])[:, None].expand_as(output.scores)
@@ -146,13 +146,15 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
     return L_seg, L_aux, per_pair.mean()
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Eq. 9 at the target's size, over all pixels but void."""
-    # Two classes: the cross-entropy of a softmax is that of a sigmoid of the difference, at half the work.
-    difference = resize((logits[:, 1:] - logits[:, :1]).float(), target.shape[1:])[:, 0]
-    loss = F.binary_cross_entropy_with_logits(difference, target.clamp(max=1).float(), reduction="none")
-    inside = (target != VOID).float()
-    return (loss * inside).sum() / inside.sum().clamp(min=1)
+def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Eq. 9 of several branches [n, B, 2, h, w] at the target's size, over all pixels that are known: [n]."""
+    # Two classes: the softmax of the truth is the sigmoid of its lead, at half the work.
+    difference = enlarge((logits[:, :, 1] - logits[:, :, 0]).float(), target.shape[1:])
+    lead = difference * torch.where(target == 1, 1.0, -1.0)
+    # -log sigmoid(lead), where it would be infinite in its linear part; `logsigmoid` is several times slower.
+    bounded = lead.clamp(min=-80)
+    loss = bounded - lead - bounded.sigmoid().log()
+    return loss.flatten(1) @ known.flatten() / known.sum().clamp(min=1)
 
 
 def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
