@@ -49,21 +49,27 @@ class Member:
     generator: torch.Generator  # of its dropout
     step: int = 0
     curve: list[list[float]] = field(default_factory=list)  # [step, L_seg, L_aux, L_dis] averaged since the last
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # steps and losses since the last
+    recent: list[Tensor] = field(default_factory=list)  # losses [3] of each step since the last, not yet read
 
     def state(self, data: str) -> dict[str, Any]:
         """Everything that the next step depends on, and the mark of the data."""
-        numbers = {"step": self.step, "curve": self.curve, "sums": self.sums, "data": data}
+        numbers = {"step": self.step, "curve": self.curve, "recent": self.recent, "data": data}
         return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), **numbers}
 
-    def record(self, losses: list[float]) -> None:
-        """Note that a step was made."""
+    def record(self, losses: Tensor) -> None:
+        """Note that a step was made; losses [3] are read, which waits for the device, when a point is due."""
         steps, self.step = self.run.training.steps, self.step + 1
-        self.sums = [s + v for s, v in zip(self.sums, [1.0, *losses], strict=True)]
+        self.recent.append(losses)
         if self.step % max(1, steps // CURVE) == 0 or self.step == steps:
-            count, *sums = self.sums
-            self.curve.append([self.step, *(round(s / count, 5) for s in sums)])
-            self.sums = [0.0] * 4
+            values = torch.stack(self.recent).tolist()
+            for step, of_step in enumerate(values, self.step - len(values)):
+                if not all(map(math.isfinite, of_step)):
+                    raise DPNetError(
+                        f"{self.run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {of_step}): "
+                        "lower the learning rate, or look for broken images with `python -m dpnet check`"
+                    )
+            self.curve.append([self.step, *(round(sum(v) / len(v), 5) for v in zip(*values, strict=True))])
+            self.recent.clear()
 
 
 def train(
@@ -117,17 +123,11 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         # 3. Losses.
         L_seg, L_aux, L_dis = losses(output, batch.target, variant)
         L_all = L_seg + variant.lambda_1 * L_aux + variant.lambda_2 * L_dis  # Eq. 11
-        values = torch.stack([L_seg, L_aux, L_dis]).tolist()
-        if not all(map(math.isfinite, values)):
-            raise DPNetError(
-                f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
-                "lower the learning rate, or look for broken images with `python -m dpnet check`"
-            )
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)
         L_all.backward()
         member.optimizer.step()
-        member.record(values)
+        member.record(torch.stack([L_seg, L_aux, L_dis]).detach())
 
 
 def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +160,8 @@ def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
 def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
     """Labels at the pixels where the cells lie: [B, S, S] -> [B, h, w]; nothing is mixed."""
     rows, columns = (
-        torch.linspace(0, side - 1, cells).round().long() for side, cells in zip(target.shape[1:], grid, strict=True)
+        torch.linspace(0, side - 1, cells, device=target.device).round().long()
+        for side, cells in zip(target.shape[1:], grid, strict=True)
     )
     return target[:, rows][:, :, columns]
 
@@ -192,7 +193,7 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
     if (state := load_state(folder, device)) is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-        member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
+        member.step, member.curve, member.recent = state["step"], state["curve"], state["recent"]
     return member
 
 
