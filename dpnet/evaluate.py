@@ -14,7 +14,7 @@ from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
 from dpnet.io import progress
-from dpnet.metrics import episode_counts
+from dpnet.metrics import Pixels
 from dpnet.model import Head, Matched, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.train import autocast
@@ -64,12 +64,12 @@ class Scene:
         """The query's target at its own size: uint8 [H, W] with 0, 1, 255."""
         return cache.binary(self._labels[episode.query], episode.class_id)
 
-    def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
-        """The targets of a batch, queries of one size together: their places in it, and uint8 [n, H, W]."""
+    def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Pixels]]:
+        """The targets of a batch, queries of one size together, and their places in it."""
         each = [self.target(e) for e in batch]
         sizes = sorted({t.shape for t in each})
         together = [[i for i, t in enumerate(each) if t.shape == size] for size in sizes]
-        return [(rows, torch.stack([each[i] for i in rows]).to(self.device)) for rows in together]
+        return [(rows, Pixels(torch.stack([each[i] for i in rows]).to(self.device))) for rows in together]
 
     def objects(self, episode: Episode) -> Tensor:
         """Every labelled object of the query at its own size: uint8 [H, W] with 0, 1."""
@@ -191,17 +191,17 @@ def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor, rows:
     return (logits[:, 1] - logits[:, 0]).float()
 
 
-def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Pixels]]) -> Tensor:
     """Counts int64 [B, 2, 3] of predictions at each query's own size, averaged over scales.
 
     `differences` are foreground minus background logits, one [B, h, w] per scale; `targets` from `Scene.targets`.
     """
     counts = torch.empty(len(differences[0]), 2, 3, dtype=torch.long, device=differences[0].device)
-    for rows, target in targets:
-        full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
+    for rows, pixels in targets:
+        full = [resize(d[rows][:, None], pixels.size)[:, 0] for d in differences]
         # One scale: d > 0 is sigmoid(d) > 0.5 without its rounding.
         predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
-        counts[rows] = episode_counts(predicted, target)
+        counts[rows] = pixels.counts(predicted)
     return counts
 
 
