@@ -4,7 +4,7 @@ PRESET    ?= quick
 DATA      ?= data
 RESULTS   ?= results/local
 SEEDS     ?= 1
-JOBS      ?= 1
+JOBS      ?=
 CLUSTER   ?=
 DEVICE    ?= auto
 PYTHON    ?= python3
@@ -14,15 +14,17 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DPNET  := $(PY) -m dpnet
 WHAT   := --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" --seeds "$(SEEDS)"
-WHERE  := --jobs "$(JOBS)" --cluster "$(CLUSTER)" --device "$(DEVICE)"
+WHERE  := $(if $(JOBS),--jobs "$(JOBS)") --cluster "$(CLUSTER)" --device "$(DEVICE)"
 OWN    := --results "$(RESULTS)"
 
 # Nothing is written outside results, data and the environment: not even the caches of others.
-export IPYTHONDIR       := $(abspath $(VENV))/.config/ipython
-export JUPYTER_DATA_DIR := $(abspath $(VENV))/.config/jupyter
-export JUPYTER_CONFIG_DIR := $(abspath $(VENV))/.config/jupyter
-export MPLCONFIGDIR     := $(abspath $(VENV))/.config/matplotlib
-export PYTHONDONTWRITEBYTECODE := 1
+CONFIG := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/.config
+export IPYTHONDIR         := $(CONFIG)/ipython
+export JUPYTER_DATA_DIR   := $(CONFIG)/jupyter
+export JUPYTER_CONFIG_DIR := $(CONFIG)/jupyter
+export MPLCONFIGDIR       := $(CONFIG)/matplotlib
+export PYTHONPYCACHEPREFIX := $(CONFIG)/bytecode
+unexport PYTHONDONTWRITEBYTECODE
 
 TINY    := tests/companion/test_end_to_end.py
 BROWSER = $(shell grep -rl --include='test_*.py' 'from chromium import' tests)
@@ -37,17 +39,18 @@ help:  ## this list
 		$(MAKEFILE_LIST)
 	@echo
 	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
-	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=1 CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
+	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=cohorts at a time CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
 	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
 
 setup: $(READY)  ## make the environment (.venv); every other target does it when needed
 
-$(READY): pyproject.toml requirements.lock
-	@echo "setting up $(VENV): torch and the notebook packages, a few minutes and 6 GB"
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,cluster,dev]'
-	@mkdir -p $(IPYTHONDIR) $(JUPYTER_DATA_DIR) $(MPLCONFIGDIR)
-	@touch $@
+# An environment notes where it was made. One that is unfinished, moved or copied, or without its Python, is made anew.
+ifneq ($(shell test -x "$(PY)" && cat "$(READY)" 2>/dev/null),$(shell cd "$(VENV)" 2>/dev/null && pwd -P))
+.PHONY: $(READY)
+endif
+
+$(READY): pyproject.toml requirements.lock requirements-hashed.lock
+	@$(PYTHON) -B scripts/environment.py "$(VENV)"
 
 prepare: $(READY)  ## render or index BENCHMARK
 	@$(DPNET) prepare "$(BENCHMARK)" --preset "$(PRESET)" --root "$(DATA)"
@@ -89,9 +92,9 @@ test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, f
 test: lint unit tiny nbval  ## lint, unit and property tests, every target end to end at tiny, committed notebooks
 
 lint: $(READY)
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/mypy dpnet
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy dpnet
 
 # Two processes of one thread each share two cores better than one process of two threads.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
@@ -106,8 +109,7 @@ tiny: $(READY)
 nbval: $(READY)
 	@$(DPNET) prepare shapes --root data
 	@DPNET_RESULTS=results DPNET_PROGRESS=/dev/null $(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
-		$(shell git ls-files ':(glob)results/*/*.ipynb' ':(exclude,glob)results/*/01_method.ipynb' \
-		':(exclude,glob)results/*/03_your_data.ipynb')
+		$(filter-out %/01_method.ipynb %/03_your_data.ipynb %.failed.ipynb,$(wildcard results/*/*.ipynb))
 
 # Not all of data: it may hold your own VOC, COCO or pictures. Indices stay, and masks made of COCO's polygons.
 CACHES := $(foreach cache,features pixels validation,data/pascal*/$(cache) data/coco*/$(cache) data/folder/$(cache))

@@ -1,4 +1,4 @@
-"""`python -m dpnet`."""
+"""`python -m dpnet`, which is `dpnet` where that is not installed."""
 
 import sys
 

@@ -1,9 +1,10 @@
-"""The verbs: `python -m dpnet …`, for people, for Make, and for machines without notebooks."""
+"""The verbs: `dpnet …`, for people, for Make, and for machines without notebooks."""
 
 import argparse
 import os
 import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,14 +20,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def whole(least: int, text: str) -> int:
+def whole(least: int, most: int, text: str) -> int:
     """A whole number, as the value of an option."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
     return int(text)
 
 
-NATURAL, POSITIVE = partial(whole, 0), partial(whole, 1)
+SEED, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 1000)
 BENCHMARKS = "shapes, pascal, pascal-mini, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
@@ -55,13 +56,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of publish": {"help": f"{TARGETS}; or report, or speed"},
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
-    "--seeds": {"type": POSITIVE, "default": 1, "help": "trainings per variant and fold [1]"},
-    "--jobs": {"type": POSITIVE, "default": 1, "help": "cohorts at a time [1]"},
+    "--seeds": {"type": COUNT, "default": 1, "help": "trainings per variant and fold [1]"},
+    "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
-    "--fold": {"type": NATURAL, "default": 0, "help": "whose classes are novel [0]"},
+    "--fold": {"type": partial(whole, 0, 99), "default": 0, "help": "whose classes are novel [0]"},
     "--variant": {"help": "one variant only, e.g. pim+msf+ccm [all of the target's]"},
     "--diversity": {"type": float, "help": "of shapes, for target diversity [the preset's]"},
-    "--seed": {"type": NATURAL, "default": 0, "help": "of parameters, episodes and dropout [0]"},
+    "--seed": {"type": SEED, "default": 0, "help": "of parameters, episodes and dropout [0]"},
     # What is done with a trained run.
     "--checkpoint": {"type": Path, "required": True, "help": "a run's folder, results/*/runs/ID"},
     "--beta": {"type": float, "default": 0.2, "help": "the discriminator's threshold [0.2]"},
@@ -74,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--out of export": {"type": Path, "required": True, "help": ".pt2 file to write, for torch.export.load"},
     "--overlay": {"type": Path, "help": "PNG to write: the query, with its foreground in colour"},
     "--probability": {"type": Path, "help": "PNG of 16 bits to write: 0 to 65535 for 0 to 1"},
-    "--shots": {"type": POSITIVE, "default": 1, "help": "number of supports that it takes [1]"},
+    "--shots": {"type": COUNT, "default": 1, "help": "number of supports that it takes [1]"},
     "--no-browser": {"action": "store_true", "help": "print the address instead of opening it"},
 }
 _PLACES = "--data --results --device"
@@ -113,8 +114,19 @@ def parser() -> Parser:
     return top
 
 
+def _open_streams() -> None:
+    """Nobody who listens, and letters that a terminal lacks, are no errors."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb, and return the exit code; 1 after an error that the user can mend, printed in one line."""
+    _open_streams()
     options = parser().parse_args(arguments)
     try:
         code: int | None = getattr(verbs, options.verb)(options)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
 LEASE = 60.0  # seconds after which a silent process on another machine is taken for dead
 RELAY = "DPNET_PROGRESS"  # environment: the terminal on which a kernel or worker shows its progress; empty: in lines
+ROW = "DPNET_ROW"  # environment: the row below it, where several processes show theirs
 LINE = "dpnet: "  # how such a line begins
 EVERY = 25.0  # seconds between two of them
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds of each period
@@ -127,8 +128,8 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
     if not (screen := terminal()):
         yield from _in_lines(items, what, unit, total)
         return
-    below = 1 if RELAY in os.environ else None  # the bar of the process that started this kernel
-    style: dict[str, Any] = {"unit": unit, "leave": False, "dynamic_ncols": True, "position": below}
+    row = int(os.environ.get(ROW, 1)) if RELAY in os.environ else None  # below the bar of who started this process
+    style: dict[str, Any] = {"unit": unit, "leave": False, "dynamic_ncols": True, "position": row, "mininterval": 0.5}
     with open(screen, "w") as file:
         yield from tqdm(items, what, total, file=file, disable=not file.isatty(), **style)
 
@@ -136,7 +137,7 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
 def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:
     """A line when it has taken a second, then every `EVERY` seconds, however long an item takes, and at the end."""
     start, done, ended = time.monotonic(), 0, Event()
-    of = "" if total is None else f" of {total}"
+    of, units = "" if total is None else f" of {total}", f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
     def say(text: str) -> None:
         with suppress(OSError, ValueError, AttributeError):  # nobody listens any more
@@ -148,7 +149,7 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
         while not ended.wait(pause):
             pause, taken = EVERY, time.monotonic() - start
             left = f", about {tqdm.format_interval(taken / done * (total - done))} left" if total and done else ""
-            say(f"{done}{of} {unit}s, {tqdm.format_interval(taken)} so far{left}")
+            say(f"{done}{of} {units}, {tqdm.format_interval(taken)} so far{left}")
 
     speaker = Thread(target=speak, daemon=True)
     speaker.start()
@@ -160,7 +161,15 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
         ended.set()
         speaker.join()
     if (taken := time.monotonic() - start) > 1:
-        say(f"done, {done}{of} {unit}s in {tqdm.format_interval(taken)}")
+        say(f"done, {done}{of} {units} in {tqdm.format_interval(taken)}")
+
+
+def threads() -> int:
+    """Threads of each process that trains; no result depends on more than this: DPNET_THREADS, or one."""
+    asked = os.environ.get("DPNET_THREADS") or "1"
+    if not asked.isdecimal() or not int(asked):
+        raise DPNetError(f"DPNET_THREADS={asked}: is not a whole number from 1")
+    return int(asked)
 
 
 def free_cores() -> int:
@@ -245,11 +254,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
     file = folder / CHECKPOINT
     try:
-        return load_file(file)
+        parameters = load_file(file)
     except FileNotFoundError:
-        raise DPNetError(f"{file}: missing: train it with `python -m dpnet train`") from None
+        raise DPNetError(f"{file}: missing: train it with `dpnet train`") from None
     except (SafetensorError, OSError) as error:
         raise corrupt(file, str(error).splitlines()[0]) from error
+    if not all(tensor.isfinite().all() for tensor in parameters.values()):
+        raise corrupt(file, "not all of its weights are finite numbers")
+    return parameters
 
 
 def trained_on(folder: Path) -> set[str]:

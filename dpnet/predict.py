@@ -41,6 +41,8 @@ def load(checkpoint: str | Path) -> Trained:
         )
     try:
         t = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
+        if not all(type(number) is int and number > 0 for number in (t.size, *t.dilations)):
+            raise ValueError("its size and dilations are not whole numbers from 1")
         readings = vars(Variant(**about["variant"]))
         model = DPNet(t.backbone, width=t.width, dilations=t.dilations, dropout=t.dropout, **readings)
         model.head.load_state_dict(load_checkpoint(folder))
@@ -73,6 +75,12 @@ def segment(
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
+
+    >>> mask, probability = segment("b.jpg", "a.jpg", "a.png", run)
+    >>> mask, _ = segment(Image.open("b.jpg"), [Image.open("a.jpg")] * 2, ["a.json"] * 2, run, label="cup")
+    >>> mask, _ = segment(np.zeros((90, 120, 3), "uint8"), np.ones((80, 80, 3)), np.eye(80, dtype=bool), run)
+    >>> segment(torch.zeros(3, 90, 120), [torch.ones(3, 80, 80)], torch.eye(80), run)[1].shape
+    (90, 120)
     """
     _need_beta(beta)
     image, pairs = images.photograph(query, "query"), _pairs(supports, masks, soft, label)
@@ -107,8 +115,8 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
 
 
 def _need_beta(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta:g}: must lie between 0 (keep all candidates) and 1")
+    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+        raise DPNetError(f"beta={beta!r}: must lie between 0 (keep all candidates) and 1")
 
 
 class Program(nn.Module):

@@ -66,7 +66,7 @@ class Member:
                 if not all(map(math.isfinite, of_step)):
                     raise DPNetError(
                         f"{self.run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {of_step}): "
-                        "lower the learning rate, or look for broken images with `python -m dpnet check`"
+                        "lower the learning rate, or look for broken images with `dpnet check`"
                     )
             self.curve.append([self.step, *(round(sum(v) / len(v), 5) for v in zip(*values, strict=True))])
             self.recent.clear()

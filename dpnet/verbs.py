@@ -243,12 +243,12 @@ def _report(at: Places, benchmark: str | None, preset: str) -> None:
 
 
 def site(options: argparse.Namespace) -> None:
-    """Write static pages of all results, in results/site."""
+    """Write static pages of all results, the published ones and yours, in results/local/site."""
     from dpnet.companion import site
 
-    results = _places(options).results
-    pages = site.build(results, results / "site")
-    print(f"{len(pages)} pages: open {results / 'site' / 'index.html'}")
+    at = _places(options)
+    pages = site.build({"": at.published, "Yours: ": at.results}, at.results / "site")
+    print(f"{len(pages)} pages: open {at.results / 'site' / 'index.html'}")
 
 
 def explore(options: argparse.Namespace) -> None:
@@ -256,7 +256,7 @@ def explore(options: argparse.Namespace) -> None:
     from dpnet.companion import explorer, notebooks
 
     with notebooks.kernel_environment(_places(options)):
-        explorer.serve(explorer.cohort(options.benchmark, options.preset), not options.no_browser)
+        explorer.serve(options.benchmark, options.preset, not options.no_browser)
 
 
 def speed(options: argparse.Namespace) -> int:

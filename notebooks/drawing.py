@@ -277,7 +277,7 @@ def explored(stored: Predictions, episode: int, beta: float) -> Figure:
     """Support, candidates and answer of an episode at a threshold."""
     selected, mask = stored.at(episode, beta)
     unfiltered, truth = stored.masks[episode, 0], stored.target[episode] == 1
-    foreground, candidates, closes = stored.foreground[episode], stored.candidates[episode], stored.closes(episode)
+    foreground, candidates, closes = stored.foreground[episode], stored.candidates[episode], stored.closes[episode]
     support, query = stored.images[episode]
     given = {"the object": OUTLINE}
     gained, lost = mask & ~unfiltered, unfiltered & ~mask

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import loops
 import numpy as np
 import speed_plot
+import speed_words
 import torch
 from instruments import Largest, Stopwatch, ratio, spread
 
 from dpnet import backbones, data, episodes, evaluate, io, modules, train
-from dpnet.companion import experiments, presets, readme
+from dpnet.companion import experiments, presets
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
@@ -344,8 +345,8 @@ def main() -> None:
     file = options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
     speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
-    print(readme.speed_ratios(measured).to_string(index=False), "\n\n" + readme.speed_checks(measured), sep="")
-    print(f"{file.name}: written, with its plot, to {file.parent}")
+    write(file.with_suffix(".md"), speed_words.in_words(measured).encode())
+    print(f"{speed_words.in_words(measured)}\n{file.name}: written, in words and with its plot, to {file.parent}")
 
 
 if __name__ == "__main__":

@@ -33,11 +33,15 @@ def test_commands_exist(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     code = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text))
     makefile = (ROOT / "Makefile").read_text()
-    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) | {"reproduce-NAME", "publish-report", "publish-speed"}
+    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) | {
+        "reproduce-NAME",
+        "publish-report",
+        "publish-speed",
+    }
     for verb in ("reproduce", "plan", "publish"):
         known |= {f"{verb}-{name}" for name in re.findall(r"^TARGETS := (.+)", makefile, re.MULTILINE)[0].split()}
     assert set(re.findall(r"^make ([\w-]+)", code, re.MULTILINE)) <= known
-    for line in re.findall(r"^python -m dpnet (\w+ .+)", code, re.MULTILINE):
+    for line in re.findall(r"^dpnet (\w+ .+)", code, re.MULTILINE):
         cli.parser().parse_args(shlex.split(line, comments=True))  # exits where an option is unknown
     for script in re.findall(r"^python (scripts/\S+)", code, re.MULTILINE):
         assert (ROOT / script).exists()

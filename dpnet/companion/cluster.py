@@ -9,13 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from dpnet.companion.notebooks import kernel_environment
-from dpnet.io import RELAY, DPNetError, Places, free_cores, terminal
+from dpnet.io import RELAY, ROW, DPNetError, Places, terminal
 
 RETRIES = 2  # of a cohort whose worker was killed
 LIMITS = 20  # times that a queue may end a cohort at its time limit: each goes on where the one before was
 LOOPBACK = "127.0.0.1"  # Dask's default listens on all interfaces, without authentication
 DASHBOARD = f"{LOOPBACK}:0"  # Dask's pages have no password, not even where its messages are encrypted
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # else what waits at a worker is blamed for its death
     "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
@@ -46,13 +45,13 @@ def spread(
         scheduler, slots = where, min(jobs, len(named))
         try:
             if "://" not in where:
-                scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, jobs, at.device)
+                scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, at.device)
                 stack.callback(_close, scheduler)
             client = stack.enter_context(Client(scheduler, timeout="10s"))
         except (ImportError, OSError, ValueError) as error:
             raise DPNetError(f"CLUSTER={where or 'local'}: {error}") from error
         here = {name: value for name, value in os.environ.items() if name.startswith("DPNET_")}
-        here[RELAY] = os.devnull if terminal() else ""  # bars of several workers would overwrite each other
+        here[RELAY] = "" if where else terminal()
         call = secrets.token_hex(4)  # a scheduler that is there already may know the same names from another call
         futures = {
             client.submit(_placed, work, item, here, key=f"{name}-{call}", retries=RETRIES, pure=False): name
@@ -73,8 +72,8 @@ def _placed(work: Callable[[T], str | None], item: T, here: dict[str, str]) -> s
     return work(item)
 
 
-def _local(slots: int, jobs: int, device: str) -> Any:
-    """A process per slot, each with a GPU of its own or with its share of the cores, among `jobs`."""
+def _local(slots: int, device: str) -> Any:
+    """A process per slot, each with a GPU of its own where there are several."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus: list[str] = []
@@ -84,11 +83,10 @@ def _local(slots: int, jobs: int, device: str) -> Any:
         there = range(torch.cuda.device_count())
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
         gpus = [listed.split(",")[i] if listed else str(i) for i in there]
-    share = str(max(1, free_cores() // jobs))  # more threads than cores is far slower
-    os.environ |= dict.fromkeys(THREADS, share)
 
     def slot(number: int) -> dict[str, Any]:
-        environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        environment = {ROW: str(number + 1)}
+        environment |= {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
         options = {"host": LOOPBACK, "nthreads": 1, "env": environment, "memory_limit": 0, "dashboard": False}
         return {"cls": Nanny, "options": options}
 
@@ -108,14 +106,13 @@ def _slurm(slots: int, at: Places) -> Any:
     from dask_jobqueue import SLURMCluster
 
     theirs = dask.config.get("jobqueue.slurm")
-    share = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in THREADS]  # else Dask makes it one
     at.results.mkdir(parents=True, exist_ok=True)
     one_cohort = ["--dashboard-address", DASHBOARD, "--nthreads", "1"]  # at a time: it fills a GPU
     cluster = SLURMCluster(
         processes=1,
         security=True,  # encrypted and authenticated, since it leaves this host
         shared_temp_directory=str(at.results),
-        job_script_prologue=[*(theirs.get("job-script-prologue") or []), *share],
+        job_script_prologue=theirs.get("job-script-prologue") or [],
         scheduler_options={**(theirs.get("scheduler-options") or {}), "dashboard_address": DASHBOARD},
         worker_extra_args=[*(theirs.get("worker-extra-args") or []), *one_cohort],
     )

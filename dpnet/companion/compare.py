@@ -1,6 +1,6 @@
 """One's own results beside the published ones and the paper's, with a verdict for each row and effect.
 
-The rule, as docs/protocol.md states it: identical counts; else whether ours lies where one more training is expected.
+The rule, as docs/reproduce.md states it: identical counts; else whether ours lies where one more training is expected.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import t
 
 from dpnet import io
-from dpnet.companion import details, results, tables
+from dpnet.companion import results, tables
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores
 from dpnet.io import DPNetError, read_json
@@ -83,16 +83,14 @@ def _published(scores: Scores) -> Scores | None:
 
 def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """By kind and name: value, low, high, paper, and the ids of the runs behind them."""
+    both = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
+    both = both.assign(kind="effect")
     if experiment.rows:
         rows = results.of_metric(results.rows(scores, experiment).query(f"fold == '{MEAN}'"), experiment)
         rows = rows.assign(kind="row", name=[row.label for row in experiment.rows], value=rows.miou)
-        effects = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
-        both = pd.concat([rows, effects.assign(kind="effect")])
+        both = pd.concat([rows, both])
         runs = [[run for run in text.split() if run != "-"] for text in both.runs]
     else:
-        both = details.matches(scores).query(f"matches == 'cycle - cosine' and fold == '{MEAN}'")
-        both = both.rename(columns={"precision": "value", "precision_low": "low", "precision_high": "high"})
-        both = both.assign(kind="effect", name="cycle over cosine matches, precision (%)", paper=np.nan)
         runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
     return both.assign(runs=runs).set_index(["kind", "name"])[["value", "low", "high", "paper", "runs"]]
 
@@ -131,10 +129,10 @@ def closing(scores: Scores, experiment: Experiment) -> str:
     if tidy.empty:
         return ""
     counts = tidy.verdict.value_counts()
-    what = "row or effect" if len(tidy) == 1 else "rows and effects"
+    what = "effect" if len(tidy) == 1 else "rows and effects"
     (first, number), *others = [(IN_WORDS[verdict], counts[verdict]) for verdict in IN_WORDS if verdict in counts]
     if not others:
-        return f"{'All ' if number > 1 else ''}{number} {what} of yours: {first}."
+        return f"{'All ' if number > 1 else 'The '}{number} {what} of yours: {first}."
     return f"Of {len(tidy)} {what} of yours: " + "; ".join(f"{n} {w}" for w, n in ((first, number), *others)) + "."
 
 

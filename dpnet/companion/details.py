@@ -10,7 +10,7 @@ import pandas as pd
 from dpnet.companion import experiments, paper
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
 from dpnet.companion.results import MEAN, Scores, cell, direction, resampling
-from dpnet.metrics import RESAMPLES, intersection_union, mean_iou, queries
+from dpnet.metrics import RESAMPLES, mean_iou, queries
 
 RATES = ("cells", "precision", "recall")  # candidates per episode; on the foreground, of all; of all on it, reached
 
@@ -33,6 +33,14 @@ def matches(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def gain(scores: Scores) -> pd.DataFrame:
+    """What the way back adds to the precision of the candidates, in the form of `results.effects`."""
+    columns = {"precision": "difference", "precision_low": "low", "precision_high": "high"}
+    tidy = matches(scores).query("matches == 'cycle - cosine'").rename(columns=columns)
+    status = [direction(row, 1.0) for row in tidy.to_dict("records")]
+    return tidy.assign(effect="cycle over cosine matches", metric=PAPER_METRIC, paper=np.nan, status=status)
+
+
 def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:
     """`RATES`: the value, then its resamples, float64 [1 + R, 3]; NaN where not run."""
     lists, pixels = (scores.counts(scores.baseline(of), fold) for of in (name, "prototype"))
@@ -48,7 +56,7 @@ def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:
 
 
 def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What a fold's mean hides: each class by itself, in the table's metric (%, mean of seeds), in each row."""
+    """What a fold's mean hides: each class by itself, in the table's metric (%, mean of seeds), a column per row."""
     lines: list[list[Any]] = []
     for fold, row in product(scores.folds, experiment.rows):
         if not (lists := scores.counts(scores.of_row(row), fold)):
@@ -60,7 +68,8 @@ def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
             each = [mean_iou(k[own == c], own[own == c], experiment.metric) for k, own in lists]
             about = [scores.about["classes"][c - 1], fold, len(np.unique(query[of_class])), int(of_class.sum())]
             lines.append([*about, row.label, float(np.mean(each))])
-    return pd.DataFrame(lines, columns=["class", "fold", "images", "episodes", "row", "iou"])
+    keys = ["class", "fold", "images", "episodes"]
+    return paper.across(pd.DataFrame(lines, columns=[*keys, "row", "iou"]), keys, "row", "iou").round(1)
 
 
 def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
@@ -81,9 +90,10 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         for c, other in np.unique(np.stack([classes, others], 1), axis=0):
             of_pair = (classes == c) & (others == other)
             names = [scores.about["classes"][i - 1] for i in (c, other)]
-            ious = [mean_iou(counts[of_pair], classes[of_pair], "pfenet") for counts in both]
-            lines.append([*names, int(of_pair.sum()), *ious])
-    return pd.DataFrame(lines, columns=["class", "support", "episodes", "right", "wrong"])
+            on, off = (mean_iou(counts[of_pair], classes[of_pair], "pfenet") for counts in both)
+            lines.append([*names, int(of_pair.sum()), on, off, f"{100 * off / on:.0f} %" if on >= 1 else "—"])
+    columns = ["query of", "wrong support of", "episodes", "right", "wrong", "wrong of right"]
+    return pd.DataFrame(lines, columns=columns).round(1)
 
 
 def best_weights(scores: Scores) -> dict[str, Any] | None:
@@ -112,11 +122,10 @@ def qualitative_examples(scores: Scores, experiment: Experiment, fold: int) -> p
     lists = [scores.counts(scores.of_row(row), fold) for row in experiment.rows]
     lines = []
     if all(lists):
-        overlaps = [intersection_union(of_row[0][0], PAPER_METRIC) for of_row in lists]
-        before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
+        (before, classes), (after, _) = (of_row[0] for of_row in lists)
         listed = scores.store.episodes(fold, scores.seeds[0], 1, scores.setting.episodes)
-        for rule, class_id, episode in experiments.qualitative_examples(before, after, lists[0][0][1]):
-            _, query, supports, *_ = listed[episode]
-            ious = [before[episode], after[episode], after[episode] - before[episode]]
-            lines.append([rule, scores.about["classes"][class_id - 1], class_id, episode, query, supports[0], *ious])
+        for rule, class_id, episode, without, with_ in experiments.qualitative_examples(before, after, classes):
+            _, query, (support, *_), *_ = listed[episode]
+            about = [rule, scores.about["classes"][class_id - 1], class_id, episode, query, support]
+            lines.append([*about, without, with_, with_ - without])
     return pd.DataFrame(lines, columns=columns).round(1)

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnet.companion.experiments import PAPER_METRIC, qualitative_examples
+from dpnet.companion.experiments import qualitative_examples
 from dpnet.companion.store import Counts, Store
 from dpnet.config import Evaluation, Run, Training, Variant
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene
 from dpnet.io import write
-from dpnet.metrics import intersection_union
 from dpnet.model import Head, shared_counts
 from dpnet.modules import resize
 from dpnet.train import autocast
@@ -37,11 +36,9 @@ def save_examples(
     chosen = set(first_of_each_class(one_shot))
     pair = [Evaluation(len(one_shot), branch=branch).id for branch in ("aux", "main")]
     if run.variant == Variant() and counts.keys() >= set(store.missing(run, pair)):
-        both = [counts[name] if name in counts else store.counts(run, name)[0] for name in pair]
-        overlap = [intersection_union(table, PAPER_METRIC) for table in both]
-        before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlap)
+        without, with_ = (counts[name] if name in counts else store.counts(run, name)[0] for name in pair)
         classes = np.array([e.class_id for e in one_shot])
-        chosen |= {episode for _, _, episode in qualitative_examples(before, after, classes)}
+        chosen |= {episode for _, _, episode, *_ in qualitative_examples(without, with_, classes)}
     numbers = sorted(chosen)
     masks = predictions(head, scene, run.training, [one_shot[n] for n in numbers], Evaluation.beta)
     packed = np.packbits(torch.stack(masks).flatten(2).numpy(), axis=-1)

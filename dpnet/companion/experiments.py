@@ -1,14 +1,15 @@
 """The paper's tables and figures as declarations: what is trained, how it is scored, which rows it gives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from dpnet.companion import paper
 from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError
-from dpnet.metrics import Metric
+from dpnet.metrics import METRICS, Metric, intersection_union
 
 SCALES = (0.7, 1.0, 1.3)  # of the query in multi-scale inference (Table 6)
 BETAS = tuple(i / 10 for i in range(9))  # of Fig. 5
@@ -43,16 +44,10 @@ class Effect:
     """What a table is meant to show: a weighted sum of rows on the same episodes."""
 
     name: str
-    weights: Mapping[int, float]  # position in `Experiment.rows` -> weight; mostly one row minus another
+    weights: Mapping[int, float]  # position in `Experiment.rows` -> weight: mostly one row minus another
     claim: str = ""  # the paper's words, if it claims it
     stated: Mapping[str, float] | None = None  # the paper's numbers by benchmark, where its tables have none
-    unit: str = "points"  # of the sum
     chief: bool = False  # whether it stands at a glance although the paper does not claim it
-
-
-def difference(name: str, of: int, over: int, claim: str = "", **more: Any) -> Effect:
-    """Row `of` minus row `over`."""
-    return Effect(name, {of: 1.0, over: -1.0}, claim, **more)
 
 
 @dataclass(frozen=True, eq=False)  # there is one of each
@@ -60,11 +55,11 @@ class Experiment:
     """A table or a figure of the paper, or one that it lacks."""
 
     name: str  # what a user types
-    title: str
     rows: tuple[Row, ...]  # in the paper's order
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[Effect, ...] = ()  # more are in `paper_tables/effects.csv`
     metric: Metric = "canet"  # of the paper's numbers
     controlled: tuple[int, ...] = (-1,)  # rows that are compared with baselines, and scored with wrong supports
+    title: str = ""  # this and the note are in `paper_tables/targets.csv`
     note: str = ""  # what a reader should know before the numbers
 
     @property
@@ -93,181 +88,106 @@ class Experiment:
         return self.controlled_rows[-1]
 
 
-_METRICS: tuple[tuple[str, Metric], ...] = (("CANet", "canet"), ("PFENet", "pfenet"))
-_TABLE_1 = Experiment(
-    "table1",
-    "One shot and five (the paper: PASCAL-5i)",
-    tuple(
-        Row({"method": f"DPNet({n})", "shot": k}, f"DPNet, {n} metric, {k} shot", shot=k, scales=SCALES, metric=m)
-        for n, m in _METRICS
-        for k in (1, 5)
-    ),
-    (difference("5 shots over 1, CANet metric", 1, 0), difference("5 shots over 1, PFENet metric", 3, 2)),
-    controlled=(0, 1, 2, 3),
-    note="The paper's two DPNet rows are read as one model under two metrics. Inference is multi-scale.",
-)
-_TABLE_2 = Experiment(
-    "table2",
-    "One shot and five (the paper: COCO-20i)",
-    tuple(Row({"method": "DPNet", "shot": shot}, f"{shot} shot", shot=shot, scales=SCALES) for shot in (1, 5)),
-    (difference("5 shots over 1", 1, 0),),
-    metric="pfenet",
-    controlled=(0, 1),
-    note="The paper's table is COCO-20i. On any other benchmark this repeats Table 1's numbers in this table's form: "
-    "mean over folds, multi-scale inference, one and five shots, PFENet metric.",
-)
-_TABLE_3 = Experiment(
-    "table3",
-    "Effect of each component",
-    (
-        Row({"pim": 0, "msf": 0, "ccm": 0}, "base", Variant(pim=False, msf=False, pseudo="none")),
-        Row({"pim": 1, "msf": 0, "ccm": 0}, "PIM", Variant(msf=False, pseudo="none")),
-        Row({"pim": 1, "msf": 1, "ccm": 0}, "PIM + MSF", branch="aux"),
-        Row({"pim": 1, "msf": 1, "ccm": 1}, "PIM + MSF + CCM"),
-    ),
-    (
-        difference("PIM", 1, 0, "“brings an improvement of performance by 1.7%”"),
-        difference("MSF", 2, 1, "“improves the performance of 0.5%”"),
-        difference("CCM", 3, 2, "“another promotion by 2.0% is obtained”"),
-        difference("all three", 3, 0, "“the effectiveness of each component”, all three together"),
-    ),
-    note="The paper adds prototype interaction (PIM), multi-scale fusion (MSF) and the cycle comparison (CCM) one "
-    "by one. Its third row is the auxiliary branch of the full model, and so is ours.",
-)
-_TABLE_4 = Experiment(
-    "table4",
-    "Where the pseudo-prototype comes from",
-    (
-        Row({"setting": "Baseline"}, "none", branch="aux"),
-        Row({"setting": "Global"}, "global", Variant(pseudo="global")),
-        Row({"setting": "Cosine"}, "cosine", Variant(pseudo="cosine")),
-        Row({"setting": "CCM"}, "CCM"),
-    ),
-    (
-        difference("global average over none", 1, 0),
-        difference("cosine over none", 2, 0),
-        difference("CCM over global average", 3, 1, "“better performance results are achieved as shown in Table 4”"),
-        difference("CCM over cosine", 3, 2, "“better performance results are achieved as shown in Table 4”"),
-    ),
-    note="Baseline is the auxiliary branch of the full model (the same numbers as in Table 3); Global averages all "
-    "query cells; Cosine takes the forward matches alone, without the way back and without the discriminator.",
-)
-_TABLE_5 = Experiment(
-    "table5",
-    "Loss weights",
-    tuple(
-        Row({"lambda1_aux": a, "lambda2_dis": d}, f"λ1 = {a:g}, λ2 = {d:g}", Variant(lambda_1=a, lambda_2=d))
-        for d in LAMBDAS
-        for a in LAMBDAS
-    ),
-    (
-        difference("L_aux alone (λ1 = 1, λ2 = 0) over neither", 2, 0, "“either Laux or Ldis can facilitate …”"),
-        difference("L_dis alone (λ1 = 0, λ2 = 1) over neither", 8, 0, "“either Laux or Ldis can facilitate …”"),
-        difference("both over L_aux alone", 10, 2, "“… best results when both losses are jointly applied”"),
-        difference("both over L_dis alone", 10, 8, "“… best results when both losses are jointly applied”"),
-    ),
-    controlled=(10,),
-    note="At λ2 = 0 nothing trains the discriminator: it filters as its random start does. So what L_dis brings over "
-    "none is not only help: it ends the harm of a random filter too.",
-)
-_TABLE_6 = Experiment(
-    "table6",
-    "Multi-scale inference",
-    tuple(
-        Row({"shot": k, "multiscale": many}, f"{k} shot, {name}", shot=k, scales=scales)
-        for k in (1, 5)
-        for many, name, scales in ((0, "one scale", (1.0,)), (1, "three scales", SCALES))
-    ),
-    (
-        difference("three scales, 1 shot", 1, 0, "“this simple trick brings 0.7% … in 1-shot”"),
-        difference("three scales, 5 shots", 3, 2, "“… and 1.0% improvements in … 5-shot”"),
-        difference("5 shots over 1", 2, 0),
-    ),
-    controlled=(1, 3),
-    note="The query at 0.7, 1.0 and 1.3 of its size, the predictions averaged; supports are encoded once.",
-)
-_FIG_3 = Experiment(
-    "fig3",
-    "The cycle comparison, seen",
-    (),
-    controlled=(),
-    note="From one support cell forwards to the most similar query cell, and back. No parameter is trained here.",
-)
-_FIG_4 = Experiment(
-    "fig4",
-    "Predictions without and with the pseudo-prototype",
-    (
-        Row({"pseudo_prototype": 0}, "without pseudo-prototype", branch="aux"),
-        Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
-    ),
-    (
-        difference(
-            "with the pseudo-prototype over without",
-            1,
-            0,
-            "“the pseudo-prototype is beneficial to focus the predictions on the target category”",
-        ),
-    ),
-    note="Without is the auxiliary branch of the same model. The examples are chosen by a rule: of each class the "
-    "episode with the largest gain, the median one, and the largest loss.",
-)
-_STATED = {"pascal": 0.3, "coco": 0.6}  # what β = 0.2 brings
-_FIG_5 = Experiment(
-    "fig5",
-    "The discriminator's threshold",
-    tuple(Row({"beta": b}, f"β = {b:g}", beta=b) for b in BETAS),
-    (
-        difference("β = 0.2 over 0 (no filtering)", 2, 0, "“0.2 that brings 0.3% …”, read as over 0", stated=_STATED),
-        difference(
-            "β = 0.2 over 0.5 (as in training)", 2, 5, "the same, read as over training's 0.5", stated=_STATED
-        ),
-        difference("β = 0.2 over 0.8 (strict)", 2, 8),
-    ),
-    controlled=(2,),
-    note="One pass up to the discriminator serves all nine. Training used 0.5. The paper draws its curve without "
-    "printing values; its sentence does not say what 0.3 is measured against: 0, or training's 0.5.",
-)
-
-
-_KINDS: tuple[tuple[str, Variant, Branch], ...] = (
+_PSEUDO: tuple[tuple[str, Variant, Branch], ...] = (
     ("without", _FULL, "aux"),
     ("trained without", Variant(pseudo="none"), "main"),
     ("with", _FULL, "main"),
 )
-_GAINS = [(f"{d:g}", 3 * i) for i, d in enumerate(DIVERSITIES)]  # three rows for each diversity
+
+
+def _told(experiment: Experiment) -> Experiment:
+    """An experiment with its words from `paper_tables`, whose effects come before its own."""
+    at, effects = {row.label: i for i, row in enumerate(experiment.rows)}, []
+    for line in paper.words("effects", experiment.name):
+        stated = {name: float(line[name]) for name in ("pascal", "coco") if line[name]}
+        weights = {at[line["of"]]: 1.0, at[line["over"]]: -1.0} if at else {}
+        effects.append(Effect(line["effect"], weights, line["claim"], stated, chief=bool(line["chief"])))
+    (line,) = paper.words("targets", experiment.name)
+    return replace(experiment, effects=(*effects, *experiment.effects), title=line["title"], note=line["note"])
 
 
 def _slope(name: str, over: int) -> Effect:
-    """Least squares: how the gain over the row at position `over` of each three grows with the diversity."""
+    """Least squares: points by which the gain over the row at position `over` of each three grows per diversity."""
     middle = sum(DIVERSITIES) / len(DIVERSITIES)
     spread = sum((d - middle) ** 2 for d in DIVERSITIES)
     slope = {3 * i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
     weights = {i + 2: w for i, w in slope.items()} | {i + over: -w for i, w in slope.items()}
-    return Effect(name, weights, unit="points per unit of diversity")
+    return Effect(name, weights)
 
 
-_DIVERSITY = Experiment(
-    "diversity",
-    "The gain of the pseudo-prototype against the diversity of support and query",
-    tuple(
-        Row({"diversity": d, "pseudo_prototype": name}, f"{name}, diversity {d:g}", variant, branch, diversity=d)
-        for d in DIVERSITIES
-        for name, variant, branch in _KINDS
+_DECLARED = (
+    Experiment(
+        "table1",
+        tuple(
+            Row({"method": f"DPNet({n})", "shot": k}, f"DPNet, {n} metric, {k} shot", shot=k, scales=SCALES, metric=m)
+            for n, m in zip(("CANet", "PFENet"), METRICS, strict=True)
+            for k in (1, 5)
+        ),
+        controlled=(0, 1, 2, 3),
     ),
-    (
-        *(difference(f"gain at diversity {d}", i + 2, i, chief=i % 6 == 0) for d, i in _GAINS),
-        *(difference(f"gain over a model trained without, at {d}", i + 2, i + 1) for d, i in _GAINS),
-        _slope("slope of the gain", 0),
-        _slope("slope of the gain over a model trained without", 1),
+    Experiment(
+        "table2",
+        tuple(Row({"method": "DPNet", "shot": shot}, f"{shot} shot", shot=shot, scales=SCALES) for shot in (1, 5)),
+        metric="pfenet",
+        controlled=(0, 1),
     ),
-    controlled=tuple(i + 2 for _, i in _GAINS),
-    note="`diversity` sets how far objects of a class stray from it, in scenes that are otherwise alike. "
-    "The gain is taken over the auxiliary branch (the paper's reading) and over a model trained without. The "
-    "paper calls that diversity “the main obstacle”; that the gain grows with it is our question, not its claim.",
+    Experiment(
+        "table3",
+        (
+            Row({"pim": 0, "msf": 0, "ccm": 0}, "base", Variant(pim=False, msf=False, pseudo="none")),
+            Row({"pim": 1, "msf": 0, "ccm": 0}, "PIM", Variant(msf=False, pseudo="none")),
+            Row({"pim": 1, "msf": 1, "ccm": 0}, "PIM + MSF", branch="aux"),
+            Row({"pim": 1, "msf": 1, "ccm": 1}, "PIM + MSF + CCM"),
+        ),
+    ),
+    Experiment(
+        "table4",
+        (
+            Row({"setting": "Baseline"}, "none", branch="aux"),
+            Row({"setting": "Global"}, "global", Variant(pseudo="global")),
+            Row({"setting": "Cosine"}, "cosine", Variant(pseudo="cosine")),
+            Row({"setting": "CCM"}, "CCM"),
+        ),
+    ),
+    Experiment(
+        "table5",
+        tuple(
+            Row({"lambda1_aux": a, "lambda2_dis": d}, f"λ1 = {a:g}, λ2 = {d:g}", Variant(lambda_1=a, lambda_2=d))
+            for d in LAMBDAS
+            for a in LAMBDAS
+        ),
+        controlled=(10,),
+    ),
+    Experiment(
+        "table6",
+        tuple(
+            Row({"shot": k, "multiscale": many}, f"{k} shot, {name}", shot=k, scales=scales)
+            for k in (1, 5)
+            for many, name, scales in ((0, "one scale", (1.0,)), (1, "three scales", SCALES))
+        ),
+        controlled=(1, 3),
+    ),
+    Experiment("fig3", (), controlled=()),
+    Experiment(
+        "fig4",
+        (
+            Row({"pseudo_prototype": 0}, "without pseudo-prototype", branch="aux"),
+            Row({"pseudo_prototype": 1}, "with pseudo-prototype"),
+        ),
+    ),
+    Experiment("fig5", tuple(Row({"beta": b}, f"β = {b:g}", beta=b) for b in BETAS), controlled=(2,)),
+    Experiment(
+        "diversity",
+        tuple(
+            Row({"diversity": d, "pseudo_prototype": name}, f"{name}, diversity {d:g}", variant, branch, diversity=d)
+            for d in DIVERSITIES
+            for name, variant, branch in _PSEUDO
+        ),
+        (_slope("slope of the gain", 0), _slope("slope of the gain over a model trained without", 1)),
+        controlled=tuple(range(2, 3 * len(DIVERSITIES), 3)),
+    ),
 )
-
-_ALL = (_TABLE_1, _TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _FIG_3, _FIG_4, _FIG_5, _DIVERSITY)
-EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
+EXPERIMENTS = {experiment.name: _told(experiment) for experiment in _DECLARED}
 
 
 def get(name: str) -> Experiment:
@@ -295,12 +215,18 @@ def check_diversity(targets: str, benchmark: str, diversity: float | None) -> No
         raise DPNetError(f"--diversity {diversity:g}: {targets} has {', '.join(values) or 'none to set'}")
 
 
-def qualitative_examples(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[tuple[str, int, int]]:
-    """Fig. 4's rule: IoU per episode without and with, and its class -> (rule, class id, episode)."""
+def qualitative_examples(
+    without: np.ndarray, with_: np.ndarray, classes: np.ndarray
+) -> list[tuple[str, int, int, float, float]]:
+    """Fig. 4's rule: counts [E, 2, 3] of both branches, classes [E] -> (rule, class id, episode, IoU, IoU), in %."""
+    overlaps = (intersection_union(counts, PAPER_METRIC) for counts in (without, with_))
+    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlaps)
     chosen = []
-    for rule, at in (("largest gain", -1), ("median", None), ("largest loss", 0)):
+    for rule in ("largest gain", "median", "largest loss"):
         for c in np.unique(classes):
             of_class = np.flatnonzero(classes == c)
-            order = of_class[np.argsort((after - before)[of_class], kind="stable")]
-            chosen.append((rule, int(c), int(order[(len(order) - 1) // 2 if at is None else at])))
+            ascending = of_class[np.argsort((after - before)[of_class], kind="stable")]
+            at = {"largest gain": -1, "median": (len(ascending) - 1) // 2, "largest loss": 0}[rule]
+            n = int(ascending[at])
+            chosen.append((rule, int(c), n, float(before[n]), float(after[n])))
     return chosen

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from dpnet import data, io
-from dpnet.companion import presets, results, runner
+from dpnet.companion import notebooks, presets, results, runner
 from dpnet.companion.cohort import Cohort
 from dpnet.companion.experiments import BETAS
-from dpnet.config import VOID, Evaluation, Training
+from dpnet.config import Evaluation, Training
 from dpnet.data import cache
 from dpnet.episodes import Episode
 from dpnet.evaluate import Scene, decode_distinct, scene_of
@@ -26,8 +26,6 @@ from dpnet.train import autocast
 
 FILE = "explore.npz"  # git ignores it where its pictures are not ours to publish
 PER_CLASS = 3  # episodes
-AS_THEY_ARE = ("run", "scores", "betas", "numbers", "classes", "forward", "backward", "probability")
-AS_BITS = ("support", "foreground", "candidates", "selected", "alone")
 LAB_SETTINGS = {  # nobody is asked about news; sliders wait for cells, since pyplot may only be used by one thread
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
     "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"},
@@ -47,11 +45,9 @@ class Predictions:
     support: np.ndarray  # bool [E, S, S], the support's object
     target: np.ndarray  # uint8 [E, S, S] with 0, 1, 255, the query's
     foreground: np.ndarray  # bool [E, h, w], the support's cells that show the object
-    forward: np.ndarray  # int [E, h w], the most similar query cell of each support cell (Eq. 1)
-    backward: np.ndarray  # int [E, h w], the most similar support cell of each query cell (Eq. 2)
+    closes: np.ndarray  # bool [E, h, w], those of them whose cycle ends on the object too (Eq. 1, 2)
     candidates: np.ndarray  # bool [E, h, w], C
     selected: np.ndarray  # bool [E, T, h, w], C'
-    probability: np.ndarray  # float16 [E, h, w], the discriminator's h for each query cell
     masks: np.ndarray  # bool [E, T, S, S], the answers
     alone: np.ndarray  # bool [E, S, S], the answer of the branch without pseudo-prototype
 
@@ -64,11 +60,6 @@ class Predictions:
         """C' and the answer at a threshold: bool [h, w] and bool [S, S]."""
         t = self.betas.index(beta)
         return self.selected[episode, t], self.masks[episode, t]
-
-    def closes(self, episode: int) -> np.ndarray:
-        """The support's cells whose cycle begins and ends on the object: bool [h, w]."""
-        on_object = self.foreground[episode]
-        return on_object & on_object.ravel()[self.backward[episode][self.forward[episode]]].reshape(on_object.shape)
 
     def iou(self, episode: int, mask: np.ndarray) -> float:
         """Intersection over union, in %, of an answer; void is background, as in the CANet metric."""
@@ -86,13 +77,13 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
     raw_s, soft = scene.supports(chosen, "right")
     raw_q = scene.raw([e.query for e in chosen])
     forward, backward = cycle_matches(backbone.comparison(raw_s[:, 0]).float(), backbone.comparison(raw_q).float())
+    foreground = hard_masks(soft)[:, 0]
     counts = shared_counts(backbone, raw_s, raw_q, soft, head.variant.pseudo)
     with autocast(training, scene.device):
         matched = head.match(head.prototypes(backbone.features(raw_s), soft), backbone.features(raw_q), counts)
         selected = torch.stack([head.select(matched, beta)[:, 0] for beta in BETAS], 1)
         asked: list[tuple[float, str]] = [*((beta, "main") for beta in BETAS), (Evaluation.beta, "aux")]
         differences = torch.stack(list(decode_distinct(head, matched, asked).values()), 1)
-    assert matched.scores is not None, "only the full model has a discriminator"
     answers = resize(differences, (scene.size, scene.size)) > 0
     pairs, grid = [[e.supports[0], e.query] for e in chosen], raw_q.shape[2:]
     labels = [torch.stack([*cache.resized_labels(benchmark, pair, scene.size).values()]) for pair in pairs]
@@ -101,12 +92,10 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
         "images": torch.stack([cache.resized_images(benchmark, pair, scene.size) for pair in pairs]).movedim(2, -1),
         "support": targets[:, 0] == 1,
         "target": targets[:, 1],
-        "foreground": hard_masks(soft)[:, 0].unflatten(-1, grid),
-        "forward": forward.to(torch.uint16),
-        "backward": backward.to(torch.uint16),
+        "foreground": foreground.unflatten(-1, grid),
+        "closes": (foreground & foreground.gather(1, backward.gather(1, forward))).unflatten(-1, grid),
         "candidates": (counts[:, 0] > 0).unflatten(-1, grid),
         "selected": selected.unflatten(-1, grid),
-        "probability": matched.scores[:, 0].float().sigmoid().half().unflatten(-1, grid),
         "masks": answers[:, :-1],
         "alone": answers[:, -1],
     }
@@ -116,24 +105,11 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
 
 
 def pack(arrays: dict[str, np.ndarray]) -> bytes:
-    """The fields of `Predictions` as one small file; the same arrays give the same bytes."""
-    # Thresholds that select the same cells have the same answer, which is stored once.
-    sides = arrays["masks"].shape
-    masks, rows = np.unique(arrays["masks"].reshape(-1, *sides[2:]), axis=0, return_inverse=True)
-    bits = {name: arrays[name] for name in AS_BITS}
-    bits |= {"masks": masks, "object": arrays["target"] == 1, "void": arrays["target"] == VOID}
-    jpegs = []
-    for image in arrays["images"].reshape(-1, *arrays["images"].shape[2:]):
+    """The fields of `Predictions` as one small file, images as JPEG; the same arrays give the same bytes."""
+    content: dict[str, Any] = {name: array for name, array in arrays.items() if name != "images"}
+    for number, image in enumerate(arrays["images"].reshape(-1, *arrays["images"].shape[2:])):
         Image.fromarray(image).save(buffer := BytesIO(), "JPEG", quality=75, optimize=True)
-        jpegs.append(buffer.getvalue())
-    content: dict[str, Any] = {
-        **{name: arrays[name] for name in AS_THEY_ARE},
-        **{f"{name} bits": np.packbits(array) for name, array in bits.items()},
-        **{f"{name} shape": np.array(array.shape) for name, array in bits.items()},
-        "rows": rows.reshape(sides[:2]).astype(np.uint16),
-        "jpegs": np.frombuffer(b"".join(jpegs), np.uint8),
-        "lengths": np.array([len(jpeg) for jpeg in jpegs]),
-    }
+        content[f"image {number}"] = np.frombuffer(buffer.getvalue(), np.uint8)
     np.savez_compressed(buffer := BytesIO(), **content)
     return buffer.getvalue()
 
@@ -141,22 +117,33 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 def unpack(content: bytes) -> Predictions:
     """What `pack` packed; the images have gone through JPEG."""
     fields: dict[str, Any] = dict(np.load(BytesIO(content)))
-    for name in (*AS_BITS, "masks", "object", "void"):
-        shape, bits = fields.pop(f"{name} shape"), fields.pop(f"{name} bits")
-        fields[name] = np.unpackbits(bits, count=shape.prod()).astype(bool).reshape(shape)
-    fields |= {name: fields[name].tolist() for name in ("run", "scores", "betas", "classes")}
-    jpegs = np.split(fields.pop("jpegs"), fields.pop("lengths").cumsum()[:-1])
+    jpegs = [fields.pop(f"image {number}") for number in range(2 * len(fields["numbers"]))]
     images = np.stack([np.asarray(Image.open(BytesIO(jpeg.tobytes()))) for jpeg in jpegs])
-    fields["images"] = images.reshape(-1, 2, *images.shape[1:])
-    fields["target"] = np.where(fields.pop("void"), VOID, fields.pop("object")).astype(np.uint8)
-    fields["masks"] = fields["masks"][fields.pop("rows")]
-    return Predictions(**fields)
+    fields |= {name: fields[name].tolist() for name in ("run", "scores", "betas", "classes")}
+    return Predictions(**fields, images=images.reshape(-1, 2, *images.shape[1:]))
 
 
-def cohort(benchmark: str, preset: str) -> Cohort:
+def cohort(benchmark: str, preset: str, root: Path) -> Cohort:
     """Whose predictions are explored: those of the full model on the first tested fold, seed 0."""
     setting = presets.resolve(benchmark, preset)
-    return Cohort("table3", setting, results.load(setting).folds[0], 0, io.places().results)
+    return Cohort("table3", setting, results.load(setting, root).folds[0], 0, root)
+
+
+def sources(benchmark: str, preset: str) -> dict[str, Predictions]:
+    """The stored predictions, "published" and "yours"; an error where there are neither."""
+    at, stored = io.places(), {}
+    roots = {"published": at.published} | ({} if at.results == at.published else {"yours": at.results})
+    for name, root in roots.items():
+        try:
+            of = cohort(benchmark, preset, root)
+            if name == "yours":
+                keep(of)
+            stored[name] = load(of)
+        except DPNetError as error:
+            problem = error
+    if not stored:
+        raise problem
+    return stored
 
 
 def load(of: Cohort) -> Predictions:
@@ -197,19 +184,22 @@ def _scores(of: Cohort) -> str:
     return evaluations.get(Evaluation(of.usual.episodes).id, {"counts": ""})["counts"]
 
 
-def serve(of: Cohort, browser: bool) -> None:
+def serve(benchmark: str, preset: str, browser: bool) -> None:
     """Open JupyterLab on a copy of the notebook, on this machine only, until it is ended; or print its address."""
-    keep(of)
-    load(of)  # an error where there are none
+    sources(benchmark, preset)  # an error where there are none
     try:
         from jupyterlab.labapp import LabApp
         from papermill import execute_notebook
     except ImportError as error:
         raise DPNetError(f"the explorer needs {error.name}: pip install -e '.[notebooks]'") from None
-    with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as folder:
+    with (
+        TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as folder,
+        notebooks.kernel_environment(io.places(), **notebooks.own_kernel(Path(folder) / ".kernel")),
+    ):
         template, copy = io.ROOT / "notebooks" / "explore.ipynb", Path(folder) / "explore.ipynb"
-        where = {"benchmark": of.usual.benchmark, "preset": of.usual.preset}
-        execute_notebook(template, copy, where, prepare_only=True, progress_bar=False)
+        execute_notebook(
+            template, copy, {"benchmark": benchmark, "preset": preset}, prepare_only=True, progress_bar=False
+        )
         write(Path(folder) / ".settings" / "overrides.json", to_json(LAB_SETTINGS))
         settings = {
             "ServerApp.root_dir": folder,

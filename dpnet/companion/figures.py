@@ -11,18 +11,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
 
 from dpnet import data, episodes, io
-from dpnet.companion import compare, experiments, presets, results
-from dpnet.companion.cycles import Cycle
+from dpnet.companion import compare, experiments, results
 from dpnet.companion.examples import first_of_each_class, load_examples
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import BASELINES, MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Run
-from dpnet.data.index import Benchmark
-from dpnet.episodes import Episode
 
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
@@ -58,8 +54,7 @@ def table(scores: Scores, experiment: Experiment) -> Figure:
             handles[name if name in dashes else f"the model, wrong support{suffix}"] = line
         axis.set_xticks(at, [fold if fold == MEAN else f"fold {fold}" for fold in scores.columns])
         _plain(axis, title)
-    panels[0].set_ylabel("mIoU (%), 95 % interval")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set(ylabel="mIoU (%), 95 % interval", ylim=(0, None))
     order = sorted(handles, key=lambda name: name not in labels)  # rows, then lines
     figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -83,42 +78,27 @@ def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
             cbar_kws={"label": "mIoU (%), CANet metric", "shrink": 0.9}, cbar=not cells.isna().all(axis=None),
         )  # fmt: skip
         axis.set_title(title, fontsize=11)
-        axis.set_xlabel("λ1, weight of the auxiliary loss")
-        axis.set_ylabel("λ2, weight of the discriminator's loss")
+        axis.set(xlabel="λ1, weight of the auxiliary loss", ylabel="λ2, weight of the discriminator's loss")
         axis.tick_params(length=0, rotation=0)
     return figure
 
 
 def thresholds(scores: Scores, experiment: Experiment) -> Figure:
     """Fig. 5: mIoU against beta, mean of folds with its 95 % interval; the vertical axis does not begin at zero."""
-    benchmarks = _papers_pair(scores, experiment)
-    size = (6.8 * len(benchmarks), 4)
-    figure, panels = plt.subplots(1, len(benchmarks), figsize=size, layout="constrained", squeeze=False)
-    for axis, one in zip(panels[0], benchmarks, strict=True):
-        tidy = results.rows(one, experiment).query(f"fold == '{MEAN}'")
-        for number, (metric, title) in enumerate(METRIC_NAMES.items()):
-            mean = tidy[tidy.metric == metric]
-            axis.plot(mean.beta, mean.miou, marker=MARKERS[number], color=COLOURS[number], label=title)
-            axis.fill_between(mean.beta, mean.low, mean.high, color=COLOURS[number], alpha=0.2, linewidth=0)
-        bottom = axis.get_ylim()[0]
-        for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
-            axis.axvline(beta, color="0.5", linestyle=dash, linewidth=1)
-            axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
-        axis.set(xlabel="discriminator's threshold β in testing", ylabel="mIoU (%), 95 % interval")
-        _plain(axis, f"{one.setting.benchmark}, {one.setting.preset}: mean of folds")
-        axis.legend(frameon=False, fontsize=9, loc="best")
+    figure, axis = plt.subplots(figsize=(6.8, 4), layout="constrained")
+    tidy = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
+    for number, (metric, title) in enumerate(METRIC_NAMES.items()):
+        mean = tidy[tidy.metric == metric]
+        axis.plot(mean.beta, mean.miou, marker=MARKERS[number], color=COLOURS[number], label=title)
+        axis.fill_between(mean.beta, mean.low, mean.high, color=COLOURS[number], alpha=0.2, linewidth=0)
+    bottom = axis.get_ylim()[0]
+    for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
+        axis.axvline(beta, color="0.5", linestyle=dash, linewidth=1)
+        axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
+    labels = {"xlabel": "discriminator's threshold β in testing", "ylabel": "mIoU (%), 95 % interval"}
+    _plain(axis, f"{scores.setting.benchmark}, {scores.setting.preset}: mean of folds", **labels)
+    axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
-
-
-def _papers_pair(scores: Scores, experiment: Experiment) -> list[Scores]:
-    """The scores; and of the paper's two benchmarks the other one, if its runs are there too."""
-    other = {"pascal": "coco", "coco": "pascal"}.get(scores.setting.benchmark)
-    folder = scores.store.root.parent
-    if other is None or not (folder / f"{other}-{scores.setting.preset}" / "benchmark.json").exists():
-        return [scores]
-    second = results.load(presets.resolve(other, scores.setting.preset), folder, len(scores.seeds))
-    whole = not any(second.missing_folds(second.of_row(row)) for row in experiment.rows)
-    return [scores, second] if whole else [scores]
 
 
 def gains(scores: Scores, experiment: Experiment) -> Figure:
@@ -141,13 +121,11 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
         cells = every[every.effect.str.startswith(start) & (every.metric == metric)]
         _intervals(right, x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
     right.axhline(0, color="0.35", linewidth=1)
-    left.set_ylim(bottom=0)
-    left.set_ylabel("mIoU (%), CANet metric, 95 % interval")
-    right.set_ylabel("gain (points of mIoU), 95 % interval")
+    left.set(ylabel="mIoU (%), CANet metric, 95 % interval", ylim=(0, None))
+    right.set(ylabel="gain (points of mIoU), 95 % interval")
     for axis, title in ((left, "accuracy"), (right, "gain of the pseudo-prototype")):
-        axis.set_xlabel("diversity of support and query")
         axis.legend(frameon=False, fontsize=9)
-        _plain(axis, title)
+        _plain(axis, title, xlabel="diversity of support and query")
     return figure
 
 
@@ -188,9 +166,7 @@ def loss_curves(store: Store, runs: Sequence[Run]) -> Figure:
             loss = loss if loss.any() else np.full(len(loss), np.nan)  # a variant without this loss
             axis.plot(step, loss, color=colours[number], label=run.variant.slug, **style)
     for axis, title in zip(panels, ("$L_{seg}$", "$L_{aux}$", "$L_{dis}$"), strict=True):
-        axis.set_xlabel("step")
-        axis.set_ylim(bottom=0)
-        _plain(axis, title)
+        _plain(axis, title, xlabel="step", ylim=(0, None))
     panels[0].set_ylabel("loss (nats per pixel or cell)")
     columns, size = (3, 8) if many else (4, 9)
     lines = panels[0].get_legend_handles_labels()
@@ -225,52 +201,10 @@ def predictions(store: Store, run: Run, count: int, chosen: Sequence[int] | None
     return figure
 
 
-def cycles(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]) -> Figure:
-    """Fig. 3: S_1 on the support, Q_1 on the query, S_2 back; brightness is similarity to the cell before."""
-    figure, axes = plt.subplots(len(pair), 3, figsize=(9, 3.15 * len(pair)), layout="constrained", squeeze=False)
-    titles = (
-        "$S_1$: a cell of the support's object",
-        "$Q_1$: the most similar in the query",
-        "$S_2$: the most similar back in the support",
-    )
-    for line, cycle in zip(axes, pair, strict=True):
-        episode = listed[cycle.episode]
-        support, query = (benchmark.entries[i] for i in (episode.supports[0], episode.query))
-        panels = zip(line, (support, query, support), (None, cycle.forward, cycle.backward), titles, strict=True)
-        for axis, entry, similarity, title in panels:
-            label = benchmark.label(entry)
-            height, width = label.shape
-            axis.imshow(outlined(benchmark.image(entry), label == episode.class_id, dim=similarity is None))
-            if similarity is not None:
-                extent = (0, width - 1, height - 1, 0)
-                axis.imshow(similarity, cmap="cividis", alpha=0.45, extent=extent, interpolation="bilinear")
-            axis.set_title(title, fontsize=9)
-        _join_cells(figure, line, cycle, [benchmark.label(entry).shape for entry in (support, query, support)])
-        way_back = "kept: $S_2$ on the object" if cycle.succeeds else "rejected: $S_2$ off the object"
-        line[0].set_ylabel(way_back, fontsize=9)
-    plt.setp(axes, xticks=[], yticks=[])
-    return figure
-
-
-def _join_cells(figure: Figure, line: Sequence[Axes], cycle: Cycle, sizes: Sequence[tuple[int, ...]]) -> None:
-    """A dot at each cell, and arrows from one to the next."""
-    h, w = cycle.forward.shape
-    points = [
-        (column * (width - 1) / (w - 1), row * (height - 1) / (h - 1))
-        for (row, column), (height, width) in zip(cycle.cells, sizes, strict=True)
-    ]
-    for axis, point in zip(line, points, strict=True):
-        axis.plot(*point, "o", color="white", mec="black", markersize=9, mew=1.5, clip_on=False)
-    style: dict[str, Any] = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 1.8, "shrinkA": 6, "shrinkB": 6}
-    for i in range(2):
-        figure.add_artist(
-            ConnectionPatch(points[i], points[i + 1], "data", "data", axesA=line[i], axesB=line[i + 1], **style)
-        )
-
-
-def _plain(axis: Axes, title: str) -> None:
+def _plain(axis: Axes, title: str, **more: Any) -> None:
     """A title, a light grid, and no frame on the right and above."""
     axis.set_title(title, fontsize=11)
+    axis.set(**more)
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -280,8 +214,7 @@ def compact(figure: Figure) -> Any:
     """A figure of images for a notebook, as a JPEG (a fifth of the PNG's bytes); it is closed thereafter."""
     from IPython.display import Image
 
-    buffer = BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
+    figure.savefig(buffer := BytesIO(), format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     plt.close(figure)
     return Image(data=buffer.getvalue(), format="jpeg", alt="predictions")
 

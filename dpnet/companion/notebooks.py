@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpnet.data.index import end_with_parent
-from dpnet.io import LINE, RELAY, ROOT, DPNetError, Places, places, progress, terminal, write
+from dpnet.io import LINE, RELAY, ROOT, DPNetError, Places, places, progress, terminal, to_json, write
 
 TEMPLATES = ROOT / "notebooks"
 ATTEMPTS = 3  # at a notebook whose kernel dies
@@ -26,7 +26,7 @@ PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 2
 CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
 CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
-PREDEFINED = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # by IPython
+INLINE = "module://matplotlib_inline.backend_inline"
 
 
 def installed() -> bool:
@@ -38,15 +38,9 @@ def start(names: Mapping[str, Any]) -> None:
     """What a template does first, with its globals(): check parameters, widen tables, let `import drawing` work."""
     import pandas as pd
 
-    declared = names["__annotations__"]
-    for name, value in names.items():
-        if name.startswith("_") or name in PREDEFINED or isinstance(value, type(sys)):
-            continue
-        if name not in declared:  # of which papermill only warns
-            raise DPNetError(f"unknown parameter {name!r}: this notebook has {', '.join(declared)}")
-        if type(value) is not declared[name]:
-            kind = declared[name].__name__
-            raise DPNetError(f"parameter {name}={value!r}: a {kind} is needed, not {type(value).__name__}")
+    for name, kind in names["__annotations__"].items():
+        if type(value := names[name]) is not kind:
+            raise DPNetError(f"parameter {name}={value!r}: a {kind.__name__} is needed, not {type(value).__name__}")
     for option, size in PANDAS.items():
         pd.set_option(option, size)
     if str(TEMPLATES) not in sys.path:
@@ -66,6 +60,19 @@ def kernel_environment(at: Places, **more: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+def own_kernel(folder: Path) -> dict[str, str]:
+    """Variables for kernels of this interpreter, without the user's profile, start-up file, backend and style."""
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    write(folder / "kernels" / "python3" / "kernel.json", to_json(spec))
+    first = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "JUPYTER_PATH": str(folder),
+    }
+    own = {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
+    return {**first, **own, "PYTHONSTARTUP": "", "MPLBACKEND": INLINE, "MATPLOTLIBRC": os.devnull}
+
+
 def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places | None = None) -> None:
     """Execute a template, in a kernel that works at `at` (None: where this process does), and write it if it ends.
 
@@ -81,7 +88,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
         with (
             suppress(DeadKernelError, CellTimeoutError),
             TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside,
-            kernel_environment(at or places(), **{RELAY: terminal()}),
+            kernel_environment(at or places(), **{RELAY: terminal()}, **own_kernel(Path(aside))),
         ):
             return write(output, _executed(name, output, parameters, Path(aside) / output.name))
     raise DPNetError(f"{output.name}: its kernel died or hung {ATTEMPTS} times (killed, or out of memory)")
@@ -93,6 +100,8 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
     import papermill
     from nbstripout import strip_output
 
+    if unknown := parameters.keys() - (declared := papermill.inspect_notebook(template(name))).keys():
+        raise DPNetError(f"unknown parameter {min(unknown)!r}: this notebook has {', '.join(declared)}")
     how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
     how |= {"execution_timeout": None if name == "train" else PATIENCE}
     how |= {"stderr_file": sys.stderr}  # a kernel's progress is passed on, and is no part of the notebook
@@ -106,12 +115,17 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
         write(failed, aside.read_bytes())
         raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
+    drawn: set[str] = set()
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        for o in (o for o in cell.outputs if o.get("name") == "stderr"):
-            o.text = "".join(line for line in o.text.splitlines(True) if not line.startswith(LINE))
-        cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
-    for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
-        displayed.data.pop(WIDGET, None)  # the picture beside it stays
+        for displayed in cell.outputs:
+            if displayed.get("name") == "stderr":
+                displayed.text = "".join(t for t in displayed.text.splitlines(True) if not t.startswith(LINE))
+            displayed.get("data", {}).pop(WIDGET, None)  # the picture beside it stays
+            drawn |= {*displayed.get("data", {})} & {"image/png", "image/jpeg"}
+        cell.outputs = [displayed for displayed in cell.outputs if displayed.get("text") != ""]
+    draws = parameters.get("pictures", True) and any("figures." in cell.source for cell in notebook.cells)
+    if draws and not drawn:
+        raise DPNetError(f"{output.name}: its figures were not drawn: something sets another backend of matplotlib")
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     return (nbformat.writes(notebook) + "\n").encode()
 

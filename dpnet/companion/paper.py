@@ -1,6 +1,7 @@
 """Every number that the paper's tables print, and the paper's claims checked against them."""
 
 import operator
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -11,13 +12,14 @@ import pandas as pd
 from dpnet.io import DPNetError
 
 TABLES = {1: "pascal", 2: "coco", 3: "modules", 4: "pseudo_prototype", 5: "loss_weights", 6: "multiscale"}
+ACROSS = {2: ("shot", r"miou_(\d)shot"), 5: ("lambda1_aux", r"lambda1_aux=(.+)")}  # keys that are columns there
 FOLDS = ["fold0", "fold1", "fold2", "fold3"]
 RELATIONS = {"equals": operator.eq, "above": operator.gt, "below": operator.lt}
 
 
-def table(number: int) -> pd.DataFrame:
+def table(number: int | None) -> pd.DataFrame:
     """One of the paper's tables (1 to 6) as printed, a row per line and shot; the caller may change it."""
-    if number not in TABLES:
+    if number is None or number not in TABLES:
         raise DPNetError(f"the paper has no table {number!r}; its tables: {', '.join(map(str, TABLES))}")
     return _read(f"table{number}_{TABLES[number]}.csv").copy()
 
@@ -26,15 +28,13 @@ def cells(number: int) -> pd.DataFrame:
     """A table with a line per cell: the keys of its row (as in `experiments`), fold ("0" to "3", "mean") and miou."""
     frame = table(number).drop(columns=["backbone", "params_m"], errors="ignore")
     keys = [c for c in frame if not c.startswith(("fold", "mean", "miou", "lambda1"))]
-    tidy = frame.melt(keys, var_name="column", value_name="miou")
-    if number == 2:
-        tidy["shot"] = tidy.column.str.extract(r"(\d)shot", expand=False).astype(int)
-    if number == 5:
-        tidy["lambda1_aux"] = tidy.column.str.removeprefix("lambda1_aux=").astype(float)
-        tidy["lambda2_dis"] = tidy.lambda2_dis.astype(float)
-    folded = tidy.column.str.startswith("fold")
-    tidy["fold"] = tidy.column.str.removeprefix("fold").where(folded, "mean")
-    return tidy.drop(columns="column")
+    tidy = frame.melt(keys, var_name="fold", value_name="miou")
+    tidy["fold"] = tidy.fold.str.removeprefix("fold")
+    if number in ACROSS:
+        key, pattern = ACROSS[number]
+        tidy[key] = tidy.fold.str.extract(pattern, expand=False).astype(float)
+        tidy["fold"] = "mean"
+    return tidy
 
 
 def by_row(number: int | None, keys: list[str]) -> dict[tuple[Any, ...], float]:
@@ -42,16 +42,14 @@ def by_row(number: int | None, keys: list[str]) -> dict[tuple[Any, ...], float]:
     return cells(number).set_index([*keys, "fold"])["miou"].to_dict() if number else {}
 
 
-def printed(number: int, tidy: pd.DataFrame) -> pd.DataFrame:
+def printed(number: int | None, tidy: pd.DataFrame) -> pd.DataFrame:
     """Cells of ours (as `cells` has them; for Tables 1 and 2 also backbone and params_m) in the table's own form."""
     columns = list(table(number).columns)
     names = ("fold" + tidy.fold).where(tidy.fold != "mean", "mean")
-    if number == 2:
-        names = "miou_" + tidy.shot.astype(str) + "shot"
-    if number == 5:
-        names = tidy.lambda1_aux.map({float(c.partition("=")[2]): c for c in columns[1:]})
-    if number in (2, 5):
+    if number in ACROSS:
+        key, pattern = ACROSS[number]
         tidy = tidy[tidy.fold == "mean"]
+        names = tidy[key].map({float(match[1]): c for c in columns if (match := re.fullmatch(pattern, c))})
     keys = [c for c in columns if c in tidy.columns]
     return across(tidy.assign(column=names), keys, "column", "miou").reindex(columns=columns)
 
@@ -72,6 +70,11 @@ def lint() -> pd.DataFrame:
     """The claims that do not hold."""
     every = claims()
     return every[~every.holds].reset_index(drop=True)
+
+
+def words(kind: str, target: str) -> list[dict[str, str]]:
+    """What is told of a target: "targets" has its title and note, "effects" what is compared and claimed."""
+    return _read(f"{kind}.csv", dtype=str, na_filter=False).query(f"target == '{target}'").to_dict("records")
 
 
 @cache

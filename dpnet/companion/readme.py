@@ -4,7 +4,6 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -12,7 +11,7 @@ from dpnet import io
 from dpnet.companion import experiments, figures, paper, presets, tables, verdicts
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.companion.runner import Cohort
-from dpnet.io import DPNetError, read_json, write
+from dpnet.io import DPNetError, write
 from dpnet.metrics import METRICS, interval
 
 MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<where>[\w-]+) -->).*?(<!-- end -->)", re.DOTALL)
@@ -47,14 +46,14 @@ def filled(document: Path) -> str:
 
     def fill(mark: re.Match[str]) -> str:
         what, where = mark["what"], mark["where"]
-        if what in OF_DEVICE:
-            text = OF_DEVICE[what](where)
-        elif what == "glance":
+        if what == "glance":
             text = f"\n{linked_overview(scores_of(where), f'{folder}/{where}/')}\n"
+        elif what in OF_DEVICE:
+            text = f"\n{_measured(what, where)}\n"
         elif what in OF_SCORES:
             text = OF_SCORES[what](scores_of(where))
         else:
-            known = ", ".join([*OF_SCORES, "glance", *OF_DEVICE])
+            known = ", ".join(["glance", *OF_SCORES, *OF_DEVICE])
             raise DPNetError(f"{document.name}: unknown marker {what!r}: choose from {known}")
         return f"{mark[1]}{text}{mark[4]}"
 
@@ -95,58 +94,13 @@ def _ablation(scores: Scores) -> str:
     return f"\n{markdown(short)}\n\nAll three over none: {whole}; in the paper {papers_whole}.\n"
 
 
-def speed(measured: dict[str, Any]) -> str:
-    """What `results/speed/<device>.json` says, as Markdown: the ratios, and what they rest on."""
-    about = (
-        f"{measured['device']}, {measured['threads']} threads, torch {measured['torch'].split('+')[0]}; `shapes` at "
-        f"`{measured['preset']}` ({measured['backbone']}, {measured['size']}²); medians of {measured['repeats']} "
-        "turns, a ratio being that of each turn's own. "
-    )
-    return f"{markdown(speed_ratios(measured))}\n\n{about}{speed_checks(measured)}"
-
-
-def speed_ratios(measured: dict[str, Any]) -> pd.DataFrame:
-    """The ratios for people: medians of turns, in brackets least and most."""
-    lines = []
-    for line in measured["ratios"]:
-        (middle, least, most), budget, met = line["ratio"], "—", "—"
-        if line["budget"] is not None:
-            sign = "≥" if line["more is better"] else "≤"
-            budget = f"{sign} {line['budget']:g}"
-            met = "yes" if (middle >= line["budget"] if sign == "≥" else middle <= line["budget"]) else "no"
-        lines.append(
-            {
-                "what": line["what"],
-                "ours": f"{_number(line['ours'][0])} {line['unit']}",
-                "against": f"{_number(line['against'][0])} {line['unit']} ({line['reference']})",
-                "ratio [least, most]": f"{middle:.3g} [{least:.3g}, {most:.3g}]",
-                "budget": budget,
-                "met": met,
-            }
-        )
-    return pd.DataFrame(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def speed_checks(measured: dict[str, Any]) -> str:
-    """What the ratios rest on: that both sides answer the same, and what half precision costs."""
-    checks = measured["checks"]
-    return (
-        f"The reference's answers are ours: {checks['pixels that differ (%)']:.3g} % of pixels differ (features are "
-        f"kept in fp16), {checks['pixels that differ, three scales (%)']:.3g} % with three scales. "
-        f"{checks['precision']} against fp32: at most {checks['mIoU that differs (points)']:.2g} points of mIoU in "
-        f"any of {checks['rows']} rows over {checks['episodes']} episodes."
-    )
-
-
-def _measured(kind: str, name: str, command: str) -> Path:
-    file = io.ROOT / "results" / kind / name
+def _measured(what: str, device: str) -> str:
+    """What was measured on a device, as Markdown."""
+    suffix, command = OF_DEVICE[what]
+    file = io.ROOT / "results" / what / f"{device}.{suffix}"
     if not file.exists():
         raise DPNetError(f"{file}: missing: run `{command}` on that device, or take its mark out of the document")
-    return file
+    return markdown(pd.read_csv(file)) if suffix == "csv" else file.read_text().strip()
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -165,7 +119,4 @@ OF_SCORES = {
     "lint": lambda _: f"{len(paper.lint())}",
     "candidates": lambda scores: f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}",
 }
-OF_DEVICE = {
-    "speed": lambda device: f"\n{speed(read_json(_measured('speed', f'{device}.json', 'make speed')))}\n",
-    "faults": lambda device: f"\n{markdown(pd.read_csv(_measured('faults', f'{device}.csv', 'make test-faults')))}\n",
-}
+OF_DEVICE = {"speed": ("md", "make speed"), "faults": ("csv", "make test-faults")}  # kind of file, what writes it

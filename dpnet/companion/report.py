@@ -78,7 +78,7 @@ def publish(scores: Scores) -> None:
         wanted |= {"01_method": {}, "02_benchmark": where}
         if preset != "tiny":  # it makes a tiny Table 3 itself
             wanted |= {"03_your_data": {}}
-        if explorer.keep(explorer.cohort(benchmark, preset)):
+        if explorer.keep(explorer.cohort(benchmark, preset, scores.store.root.parent)):
             wanted["explore"] = where
     notebooks.execute_stale(scores.store.root, wanted)
 
@@ -158,19 +158,19 @@ def _numbers(scores: Scores) -> str:
 
 def _classes(scores: Scores, experiment: Experiment) -> str:
     """Class by class: which supports the best row tells apart, then how each row does."""
-    classes = tables.by_class(scores, experiment)
+    classes = details.by_class(scores, experiment)
     if classes.empty:
         return ""
     return (
         "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
         f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
-        f"{readme.markdown(tables.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
+        f"{readme.markdown(details.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
         f"images behind it (IoU in %, CANet metric):\n\n{readme.markdown(classes)}\n\n</details>"
     )
 
 
 def _recipe(scores: Scores) -> str:
-    """How the schedule was chosen, where it was: what `python -m dpnet choose` measured."""
+    """How the schedule was chosen, where it was: what `dpnet choose` measured."""
     file = scores.store.root / "recipe.csv"
     if not file.exists():
         return ""
@@ -183,7 +183,7 @@ def _recipe(scores: Scores) -> str:
     table.insert(1, "differs in", [", ".join(f"{k} {v}" for k, v in of_one.items()) or "—" for of_one in changes])
     return (
         "<details><summary>How the recipe was chosen</summary>\n\nThe full model, trained on a fold's base classes "
-        "and scored on classes that no fold tests, training images only (`python -m dpnet choose`; mIoU, CANet "
+        "and scored on classes that no fold tests, training images only (`dpnet choose`; mIoU, CANet "
         f"metric, seed 0, {scores.setting.episodes} episodes per fold). The highest mean was taken; few images stand "
         f"behind it, so small differences are noise.\n\n{readme.markdown(table)}\n\n</details>"
     )

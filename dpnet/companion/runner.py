@@ -1,7 +1,10 @@
 """Makes what a target needs: trains and scores cohorts, each in a notebook of its own, several at once."""
 
+import ctypes
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 
@@ -15,17 +18,29 @@ from dpnet.companion.store import Store
 from dpnet.config import Run
 from dpnet.data.index import SPLITS, Benchmark
 from dpnet.episodes import Episode
-from dpnet.io import DPNetError, Places, file_lock, free_cores, load_checkpoint, progress, to_json, trained_on, write
+from dpnet.io import (
+    DPNetError,
+    Places,
+    file_lock,
+    free_cores,
+    load_checkpoint,
+    progress,
+    threads,
+    to_json,
+    trained_on,
+    write,
+)  # fmt: skip
 from dpnet.model import Head
 from dpnet.train import build_head, train
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
 
 
 def run_cohort(cohort: Cohort, at: Places) -> None:
     """Train and score what a cohort lacks; what it has is left alone, and the end is the same."""
     # The lock is by fold, seed and recipe, since cohorts of other targets may share runs with this one.
     with file_lock(cohort.store.root / "held" / cohort.mark, f"fold {cohort.fold}"):
-        # Threads wait for each other: one that shares its core with another process makes all of them slow.
-        torch.set_num_threads(min(torch.get_num_threads(), free_cores()))
+        settle()
         store, pending = cohort.store, cohort.pending()
         store.clean([*pending, *cohort.baselines])
         benchmark = data.prepare(cohort.setting.benchmark, at.data, cohort.setting.recipe)
@@ -50,6 +65,15 @@ def run_cohort(cohort: Cohort, at: Places) -> None:
                 store.write_episodes(cohort.fold, cohort.seed, shot, len(listed), text)
 
 
+def settle() -> None:
+    """One thread (or `DPNET_THREADS`), so that no number depends on how many cores are there or free."""
+    torch.set_num_threads(threads())
+    # Memory that is given back at each step is fetched anew at the next: a third of the time would be page faults.
+    with suppress(AttributeError, OSError):  # not glibc
+        for parameter, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            ctypes.CDLL(None).mallopt(parameter, value)
+
+
 def _score(cohort: Cohort, heads: dict[Run, Head], scene: evaluate.Scene, one_shot: Sequence[Episode]) -> None:
     """Score heads in every way that is missing; a run's examples come before the file that says it is finished."""
     wanted = {run: cohort.missing(run) for run in heads}
@@ -63,6 +87,7 @@ def _score(cohort: Cohort, heads: dict[Run, Head], scene: evaluate.Scene, one_sh
 
 def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
     """Refuse results that were trained or scored on other data; they are neither used nor removed."""
+    benchmark.need_size(cohort.setting.training.size)
     untrained = cohort.untrained()
     for run in cohort.runs:
         folder = cohort.store.folder(run)
@@ -91,9 +116,13 @@ def describe(benchmark: Benchmark, store: Store) -> None:
 
 
 def train_all(
-    targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 1, scheduler: str = ""
+    targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 0, scheduler: str = ""
 ) -> Sequence[Experiment]:
-    """Make all runs that some targets consist of, each cohort in a notebook of its own, `jobs` of them at a time."""
+    """Make all runs that some targets consist of, each cohort in a notebook of its own, `jobs` at a time.
+
+    Without a number of jobs there is one per core that is free.
+    """
+    settle()
     asked = experiments.several(targets, setting.benchmark)
     benchmark = data.prepare(setting.benchmark, at.data, setting.recipe)
     every = cohorts(targets, setting, benchmark, seeds, at.results)
@@ -104,7 +133,11 @@ def train_all(
     pending = [c for c in every if not c.complete(benchmark.digest[:16] if c in usual else None)]
     total, number = sum(len(c.runs) for c in every), sum(len(c.untrained()) for c in pending)
     if pending:
-        print(f"{targets}: {number} of {total} runs to train, in {len(pending)} cohort(s)", flush=True)
+        here = at.device == "cpu" and not scheduler and find_spec("distributed")
+        jobs = jobs or (min(len(pending), free_cores()) if here else 1)
+        print(
+            f"{targets}: {number} of {total} runs to train, in {len(pending)} cohort(s), {jobs} at a time", flush=True
+        )
         _run_all(pending, f"{targets} on {setting.benchmark}", jobs, at, scheduler)
     else:
         print(f"{targets}: all {total} runs are there; nothing to train")
@@ -116,7 +149,7 @@ def _run_all(pending: list[Cohort], what: str, jobs: int, at: Places, scheduler:
     named = {cohort.name: cohort for cohort in pending}
     work = partial(_attempt, at=at)
     ends: Iterable[tuple[str, str | None]] = ((name, work(cohort)) for name, cohort in named.items())
-    if scheduler or jobs > 1:  # for one cohort, too: with as many threads as it has beside others
+    if scheduler or jobs > 1:
         ends = cluster.spread(work, named, jobs, at, scheduler)
     failed = {name: error for name, error in progress(ends, what, "cohort", len(named)) if error}
     if failed:

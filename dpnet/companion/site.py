@@ -1,12 +1,14 @@
 """The results as static pages: nbconvert's template `basic`, a style sheet, formulas as MathML; no scripts."""
 
 import re
+import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from dpnet.companion import experiments, presets, readme
 from dpnet.companion.results import load
-from dpnet.io import DPNetError, read_json, write
+from dpnet.io import DPNetError, write
 
 try:
     from latex2mathml.converter import convert
@@ -15,80 +17,68 @@ try:
 except ImportError as error:
     raise DPNetError(f"the site needs {error.name}: pip install -e '.[notebooks]'") from None
 
-DOI = "https://doi.org/10.1609/aaai.v36i2.20090"
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'self' file: 'unsafe-inline';
-img-src 'self' file: data:"><meta name="color-scheme" content="light dark">
-<title>{title} · DPNet companion</title><link rel="stylesheet" href="{top}site.css"></head>
-<body><nav>{nav}</nav><main>{body}</main></body></html>
-"""
-FRONT = f"""# DPNet companion
-
-[Learning from the Target: Dual Prototype Network for Few Shot Semantic Segmentation]({DOI}) (AAAI 2022), as data,
-beside the runs that test it.
-
-Each line is a table or a figure of the paper: what it is about, how our runs stand to it, and what came out. No
-number is typed: notebooks compute them from the counts of every episode. To make a table yourself, on two CPU cores
-and without data of your own: `make reproduce-table3`
-"""
+HERE = Path(__file__).parent
+PAGE, FRONT = ((HERE / name).read_text("utf-8") for name in ("site.html", "site.md"))
+COPIED = (".csv", ".png")
 
 
-def build(results: Path, out: Path) -> list[Path]:
-    """Write the pages of all results (of those at `tiny` only if there are no others) to a folder; its files."""
-    folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
-    folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
-    if not folders:
-        raise DPNetError(f"{results}: no results to show: run `make reproduce-table3`")
+def build(roots: Mapping[str, Path], out: Path) -> list[Path]:
+    """Write the pages of all results to a folder; its files. `roots`: how headings begin -> where results are.
+
+    Those at `tiny` are shown only where there are no others.
+    """
     if out.exists() and any(out.iterdir()) and not (out / "site.css").exists():
         raise DPNetError(f"{out}: not a site's folder: choose an empty one")
-    pages = {"site.css": Path(__file__).with_name("site.css").read_bytes()}
-    copied = [file for folder in [*folders, results / "speed"] for file in folder.glob("*.*")]
-    pages |= {f"{f.parent.name}/{f.name}": f.read_bytes() for f in copied if f.suffix in (".csv", ".png")}
-    for folder in folders:
-        pages |= {name: text.encode() for name, text in _pages(folder).items()}
-    folders.sort(key=lambda folder: not folder.name.startswith("shapes"))  # the embedded benchmark first
-    body = _linked(_prose("\n\n".join([FRONT, *map(_targets, folders), *_speed(results)])))
-    pages["index.html"] = PAGE.format(title="Tables and figures", top="", nav="", body=body).encode()
-    for name, content in pages.items():
+    files: dict[str, bytes] = {}
+    front = [FRONT]
+    for number, (heading, results) in enumerate(roots.items()):
+        top = "local/" if number else ""
+        folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
+        folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
+        folders.sort(key=lambda folder: not folder.name.startswith("shapes"))  # the embedded benchmark first
+        copied = [file for folder in [*folders, results / "speed"] for file in folder.glob("*.*")]
+        copied = [file for file in copied if file.suffix in COPIED]
+        files |= {f"{top}{file.relative_to(results).as_posix()}": file.read_bytes() for file in copied}
+        for folder in folders:
+            files |= {name: page.encode() for name, page in _pages(folder, f"{top}{folder.name}/").items()}
+            front.append(_targets(folder, f"{top}{folder.name}/", heading))
+        for file in sorted(results.glob("speed/*.md")):
+            picture = f"![Cost of each part]({top}speed/{file.stem}.png)"
+            front.append(f"## {heading}Speed: {file.stem}\n\n{file.read_text()}\n{picture}")
+    if len(front) == 1:
+        raise DPNetError(f"{', '.join(map(str, roots.values()))}: no results to show: run `make reproduce-table3`")
+    body = _linked(_prose("\n\n".join(front)))
+    files["index.html"] = PAGE.format(title="Tables and figures", top="", nav="", body=body).encode()
+    files["site.css"] = (HERE / "site.css").read_bytes()
+    shutil.rmtree(out, ignore_errors=True)
+    for name, content in files.items():
         write(out / name, content)
-    for file in out.rglob("*"):
-        if file.suffix in (".html", ".csv", ".png") and file.relative_to(out).as_posix() not in pages:
-            file.unlink()  # no longer made
-    return sorted(out / name for name in pages)
+    return sorted(out / name for name in files)
 
 
 def title(stem: str) -> str:
-    """How readers call a notebook: `table3-fold0-seed1` is "Table 3, fold 0, seed 1"."""
-    if stem.lower() == "report":
-        return "Report" if stem.isupper() else "Report as a notebook"
-    words = [re.sub(r"^([a-z]+)(\d.*)$", r"\1 \2", word) for word in stem.split("-")]
-    text = ", ".join(words).replace("_", " ")
-    return re.sub(r"^Fig ", "Fig. ", text[:1].upper() + text[1:])
+    """How readers call a notebook: `table3` is "Table 3"."""
+    words = re.sub(r"(?<=[a-z])(?=\d)", " ", stem.lower()).replace("_", " ")
+    return words.capitalize().replace("Fig ", "Fig. ")
 
 
 def _sources(folder: Path) -> list[Path]:
-    """What a folder's pages are made from: the report, tables, figures, guides, trainings."""
+    """What a folder's pages are made from: its report (once, from Markdown), tables, figures, guides."""
     named = sorted(folder.glob("*.ipynb"), key=lambda p: (not p.stem.startswith(("table", "fig")), p.stem))
-    every = [*folder.glob("REPORT.md"), *named, *sorted(folder.glob("train/*.ipynb"))]
-    return [source for source in every if ".failed" not in source.name]
+    every = [*folder.glob("REPORT.md"), *named]
+    return [source for source in every if source.stem != "report" and ".failed" not in source.name]
 
 
-def _pages(folder: Path) -> dict[str, str]:
-    """A folder's pages, by address; its report is the first."""
-    made, sources = {}, _sources(folder)
+def _pages(folder: Path, address: str) -> dict[str, str]:
+    """A folder's pages, by address."""
+    made, sources, top = {}, _sources(folder), "../" * address.count("/")
+    beside = {f"{top}index.html": "DPNet companion"} | {f"{s.stem}.html": title(s.stem) for s in sources}
+    nav = " ".join(f'<a href="{page}">{name}</a>' for page, name in beside.items())
     for source in sources:
-        up = "" if source.parent == folder else "../"
-        links = [f'<a href="{up}../index.html">DPNet companion</a>']
-        links += [
-            f'<a href="{up}{other.name}">{title(other.stem)}</a>' for other in sources if other.parent == folder
-        ]
         files = [f'<a href="{file.name}">{file.name}</a>' for file in sorted(folder.glob(f"{source.stem}*.csv"))]
-        data = f"<p>Data: {', '.join(files)}</p>" if files else ""
-        address = f"{folder.name}/{source.relative_to(folder).with_suffix('.html').as_posix()}"
-        name, nav = f"{title(source.stem)}: {folder.name}", _linked(" ".join(links))
-        page = PAGE.format(title=name, top=f"{up}../", nav=nav, body=_body(source) + data)
-        made[address.replace("REPORT", "index")] = page
+        body = _body(source) + (f"<p>Data: {', '.join(files)}</p>" if files else "")
+        page = PAGE.format(title=f"{title(source.stem)}: {folder.name}", top=top, nav=nav, body=body)
+        made[f"{address}{source.stem}.html"] = page
     return made
 
 
@@ -107,8 +97,7 @@ def _body(source: Path) -> str:
 
 def _linked(body: str) -> str:
     """Links between pages instead of between their sources."""
-    body = re.sub(r'href="([^":]*)REPORT\.md', r'href="\1index.html', body)
-    return re.sub(r'href="([^":]+)\.ipynb(?=["#])', r'href="\1.html', body)
+    return re.sub(r'href="([^":]+)\.(ipynb|md)(?=["#])', r'href="\1.html', body)
 
 
 @cache
@@ -143,29 +132,16 @@ def _mathml(formula: str, display: str) -> str:
     return mathml
 
 
-def _targets(folder: Path) -> str:
+def _targets(folder: Path, address: str, heading: str) -> str:
     """A folder's part of the front page, as Markdown: a line for each target, then its other pages."""
     scores = load(presets.resolve(*folder.name.rsplit("-", 1)), folder.parent)
     images = "{train:,} training and {val:,} test images".format(**scores.about["images"])
-    links = {s: f"[{title(s.stem)}]({s.relative_to(folder.parent).as_posix()})" for s in _sources(folder)}
-    trainings = " · ".join(link for source, link in links.items() if source.parent != folder)
-    others = " · ".join(links[s] for s in links if s.parent == folder and s.stem not in experiments.EXPERIMENTS)
+    others = [s for s in _sources(folder) if s.stem not in experiments.EXPERIMENTS]
     parts = [
-        f"## {scores.setting.benchmark}, {scores.setting.preset}",
+        f"## {heading}{scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
-        readme.linked_overview(scores, f"{folder.name}/", "what came out"),
-        others,
-        f"<details><summary>Trainings</summary>\n\n{trainings}\n\n</details>",
-        *(f"![{title(p.stem)}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))),
+        readme.linked_overview(scores, f"{address}", "what came out"),
+        " · ".join(f"[{title(source.stem)}]({address}{source.name})" for source in others),
+        *(f"![{title(p.stem)}]({address}{p.name})" for p in sorted(folder.glob("*.png"))),
     ]
     return "\n\n".join(parts)
-
-
-def _speed(results: Path) -> list[str]:
-    """What `make speed` measured, on each device, as Markdown."""
-    parts = []
-    for file in sorted((results / "speed").glob("*.json")):
-        parts += [f"## Speed: {file.stem}", readme.speed(read_json(file))]
-        if file.with_suffix(".png").exists():
-            parts.append(f"![Cost of each part on {file.stem}](speed/{file.stem}.png)")
-    return parts

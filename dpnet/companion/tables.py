@@ -12,18 +12,11 @@ from dpnet.companion.experiments import PAPER_METRIC, Experiment
 from dpnet.companion.results import MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Run, Variant
-from dpnet.metrics import METRICS, Metric
+from dpnet.metrics import METRICS
 
 METRIC_NAMES = {"canet": "CANet metric", "pfenet": "PFENet metric"}
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9,"}
 NOTHING = "—"
-DIRECTIONS = {
-    "same direction": "an effect in the paper's direction",
-    "opposite direction": "an effect against the paper's direction",
-    "undecided": "undecided: the interval contains zero",
-    "positive": "better",
-    "negative": "worse",
-}
 HEADS = {"pim": "PIM", "msf": "MSF", "ccm": "CCM", "lambda1_aux": "λ1", "lambda2_dis": "λ2", "beta": "β"}
 HEADS |= {"multiscale": "scales", "pseudo_prototype": "pseudo-prototype"}
 
@@ -62,34 +55,23 @@ def main(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
     return [*first, beside(scores, experiment)]
 
 
-def other_metric(scores: Scores, experiment: Experiment) -> list[pd.DataFrame]:
-    """The same under the metric that the paper does not use there; nothing where each row has its own."""
-    if any(row.metric for row in experiment.rows):
-        return []
-    other: Metric = "canet" if experiment.metric == "pfenet" else "pfenet"
-    return [(loss_weights if experiment.name == "table5" else beside)(scores, experiment, other)]
-
-
-def beside(scores: Scores, experiment: Experiment, metric: Metric | None = None) -> pd.DataFrame:
-    """The table as the paper prints it (under its own metric, or another), the paper's numbers to the right."""
-    table = wide(results.of_metric(results.rows(scores, experiment), experiment, metric), experiment.keys, (MEAN,))
-    if metric in (None, experiment.metric):
-        papers = paper.by_row(experiment.table, experiment.keys)
-        for fold in dict.fromkeys(key[-1] for key in papers):
-            table[f"paper {fold}"] = [f"{papers[*row.key.values(), fold]:.1f}" for row in experiment.rows]
+def beside(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """The table as the paper prints it, under its own metric, the paper's numbers to the right."""
+    table = wide(results.of_metric(results.rows(scores, experiment), experiment), experiment.keys, (MEAN,))
+    papers = paper.by_row(experiment.table, experiment.keys)
+    for fold in dict.fromkeys(key[-1] for key in papers):
+        table[f"paper {fold}"] = [f"{papers[*row.key.values(), fold]:.1f}" for row in experiment.rows]
     return table.rename(columns=HEADS)
 
 
 def printed(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Our values in exactly the columns of the paper's table, the paper's metric, one decimal."""
     tidy = results.of_metric(results.rows(scores, experiment), experiment)
-    assert experiment.table is not None
     return paper.printed(experiment.table, tidy.assign(miou=tidy.miou.round(1)))
 
 
 def among(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Table 1 or 2 with ours as further lines below the paper's, in the paper's columns."""
-    assert experiment.table is not None
     theirs, ours = paper.table(experiment.table), printed(scores, experiment)
     ours["method"] = f"ours ({scores.setting.benchmark}): " + ours.method
     both = pd.concat([theirs, ours], ignore_index=True)
@@ -97,12 +79,10 @@ def among(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     return both.assign(**{column: both[column].map(decimal) for column in numbers})
 
 
-def loss_weights(scores: Scores, experiment: Experiment, metric: Metric = PAPER_METRIC) -> pd.DataFrame:
+def loss_weights(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """Table 5 as a matrix: λ2 down, λ1 across; ours, then the paper's in brackets."""
-    tidy = results.rows(scores, experiment).query(f"metric == '{metric}' and fold == '{MEAN}'")
-    text = tidy.miou.map(decimal)
-    if metric == PAPER_METRIC:
-        text += tidy.paper.map(" ({:.1f})".format)
+    tidy = results.rows(scores, experiment).query(f"metric == '{PAPER_METRIC}' and fold == '{MEAN}'")
+    text = tidy.miou.map(decimal) + tidy.paper.map(" ({:.1f})".format)
     return tidy.rename(columns=HEADS).assign(text=text).pivot(index="λ2", columns="λ1", values="text")
 
 
@@ -122,29 +102,28 @@ def baselines(scores: Scores, experiment: Experiment, intervals: Sequence[str] |
 
 def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:
     """The effects in the mean over folds (or in some), each under the paper's metric or its rows' own."""
-    every = results.effects(scores, experiment)
+    every = results.effects(scores, experiment) if experiment.rows else details.gain(scores)
     return results.of_metric(every[every.fold.isin(folds)], experiment)
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:
     """A target for the terminal: ours beside the paper's, effects, baselines, protocol."""
-    parts: list[str | pd.DataFrame] = [f"{experiment.heading}. {experiment.title}"]
-    parts.append(textwrap.fill(experiment.note, 110))
+    parts: list[str | pd.DataFrame] = [f"{experiment.heading}. {experiment.title}", experiment.note]
     if experiment.rows:
-        metric, source = METRIC_NAMES[experiment.metric], "; ours"
-        if experiment.table:
-            source += ", then the paper's (its own benchmark, ResNet-50)"
-        effects = results.of_metric(results.effects(scores, experiment), experiment)
+        metric = METRIC_NAMES[experiment.metric]
+        theirs = ", then the paper's (its own benchmark, ResNet-50)" if experiment.table else ""
+        parts += [f"mIoU in %, {metric}; ours{theirs}"]
+    parts += main(scores, experiment)[-1:]
+    if experiment.rows:
         below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
-        parts += [f"mIoU in %, {metric}{source}", beside(scores, experiment)]
-        parts += ["Paired effects (95 % interval)", wide(effects, ["effect"]), f"Baselines, {metric}", below]
+        effects = wide(headline(scores, experiment, scores.columns), ["effect"])
+        parts += ["Paired effects (95 % interval)", effects, f"Baselines, {metric}", below]
         parts += [support_verdict(scores, experiment), *missing(scores, experiment)]
-    else:
-        parts.append(reliability(scores))
-    parts.append(textwrap.fill(f"Protocol: {protocol(scores, experiment)}", 110))
+    parts.append(f"Protocol: {protocol(scores, experiment)}")
     if not scores.comparable(experiment):
         parts.append("Not the paper's setting: compare directions, not values.")
-    return "\n\n".join(part if isinstance(part, str) else part.to_string(index=False) for part in parts)
+    texts = (textwrap.fill(p, 110) if isinstance(p, str) else p.to_string(index=False) for p in parts)
+    return "\n\n".join(texts)
 
 
 def reliability(scores: Scores) -> pd.DataFrame:
@@ -156,33 +135,6 @@ def reliability(scores: Scores) -> pd.DataFrame:
         for rate, head in heads.items()
     }
     return tidy[["matches", "fold"]].assign(**texts)
-
-
-def effects_in_words(scores: Scores, experiment: Experiment) -> str:
-    """What the paired effects allow to say of the mean over folds: a list in Markdown, a sentence each."""
-    units = {e.name: e.unit for e in experiment.effects}
-    lines = []
-    for row in headline(scores, experiment).to_dict("records"):
-        text = "not run"
-        if row["status"] != "not run":
-            theirs = "" if np.isnan(row["paper"]) else f"; the paper has {row['paper']:+.1f}"
-            text = f"{difference(row)} {units.get(row['effect'], 'points')}, {DIRECTIONS[row['status']]}{theirs}"
-        lines.append(f"- {row['effect']}: {text}.")
-    return "\n".join(lines)
-
-
-def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """`details.by_class` with a column per row of the table: strings, one decimal."""
-    tidy = details.by_class(scores, experiment)
-    return paper.across(tidy.assign(iou=tidy.iou.map(decimal)), ["class", "fold", "images", "episodes"], "row", "iou")
-
-
-def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """`details.pairs` for people: what the wrong support reaches, as a share of the right one; strings."""
-    tidy = details.pairs(scores, experiment)
-    share = [f"{100 * w / r:.0f} %" if r >= 1 else NOTHING for r, w in zip(tidy.right, tidy.wrong, strict=True)]
-    table = tidy.assign(right=tidy.right.map(decimal), wrong=tidy.wrong.map(decimal), share=share)
-    return table.rename(columns={"class": "query of", "support": "wrong support of", "share": "wrong of right"})
 
 
 def support_verdict(scores: Scores, experiment: Experiment) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dpnet.companion import details, experiments, results, tables
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import MEAN, Scores, direction
+from dpnet.companion.results import MEAN, Scores
 
 AGAIN = "the same as"
 SYMBOLS = {
@@ -23,12 +23,16 @@ SYMBOLS = {
     "not run": "· not run",
 }
 NOT_RUN = ("not run", "—")
+BEST_WEIGHTS = [
+    "“the best results are achieved when … both set to 1.0”", "table5",
+    "both at 1 over the highest of the sixteen", "number 1",
+]  # fmt: skip
 
 
 def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
     """Status of a target (a key of `SYMBOLS`), and what came out in a few words."""
     if not experiment.rows:
-        row = _cycle_gain(scores)
+        (row,) = tables.headline(scores, experiment).to_dict("records")
         gain = f"the way back adds {tables.difference(row)} points to the precision of the candidates"
         return NOT_RUN if row["status"] == "not run" else (row["status"], gain)
     means = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
@@ -69,45 +73,37 @@ def claims(scores: Scores) -> pd.DataFrame:
     lines: list[list[str]] = []
     first: dict[frozenset[Any], str] = {}
     each = [scores.of_seed(seed) for seed in scores.seeds] if len(scores.seeds) > 1 else []
-    for experiment in experiments.several("all", scores.setting.benchmark):
-        claimed = [effect for effect in experiment.effects if effect.claim]
-        if not claimed:
-            continue
-        means = tables.headline(scores, experiment).set_index("effect")
-        folds = tables.headline(scores, experiment, scores.columns[:-1]).groupby("effect").difference
+    every = experiments.several("all", scores.setting.benchmark)
+    for experiment in sorted(every, key=lambda one: not one.rows):  # what sums no rows is last
+        cells = tables.headline(scores, experiment, scores.columns)
         alone = [tables.headline(one, experiment).set_index("effect").difference for one in each]
-        for effect in claimed:
+        for effect in [effect for effect in experiment.effects if effect.claim]:
             parts = [(experiment.rows[i], weight) for i, weight in effect.weights.items()]
             rows = frozenset((row.variant, row.evaluation(0), row.diversity, weight) for row, weight in parts)
             again = f" ({AGAIN} {first[rows]})" if rows in first else ""
             first.setdefault(rows, f"{experiment.heading}, {effect.name}")
-            row = means.loc[effect.name].to_dict()
-            stated = "positive" if np.isnan(row["paper"]) else f"{row['paper']:+.1f}"
-            line = [effect.claim, experiment.name, effect.name + again, stated, tables.difference(row), row["status"]]
-            lines.append([*line, _signed(folds.get_group(effect.name)), _signed(one[effect.name] for one in alone)])
+            *of_folds, mean = cells[cells.effect == effect.name].to_dict("records")
+            stated = "positive" if np.isnan(mean["paper"]) else f"{mean['paper']:+.1f}"
+            line = [
+                effect.claim,
+                experiment.name,
+                effect.name + again,
+                stated,
+                tables.difference(mean),
+                mean["status"],
+            ]
+            by_fold = _signed(row["difference"] for row in of_folds)
+            lines.append([*line, by_fold, _signed(one[effect.name] for one in alone)])
         if experiment.name == "table5":
             best = details.best_weights(scores)
-            ours = f"number {best['rank']}: {tables.difference(best)}" if best else "—"
-            line = ["“the best results are achieved when … both set to 1.0”", "table5"]
-            line += ["both at 1 over the highest of the sixteen", "number 1", ours]
-            lines.append([*line, best["status"] if best else "not run", "—", "—"])
-    gain, of_folds = _cycle_gain(scores), (_cycle_gain(scores, fold)["difference"] for fold in scores.columns[:-1])
-    line = ["“noise” of plain similarity is rejected by the way back (precision of the candidates, %)", "fig3"]
-    line += ["cycle over cosine matches", "positive", tables.difference(gain), gain["status"], _signed(of_folds)]
-    lines.append([*line, _signed(_cycle_gain(one)["difference"] for one in each)])
+            ours = [f"number {best['rank']}: {tables.difference(best)}", best["status"]] if best else NOT_RUN[::-1]
+            lines.append([*BEST_WEIGHTS, *ours, "—", "—"])
     columns = ["claim", "target", "effect", "paper", "ours", "status", "by fold", "by seed"]
     return pd.DataFrame(lines, columns=columns).drop(columns=[] if each else "by seed")
 
 
 def _signed(values: Iterable[float]) -> str:
     return ", ".join(tables.decimal(value, "+") for value in values)
-
-
-def _cycle_gain(scores: Scores, fold: str = MEAN) -> dict[str, Any]:
-    """What the way back adds to the precision of the candidates, like a row of `results.effects`."""
-    row = details.matches(scores).query(f"matches == 'cycle - cosine' and fold == '{fold}'").iloc[0]
-    gain = {"difference": row.precision, "low": row.precision_low, "high": row.precision_high}
-    return gain | {"status": direction(gain, 1.0)}
 
 
 def opening(scores: Scores, experiment: Experiment) -> str:

@@ -33,15 +33,13 @@ def prepare(
     if ready := _ready(places, noted):
         return ready
     if name == "folder":
-        raise DPNetError(f"{places[0] / INDEX}: missing: your own images need {custom.USAGE} --root {data}")
+        return load(name, data)
     if name != "shapes":
         if fetch is not None:
             from dpnet.data import download
 
             download.complete(name, data, recipe, offline=not fetch, workers=workers)
-        source = coco if name == "coco" else pascal
-        tree = index.need_copy(data, source.find(data), source.PARTS, source.TREE, name.removesuffix("-mini"))
-    # An index of a copy that cannot be written is kept in the project's own data folder.
+        tree = (coco if name == "coco" else pascal).COPY.need(data, name.removesuffix("-mini"))
     root = next((place for place in places if index.writable(place)), places[-1])
     index.need_writable(root)
     try:
@@ -66,7 +64,7 @@ def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
         return ready
     another = any((place / INDEX).exists() for place in places)
     why = f"prepared from another recipe than {noted}" if another else "missing"
-    usage = custom.USAGE if name == "folder" else f"python -m dpnet prepare {name}"
+    usage = custom.USAGE if name == "folder" else f"dpnet prepare {name}"
     raise DPNetError(f"{places[0] / INDEX}: {why}: prepare it: {usage} --root {data}")
 
 
@@ -81,11 +79,10 @@ def _look_up(name: str, data: Path, recipe: Recipe) -> tuple[dict[str, Any], lis
         what = f"{recipe.size}px-d{recipe.diversity:g}-{recipe.train}+{recipe.val}-s{recipe.seed}"
         noted = {"version": shapes.RECIPE_VERSION, **drawn, "diversity": float(recipe.diversity)}
         return noted, [data / name / f"v{shapes.RECIPE_VERSION}-{what}"]
-    # The second is for a copy of VOC or COCO that is read-only, or somebody else's.
+    # The second, in the project's own data folder, is for a copy of VOC or COCO that may not be written.
     mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
-    of_name: dict[str, dict[str, Any]]
-    of_name = {"pascal": {"images": recipe.images}, "pascal-mini": {}, "coco": {"version": coco.VERSION}}
-    return of_name[name], [data / name, _home() / "data" / f"{name}-{mark}"]
+    noted = {"images": recipe.images} if name == "pascal" else {"version": coco.VERSION} if name == "coco" else {}
+    return noted, [data / name, _home() / "data" / f"{name}-{mark}"]
 
 
 def _home() -> Path:

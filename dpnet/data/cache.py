@@ -15,9 +15,11 @@ from torch import Tensor
 
 from dpnet.config import VOID
 from dpnet.data.index import Benchmark, Entry
-from dpnet.io import DPNetError, file_lock, progress, save
+from dpnet.io import DPNetError, file_lock, free_cores, progress, save
 
 BATCH = 20
+Encode = Callable[[Tensor], Tensor]  # images uint8 [n, 3, S, S] -> features [n, C, h, w]
+Rows = Callable[[list[int]], np.ndarray]  # positions in `Benchmark.entries` -> their rows of an array
 LARGEST = 100e9  # bytes of features that are stored: COCO's at 641², 806 GB, are not
 
 
@@ -27,7 +29,7 @@ class FeatureBank:
 
     data: np.ndarray | None  # [n, 1 or 2 (mirrored), C, h, w] float16; None: too large to be stored
     row_of: dict[int, int]  # position in `Benchmark.entries` -> row of `data`
-    encoded: Callable[[list[int]], np.ndarray]  # positions -> their rows, for what is not stored
+    encoded: Rows  # for what is not stored
 
     def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
         """float32 [n, C, h, w] of n images, those of the mirror image where `mirrored` (bool [n]) is true."""
@@ -42,13 +44,7 @@ class FeatureBank:
 
 
 def features(
-    benchmark: Benchmark,
-    split: str,
-    size: int,
-    encode: Callable[[Tensor], Tensor],
-    key: str,
-    channels: int,
-    mirror: bool = False,
+    benchmark: Benchmark, split: str, size: int, encode: Encode, key: str, channels: int, mirror: bool = False
 ) -> FeatureBank:
     """A split's features by `encode` (of stride 8), which `key` names; `mirror`: of the mirror images too."""
     positions = _of_split(benchmark, split)
@@ -73,7 +69,7 @@ def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.
     positions = _of_split(benchmark, split)
     mark = _mark(benchmark, positions)
 
-    def stored(kind: str, shape: tuple[int, ...], rows: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+    def stored(kind: str, shape: tuple[int, ...], rows: Rows) -> np.ndarray:
         file = benchmark.root / "pixels" / f"{kind}-{size}px-{split}-{mark}.npy"
         return _stored(file, positions, (len(positions), *shape), np.uint8, rows, f"decoding {split} {kind}")
 
@@ -118,12 +114,7 @@ def _mark(benchmark: Benchmark, positions: list[int], *made_by: str) -> str:
 
 
 def _stored(
-    file: Path,
-    positions: list[int],
-    shape: tuple[int, ...],
-    kind: type[np.generic],
-    rows: Callable[[list[int]], np.ndarray],
-    what: str,
+    file: Path, positions: list[int], shape: tuple[int, ...], kind: type[np.generic], rows: Rows, what: str
 ) -> np.ndarray:
     """An array on disk, a row per image; made first by whoever is the first to need it."""
 
@@ -131,8 +122,11 @@ def _stored(
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
         with part.open("wb") as stream:  # not mapped: where a disk is full, a mapped file kills the process
             np.lib.format.write_array_header_1_0(stream, header)
-            for start in progress(range(0, len(positions), BATCH), what, "batch"):
-                stream.write(np.ascontiguousarray(rows(positions[start : start + BATCH])).data)
+            batches = [positions[start : start + BATCH] for start in range(0, len(positions), BATCH)]
+            # Threads side by side, of one core each: the same bits on any number of cores.
+            with ThreadPoolExecutor(1 if torch.cuda.is_initialized() else free_cores()) as pool:
+                for made in progress(pool.map(rows, batches), what, "batch", len(batches)):
+                    stream.write(np.ascontiguousarray(made).data)
 
     if not file.exists():
         with file_lock(file.with_suffix(".held"), what, "DATA=…"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dpnet.config import VOID
 from dpnet.data import images
@@ -86,11 +86,9 @@ def too_thin(benchmark: Benchmark, size: int) -> list[str]:
         every = len(lost) + left
         line = f"{name}: {len(lost)} of {every} images have no pixel of it left at {size} x {size}: not used"
         if left < ENOUGH <= every:
-            larger = (s for s in SIZES if s > size)
-            would_do = (s for s in larger if left + sum(c not in vanishing(label, s) for label in lost) >= ENOUGH)
-            way = next(
-                (f"a network of {s} x {s} would do" for s in would_do), "cut the images to where the objects are"
-            )
+            regained = {s: sum(c not in vanishing(label, s) for label in lost) for s in SIZES if s > size}
+            sides = [s for s, number in regained.items() if left + number >= ENOUGH]
+            way = f"a network of {sides[0]} x {sides[0]} would do" if sides else "cut the images to the objects"
             scarce.append(f"{line}; too few are left: {way}")
         elif lost:
             lines.append(line)
@@ -105,64 +103,34 @@ def void(benchmark: Benchmark) -> str:
 
 
 def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int] = (240, 180)) -> Image.Image:
-    """A row for each class: its name, and some of its images, evenly chosen, in cells (width, height)."""
-    left, gap, head, (width, height) = 190, 8, 38, cell
-    rows = len(benchmark.classes)
-    sheet = Image.new("RGB", (left + per_class * (width + gap), head + rows * (height + gap)), "white")
-    canvas, colours = ImageDraw.Draw(sheet), np.reshape(images.voc_colours(), (-1, 3))
-    title = f"{benchmark.name}, {len(benchmark.entries)} images: the class in colour, void in grey"
-    _text(canvas, (gap, gap), title, sheet.width - 2 * gap, 18)
+    """A row for each class: its name above some of its images, evenly chosen, in cells (width, height)."""
+    (width, height), head = cell, 30
+    sheet = Image.new("RGB", (per_class * width, len(benchmark.classes) * (head + height)), "white")
+    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for row, name in enumerate(benchmark.classes):
-        top = head + row * (height + gap)
-        positions = {split: benchmark.images_of(row + 1, split) for split in SPLITS}
-        every = [position for split in SPLITS for position in positions[split]]
-        colour = tuple(np.minimum(255, colours[row + 1] + 40).tolist())
-        canvas.rectangle((gap, top, gap + 10, top + height - 1), fill=colour)
-        _text(canvas, (gap + 20, top), name, left - gap - 24, 20)
-        counts = "\n".join([f"id {row + 1}", *(f"{len(positions[split])} {split}" for split in SPLITS)])
-        small = ImageFont.load_default(15)
-        canvas.multiline_text((gap + 20, top + 30), counts, fill="dimgray", font=small, spacing=6)
-        chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(per_class, len(every))).round().astype(int)]
-        for column, position in enumerate(chosen):
-            picture = _outlined(benchmark, position, row + 1, cell, colour)
-            x = left + column * (width + gap)
-            sheet.paste(picture, (x + (width - picture.width) // 2, top + (height - picture.height) // 2))
+        positions = [position for split in SPLITS for position in benchmark.images_of(row + 1, split)]
+        top = row * (head + height)
+        canvas.text((4, top + 4), f"{row + 1}  {name}: {len(positions)} images", "black", font)
+        chosen = np.linspace(0, len(positions) - 1, min(per_class, len(positions))).round().astype(int)
+        for column, i in enumerate(chosen.tolist()):
+            entry = benchmark.entries[positions[i]]
+            picture = ImageOps.contain(Image.fromarray(benchmark.image(entry)), cell, Image.Resampling.LANCZOS)
+            for value, colour, tint in ((VOID, (200, 200, 200), 0.6), (row + 1, MARK, 0.35)):
+                share = Image.fromarray(np.where(benchmark.label(entry) == value, 255, 0).astype(np.uint8))
+                # A tenth of a pixel of the cell is enough, so that thin objects are seen.
+                inside = np.asarray(share.resize(picture.size, Image.Resampling.BOX)) > 25
+                picture = _painted(picture, inside, colour, tint)
+            sheet.paste(picture, (column * width, top + head))
     return sheet
-
-
-def _text(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, size: int) -> None:
-    # As large as its room allows.
-    fonts = [ImageFont.load_default(points) for points in range(size, 9, -1)]
-    font = next((font for font in fonts if canvas.textlength(text, font) <= width), fonts[-1])
-    canvas.text(at, text, fill="black", font=font)
-
-
-def _outlined(
-    benchmark: Benchmark, position: int, class_id: int, cell: tuple[int, int], colour: tuple[int, ...]
-) -> Image.Image:
-    """An image in a cell, one class tinted with a white and coloured outline, void in grey."""
-    entry = benchmark.entries[position]
-    picture = ImageOps.contain(Image.fromarray(benchmark.image(entry)), cell, Image.Resampling.LANCZOS)
-    label, pixels = benchmark.label(entry), np.asarray(picture).astype(np.float32)
-
-    def share(value: int) -> np.ndarray:  # of each pixel of the cell, so that thin objects are seen
-        covered = Image.fromarray(np.where(label == value, 255, 0).astype(np.uint8))
-        return np.asarray(covered.resize(picture.size, Image.Resampling.BOX)) > (96 if value == VOID else 24)
-
-    inside, unknown = share(class_id), share(VOID)
-    pixels[unknown] = 0.4 * pixels[unknown] + 0.6 * 200
-    around = np.asarray(Image.fromarray(inside).filter(ImageFilter.MaxFilter(3)))
-    pixels[around & ~inside] = 255
-    return _painted(pixels, inside, colour, 0.35)
 
 
 def overlay(picture: images.Source, marked: np.ndarray) -> Image.Image:
     """An image (RGB) with a mask, uint8 [H, W] of 0 and 1, in colour and with an outline."""
-    return _painted(np.asarray(images.photograph(picture)).astype(np.float32), marked.astype(bool), MARK, 0.45)
+    return _painted(images.photograph(picture), marked.astype(bool), MARK, 0.45)
 
 
-def _painted(pixels: np.ndarray, inside: np.ndarray, colour: tuple[int, ...], share: float) -> Image.Image:
-    padded = np.pad(inside, 1, mode="edge")
+def _painted(image: Image.Image, inside: np.ndarray, colour: tuple[int, ...], share: float) -> Image.Image:
+    pixels, padded = np.asarray(image).astype(np.float32), np.pad(inside, 1, mode="edge")
     outline = inside & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
     pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour)
     pixels[outline] = colour

@@ -1,8 +1,5 @@
 """COCO's instances files: read, painted once into label PNGs; and COCO-20i from the user's own copy of COCO 2014."""
 
-import hashlib
-import json
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -11,26 +8,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
-from dpnet.data.index import NOTE, SPLITS, WHERE, Benchmark, Item, complain, in_processes, png, scan, write
-from dpnet.io import DPNetError, progress
+from dpnet.data.images import reason
+from dpnet.data.index import SPLITS, WHERE, Benchmark, Copy, Item, complain, in_processes, png, scan, write
+from dpnet.io import DPNetError
 
 VERSION = 1  # of `paint`: another one is another benchmark
 CLASSES = 80
 FOLDS = tuple(tuple(range(first, CLASSES + 1, 4)) for first in (1, 2, 3, 4))  # interleaved, as FWB cuts them
-CHUNK = 50  # images per task: half a second of painting
-TREE = "annotations/instances_{train,val}2014.json, train2014/ and val2014/"
 PAGE = "cocodataset.org/#download"
 PARTS = {  # as the download page calls them
-    "annotations/instances_train2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
-    "annotations/instances_val2014.json": f"it comes with '2014 Train/Val annotations [241MB]' of {PAGE}",
-    "train2014": f"it comes with '2014 Train images [83K/13GB]' of {PAGE}",
-    "val2014": f"it comes with '2014 Val images [41K/6GB]' of {PAGE}",
+    "annotations/instances_train2014.json": "2014 Train/Val annotations [241MB]",
+    "annotations/instances_val2014.json": "2014 Train/Val annotations [241MB]",
+    "train2014": "2014 Train images [83K/13GB]",
+    "val2014": "2014 Val images [41K/6GB]",
 }
+COPY = Copy(("coco", ""), {part: f"comes with '{archive}' of {PAGE}" for part, archive in PARTS.items()})
 Annotation = dict[str, Any]
 
 
@@ -47,17 +43,17 @@ class Picture(NamedTuple):
 
 
 class Instances(NamedTuple):
-    """What an instances file holds: class names in the order of their ids, the images with objects, and the rest."""
+    """What an instances file holds: class names in the order of their ids, images with objects, what was skipped."""
 
     names: tuple[str, ...]
     pictures: list[Picture]
-    without_objects: int  # images
-    without_shape: int  # objects
+    notes: list[str]
 
 
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
     """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
     pictures, missing = [], []
+    way = "complete the data" if len(folders) == 1 else "give the photographs' folder with --images"
     try:
         with redirect_stdout(StringIO()):  # it tells how long it took
             index = COCO(str(file))
@@ -73,7 +69,7 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 if name.is_absolute() or ".." in name.parts:
                     raise DPNetError(f"{file}: {name}: name photographs as they lie in the folder that you give")
                 photo = next((path for folder in folders if (path := folder / name).is_file()), None)
-                missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: complete the data"]
+                missing += [] if photo else [f"{folders[0] / name}: missing: {file} names it: {way}"]
                 key = name.with_suffix("").as_posix()
                 pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
         shapes = [one["segmentation"] for picture in pictures for _, one in picture.objects]
@@ -81,13 +77,14 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
         if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
             raise ValueError("polygons in fractions of the size, and COCO's are in pixels")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: no COCO instances file, or corrupt ({why}): export it again") from error
+        what = f"no COCO instances file, or corrupt ({reason(error)}): export it again"
+        raise DPNetError(f"{file}: {what}") from error
     if not pictures:
         raise DPNetError(f"{file}: no image with objects that have a shape: export polygons or masks, not boxes")
     complain(missing)
-    skipped = sum(map(len, index.imgToAnns.values())) - len(shapes)
-    return Instances(names, pictures, len(index.imgs) - len(pictures), skipped)
+    shapeless = sum(map(len, index.imgToAnns.values())) - len(shapes)
+    skipped = {"images": len(index.imgs) - len(pictures), "objects without a shape": shapeless}
+    return Instances(names, pictures, [f"{file.name}: {n} {what} skipped" for what, n in skipped.items() if n])
 
 
 def _shape(one: Annotation) -> Any:
@@ -133,49 +130,24 @@ def _filled(size: tuple[int, int], one: Annotation) -> np.ndarray:
     return inside
 
 
-def paint_all(pictures: list[Picture], root: Path, workers: int | None = None) -> list[Item]:
-    """Paint the labels that are not there yet, in several processes; (id, split, image, label) of each image."""
+def paint_all(pictures: list[Picture], workers: int | None = None) -> list[Item]:
+    """Paint the labels, in several processes; (id, split, image, label) of each image."""
     by_id: dict[str, Picture] = {}
     for one in pictures:
         if (other := by_id.setdefault(one.id, one)) is not one:
             names = f"{one.image.name} stands there, and in {other.listed.name}, for another image"
             raise DPNetError(f"{one.listed}: {names}: give each image its own name")
-    tasks = [pictures[first : first + CHUNK] for first in range(0, len(pictures), CHUNK)]
-    for _ in progress(in_processes(_paint, tasks, workers, root), "painting labels", "image", len(pictures)):
-        pass
-    return [(p.id, p.split, p.image, p.label) for p in pictures]
+    return in_processes(_paint, pictures, workers, "painting labels")
 
 
-def _paint(pictures: list[Picture]) -> list[str]:
-    for picture in pictures:
-        made_from = json.dumps([VERSION, picture.size, picture.objects], sort_keys=True)
-        note = hashlib.sha256(made_from.encode()).hexdigest()[:16]
-        if _made_from(picture.label) == note:
-            continue
-        try:
-            mask = paint(picture.size, picture.objects)
-        except Exception as error:  # pycocotools raises plain ones
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            what = f"the objects of {picture.image.name} cannot be painted ({why})"
-            raise DPNetError(f"{picture.listed}: {what}: export or fetch it again") from error
-        io.write(picture.label, png(mask, note), WHERE)
-    return [picture.id for picture in pictures]
-
-
-def _made_from(label: Path) -> str:
-    """The note in a label PNG, "" in any other file: then it is painted."""
+def _paint(picture: Picture) -> Item:
     try:
-        with Image.open(label) as image:
-            image.load()
-            return str(image.info.get(NOTE, ""))
-    except Exception:  # whatever is wrong with it
-        return ""
-
-
-def find(data: Path) -> Path | None:
-    """COCO 2014, or a part of it, in the user's folder or in its folder `coco`."""
-    parts = {Path(part).parts[0] for part in PARTS}
-    return next((tree for tree in (data, data / "coco") if any(os.path.isdir(tree / part) for part in parts)), None)
+        mask = paint(picture.size, picture.objects)
+    except Exception as error:  # pycocotools raises plain ones
+        what = f"the objects of {picture.image.name} cannot be painted ({reason(error)})"
+        raise DPNetError(f"{picture.listed}: {what}: export or fetch it again") from error
+    io.write(picture.label, png(mask), WHERE)
+    return picture.id, picture.split, picture.image, picture.label
 
 
 def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None = None) -> Benchmark:
@@ -187,8 +159,7 @@ def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None 
         if len(names := parts[-1].names) != CLASSES or names != parts[0].names:
             what = f"has {len(names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"
             raise DPNetError(f"{file}: {what}: fetch it again from {PAGE}")
-    if shapeless := sum(part.without_shape for part in parts):
-        print(f"{shapeless} objects without a shape skipped")
-    items = paint_all([picture for part in parts for picture in part.pictures], root, workers)
+    print(*(f"{note}\n" for part in parts for note in part.notes), sep="", end="")
+    items = paint_all([picture for part in parts for picture in part.pictures], workers)
     entries = scan(root, items, CLASSES, "reading coco")
     return write(Benchmark("coco", root, parts[0].names, FOLDS, FOLDS, entries, recipe=recipe))

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dpnet.data import checks, coco, images, index
 from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry, Folds, Item, counting, split_folds
 from dpnet.io import DPNetError
 
-USAGE = "python -m dpnet prepare folder --images DIR --labels DIR --classes FILE (or --voc DIR, or --coco FILE)"
+USAGE = "dpnet prepare folder --images DIR --labels DIR --classes FILE (or --voc DIR, or --coco FILE)"
 SIZE = 241  # of the network in the preset `quick`
 LEAST = 4  # labels
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -36,20 +37,17 @@ def prepare_folder(
 ) -> Benchmark:
     """Index images of your own, in `data`/folder; always anew, since only you know when they changed.
 
-    Labels are PNGs named like the images: 0 background, 1…n classes, 255 void. `names` is a text file with the n
-    names, one per line, or CVAT's labelmap.txt. `folds` is their number, or their classes by name, "cat,dog;cow,hen".
-    train.txt and val.txt in the folder `lists` are the split; else sub-folders train and val; else about a quarter of
-    each class's images is val. `size` is the side of the network's square, for the objects that are too thin for it.
+    Labels are PNGs named like the images. `names` lists the classes, a name per line, or is CVAT's labelmap.txt.
+    `folds` is a number, or classes by name, "cat,dog;cow,hen". `lists` is the folder of train.txt and val.txt; else
+    sub-folders train and val are the split; else it is made. `size` is the side of the network's square.
     """
     root, (known, colours) = Path(data) / "folder", read_label_map(Path(names))
-    items, notes = _pair(Path(photos), Path(labels), Path(lists) if lists else None)
-    notes += [f"{len(items)} labels in colours became ids, as the class list says"] if colours else []
-    palettes: dict[Any, Any] = {}
-
-    def make() -> list[Item]:
-        return index.in_threads(lambda i: _as_ids(i, known, colours, root, palettes), items, "looking at labels")
-
-    return _index(root, names, known, folds, make, notes, size)
+    items, notes = _pair(Path(photos), Path(labels), lists)
+    look = partial(_one_palette, classes=len(known), palettes={})
+    if colours:
+        look = partial(_ids_of_colours, colours=colours, root=root)
+        notes.append(f"{len(items)} labels in colours became ids, as the class list says")
+    return _index(root, names, known, folds, lambda: index.in_threads(look, items, "looking at labels"), notes, size)
 
 
 def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = None, size: int = SIZE) -> Benchmark:
@@ -58,12 +56,15 @@ def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = N
     labels = next((voc / kind for kind in kinds if any((voc / kind).rglob("*.[pP][nN][gG]"))), None)
     maps = [voc / name for name in ("labelmap.txt", "class_names.txt") if (voc / name).is_file()]
     if labels is None or (classes is None and len(maps) != 1):
-        there = ", ".join(sorted(path.name for path in voc.glob("*"))) or "nothing"
+        there = ", ".join(sorted(path.name for path in voc.glob("*"))[:8]) or "nothing"
         expected = "JPEGImages, SegmentationClass (label PNGs, not boxes), ImageSets/Segmentation, and one class list"
-        either = "labelmap.txt (CVAT) or class_names.txt (labelme2voc), or another with --classes"
-        raise DPNetError(f"{voc}: holds {there}; expected {expected}: {either}")
+        how = "labelmap.txt (CVAT) or class_names.txt (labelme2voc), or another with --classes"
+        raise DPNetError(f"{voc}: holds {there}; expected {expected}: {how}")
     folder = voc / "ImageSets" / "Segmentation"
-    lists = folder if any((folder / f"{split}.txt").is_file() for split in SPLITS) else None
+    listed = {file.stem for file in folder.glob("*.txt")} - {"default", "trainval"}  # CVAT's without subsets; VOC's
+    if listed and not listed & {*SPLITS}:
+        raise DPNetError(f"{folder}: holds {', '.join(sorted(listed))}: name the lists train.txt and val.txt")
+    lists = folder if listed else None
     return prepare_folder(voc / "JPEGImages", labels, classes or maps[0], data, folds, lists, size)
 
 
@@ -75,13 +76,12 @@ def prepare_coco(
     for split, file in {"train": train, "val": val}.items() if val else {"": train}.items():
         base = photos or Path(file).parent
         parts.append(coco.read(Path(file), [base, base / split], root / "made" / "labels" / split, split))
-        skipped = {"images": parts[-1].without_objects, "objects without a shape": parts[-1].without_shape}
-        notes += [f"{Path(file).name}: {number} {what} skipped" for what, number in skipped.items() if number]
+        notes += parts[-1].notes
     names = parts[0].names
     if any(part.names != names for part in parts):
         raise DPNetError(f"{val}: has other categories than {train}: export both from one project")
     pictures = [picture for part in parts for picture in part.pictures]
-    return _index(root, train, names, folds, lambda: coco.paint_all(pictures, root), notes, size)
+    return _index(root, train, names, folds, lambda: coco.paint_all(pictures), notes, size)
 
 
 def read_label_map(file: Path) -> tuple[Names, Colours]:
@@ -94,7 +94,7 @@ def read_label_map(file: Path) -> tuple[Names, Colours]:
             raise ValueError(f"a {file.suffix} file")
         lines = [line.rstrip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, ValueError) as error:
-        raise DPNetError(f"{file}: not UTF-8 text that can be read ({error}): {how}") from None
+        raise DPNetError(f"{file}: no list of names ({error}): {how}") from None
     if lines[:1] == ["# label:color_rgb:parts:actions"] or (lines and COLOURED.fullmatch(lines[0])):
         return _coloured(file, lines[lines[0].startswith("#") :])
     # labelme's ids of these two are -1, which is 255 in a PNG, and 0
@@ -122,21 +122,22 @@ def _coloured(file: Path, lines: Sequence[str]) -> tuple[Names, Colours]:
     return tuple(names), colours if 0 in colours.values() else {(0, 0, 0): 0} | colours
 
 
-def _as_ids(item: Item, names: Names, colours: Colours, root: Path, palettes: dict[Any, Any]) -> Item:
-    """The item, its label with ids; of a label in colours, a copy in `root`. An id has one colour in all palettes."""
+def _one_palette(item: Item, classes: int, palettes: dict[Any, Any]) -> Item:
+    """The item; in the palettes of all labels together an id has one colour, and a colour one id."""
+    image, label = images.opened(item[3]), item[3]
+    used = images.used_palette(image, label, classes) if image.mode == "P" else {}
+    for pair in used.items():
+        for other, file in [palettes.setdefault(key, (pair, label)) for key in pair]:
+            if other != pair:
+                both = f"{pair[0]} is {pair[1]}, and in {file} {other[0]} is {other[1]}"
+                raise DPNetError(f"{label}: {both}: a tool renumbered the palette: {images.GREY}")
+    return item
+
+
+def _ids_of_colours(item: Item, colours: Colours, root: Path) -> Item:
+    """The item, with a copy of its label in `root`, in which ids stand for colours."""
     name, split, photograph, label = item
     image = images.opened(label)
-    if not colours:
-        if image.mode not in ("P", "L", "1"):
-            how = f"{images.GREY}, or list what each colour means as CVAT does, {names[0]}:255,0,0::"
-            raise DPNetError(f"{label}: is {image.mode}, and a label is an 8-bit grey or palette PNG: {how}")
-        used = images.used_palette(image, label, len(names)) if image.mode == "P" else {}
-        for pair in used.items():
-            seen = [palettes.setdefault(key, (pair, label)) for key in pair]
-            if other := next((one for one in seen if one[0] != pair), None):
-                both = f"{pair[0]} is {pair[1]}, and in {other[1]} {other[0][0]} is {other[0][1]}"
-                raise DPNetError(f"{label}: {both}: a tool renumbered the palette: {images.GREY}")
-        return item
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (VOID, VOID):
         raise DPNetError(f"{label}: has transparent pixels: save it without")
     pixels = np.asarray(image.convert("RGB"))
@@ -189,7 +190,7 @@ def _split_folders(folder: Path, keys: Collection[str]) -> dict[str, str]:
     """The split of each file by its sub-folder, train or val; "" for each where there are no such sub-folders."""
     splits = {key: key.split("/")[0] if "/" in key else "no sub-folder" for key in keys}
     tops = {*splits.values()}
-    if tops & LIKE_SPLITS and tops != {*SPLITS}:
+    if {top.lower() for top in tops} & LIKE_SPLITS and tops != {*SPLITS}:
         where = ", ".join(sorted(tops))
         raise DPNetError(f"{folder}: labels lie in {where}: put all into sub-folders train and val, or into none")
     return splits if tops == {*SPLITS} else dict.fromkeys(keys, "")
@@ -201,10 +202,10 @@ def _lists(lists: Path, masks: Collection[str]) -> dict[str, str]:
     for split in SPLITS:
         file = lists / f"{split}.txt"
         try:
-            lines = unicodedata.normalize("NFC", file.read_text("utf-8-sig")).splitlines()
+            text = unicodedata.normalize("NFC", file.read_text("utf-8-sig"))
         except (OSError, ValueError):
-            lines = []
-        names = [line.strip() for line in lines if line.strip()]
+            text = ""
+        names = [line.strip() for line in text.splitlines() if line.strip()]
         wrong = [name for name in names if name not in masks or splits.setdefault(name, split) != split]
         if wrong or not names:
             why = f"{wrong[0]!r} has no label of its name, or is in train.txt too" if wrong else "no text with a name"
@@ -245,16 +246,14 @@ def cut_folds(names: Sequence[str], folds: str) -> Folds:
 def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     """The classes of each fold with two images for testing; DPNetError if none has, or no two are left to train."""
     tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
-    short = [i for i, classes in enumerate(tested) if classes and len(whole.trainable(i, 1)) < 2]
+    short = [fold for i, fold in enumerate(whole.folds) if tested[i] and len(whole.trainable(i, 1)) < 2]
     if short or not any(tested):
-        novel = ", ".join(whole.classes[c - 1] for i in short[:1] for c in whole.folds[i])
-        what = (
-            f"without {novel} two classes need two training images each" if short else "no class has two test images"
-        )
-        counts = {name: [len(whole.images_of(c, s)) for s in SPLITS] for c, name in enumerate(whole.classes, 1)}
-        listed = ", ".join(f"{name} {train}+{val}" for name, (train, val) in counts.items())
+        new = ", ".join(whole.classes[c - 1] for fold in short[:1] for c in fold)
+        why = f"without {new} two classes need two training images each" if short else "no class has two test images"
+        counts = [[name, *(len(whole.images_of(c, s)) for s in SPLITS)] for c, name in enumerate(whole.classes, 1)]
+        listed = ", ".join("{} {}+{}".format(*count) for count in counts)
         rule = "; ".join(["an image counts for a class of 2,048 pixels or more, fewer if it is small", *thin[:1]])
-        raise DPNetError(f"{what} (train+val: {listed}): {rule}: add images, or cut other folds with --folds")
+        raise DPNetError(f"{why} (train+val: {listed}): {rule}: add images, or cut other folds with --folds")
     return tested
 
 
@@ -265,9 +264,7 @@ def _index(
     twice = [name for name, number in Counter(name.casefold() for name in names).items() if number > 1]
     if twice or not all(names) or not 3 <= len(names) <= 254:
         why = f"{twice[0]!r} stands there twice" if twice else f"{len(names)} class names"
-        raise DPNetError(
-            f"{listed}: {why}: give 3 to 254, each once; a fold's are new, and training needs two others"
-        )
+        raise DPNetError(f"{listed}: {why}: give 3 to 254, each once: a fold's are new, and two are to train on")
     novel = cut_folds(names, folds)
     index.need_writable(root)
     (root / index.INDEX).unlink(missing_ok=True)  # copies that it names are about to be overwritten
@@ -276,15 +273,13 @@ def _index(
     entries = entries if all(entry.split for entry in entries) else divide(entries)
     seen = {value for entry in entries for value in entry.pixels}
     if seen <= {VOID}:
-        how = "the first class is 1, the second 2, and so on"
-        raise DPNetError(
-            f"{items[0][3].parent}: the labels hold only 0, the background, or 255, which is void: {how}"
-        )
+        what = "the labels hold only 0, the background, or 255, which is void: the first class is 1"
+        raise DPNetError(f"{items[0][3].parent}: {what}")
     whole = Benchmark("folder", root, names, novel, novel, entries)
     thin = checks.too_thin(whole, size)
     # Labels that were mirrored have the names, sizes and counts that they had.
-    files = index.in_threads(lambda item: (item[0], _digest(item[2]), _digest(item[3])), items, "reading files")
-    twins = len(files) - len({photograph for _, photograph, _ in files})
+    files = index.in_threads(lambda item: (item[0], *map(_digest, item[2:])), items, "reading files")
+    twins = len(files) - len({photograph for _, photograph, *_ in files})
     absent = ", ".join(name for c, name in enumerate(names, 1) if c not in seen)
     notes += [f"in no label: {absent}"] if absent else []
     notes += [f"{twins} images are there twice: scores are too good where one supports the other"] if twins else []

@@ -16,6 +16,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from dpnet.config import Recipe
 from dpnet.data import coco, index, pascal
+from dpnet.data.images import reason
 from dpnet.io import DPNetError, file_lock
 
 
@@ -28,6 +29,7 @@ class Archive(NamedTuple):
     md5: str | None = None
 
 
+AGAIN = "remove it, and the same command fetches it again"
 Parts = dict[str, Path]  # what is inside an archive -> where it shall be
 _VOC2012 = DATASET_YEAR_DICT["2012"]
 VOC = Archive(_VOC2012["url"], _VOC2012["filename"], 2.0, _VOC2012["md5"])
@@ -46,12 +48,11 @@ def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int 
     and make the masks of VOC and SBD that the recipe needs; what is there stays as it is.
     """
     images = recipe.images if name == "pascal" else ""
-    tree = coco.find(data) or data / "coco" if name == "coco" else pascal.find(data) or data / "VOCdevkit" / "VOC2012"
-    needed = _of_coco(tree) if name == "coco" else _of_voc(tree, data / "SBD", images)
-    parts_of = {one: {part: to for part, to in parts.items() if not to.exists()} for one, parts in needed.items()}
-    wanted = {archive: parts for archive, parts in parts_of.items() if parts}
-    masks = name != "coco" and not _masks_made(tree, images)
-    if not wanted and not masks:
+    copy = coco.COPY if name == "coco" else pascal.COPY
+    tree = copy.find(data) or data / copy.places[0]
+    needed = _needed(name, tree, data / "SBD", images)
+    wanted = {archive: parts for archive, parts in needed.items() if _absent(parts)}
+    if not wanted and (name == "coco" or _masks_made(tree, images)):
         return
     if not index.writable(data):
         missing = " and ".join(archive.name for archive in wanted) or "SegmentationClassAug"
@@ -64,28 +65,29 @@ def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int 
         raise DPNetError(f"--offline, and not all is here: {by_hand}")
     with file_lock(data / ".held", "fetching what is absent", index.WHERE):
         for archive, parts in wanted.items():
-            if not all(target.exists() for target in parts.values()):  # another process may have had the lock
-                _fetch(archive, parts, data, by_hand)
-        if masks and not _masks_made(tree, images):
+            if _absent(parts):  # another process may have had the lock
+                _unpack(_fetched(archive, data, by_hand), parts)
+        if name != "coco" and not _masks_made(tree, images):
             pascal.make_masks(tree, data / "SBD", workers)
 
 
-def _of_coco(tree: Path) -> dict[Archive, Parts]:
-    inside = ([part for part in coco.PARTS if part.endswith(".json")], ["val2014"], ["train2014"])
-    return {one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)}
+def _absent(parts: Parts) -> Parts:
+    return {inside: target for inside, target in parts.items() if not target.exists()}
 
 
-def _of_voc(tree: Path, sbd: Path, images: str) -> dict[Archive, Parts]:
-    wanted: dict[Archive, Parts] = {VOC: {"VOCdevkit/VOC2012": tree}}
+def _needed(name: str, tree: Path, sbd: Path, images: str) -> dict[Archive, Parts]:
+    """The parts of each archive that a benchmark needs."""
+    if name == "coco":
+        inside = ([part for part in coco.PARTS if part.endswith(".json")], ["val2014"], ["train2014"])
+        return {one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)}
+    needed: dict[Archive, Parts] = {}
+    kinds = ["JPEGImages", "ImageSets/Segmentation"]
     if not _masks_made(tree, images):
-        absent = [part for part in ("JPEGImages", "SegmentationClass") if not (tree / part).is_dir()]
-        if tree.is_dir() and absent:
-            way = f"complete your copy, or move {tree} away, and the same command fetches it"
-            raise DPNetError(f"{tree / absent[0]}: missing: it comes with {VOC.name}: {way}")
-        wanted[SBD] = {f"benchmark_RELEASE/dataset/{part}": sbd / part for part in ("cls", "train.txt", "val.txt")}
+        kinds.append("SegmentationClass")
+        needed[SBD] = {f"benchmark_RELEASE/dataset/{part}": sbd / part for part in ("cls", "train.txt", "val.txt")}
     if images == "pfenet":
-        wanted[NOVAL] = {NOVAL.name: tree / "ImageSets" / "Segmentation" / NOVAL.name}
-    return wanted
+        needed[NOVAL] = {NOVAL.name: tree / "ImageSets" / "Segmentation" / NOVAL.name}
+    return {VOC: {f"VOCdevkit/VOC2012/{kind}": tree / kind for kind in kinds}, **needed}
 
 
 def _masks_made(tree: Path, images: str) -> bool:
@@ -93,31 +95,35 @@ def _masks_made(tree: Path, images: str) -> bool:
     return (tree / "SegmentationClassAug").is_dir() and (images != "canet" or (lists / "train_aug.txt").exists())
 
 
-def _fetch(archive: Archive, parts: Parts, data: Path, by_hand: str) -> None:
-    """Get an archive, unless it lies in `data`, and put its parts where they shall be once it is whole."""
-    file, again = data / archive.name, "remove it, and the same command fetches it again"
-    if not file.is_file():
-        try:
-            (data / f"{archive.name}.part").unlink(missing_ok=True)  # of a call that was stopped
-            download_url(archive.url, data, f"{archive.name}.part", archive.md5)
-        except (OSError, RuntimeError, HTTPException) as error:  # no network, a refusal; or another MD5 sum
-            why = " ".join(str(error).split()).strip("<>") or type(error).__name__
-            if isinstance(error, HTTPError):
-                error.close()
-            raise DPNetError(f"{archive.url}: cannot be fetched ({why}): {by_hand}") from error
-        (data / f"{archive.name}.part").rename(file)
-    elif not check_integrity(file, archive.md5):
-        raise DPNetError(f"{file}: corrupt (its MD5 sum is not {archive.md5}): {again}")
+def _fetched(archive: Archive, data: Path, by_hand: str) -> Path:
+    """The archive in `data`, whole: the one that lies there, or the one on the net."""
+    file, part = data / archive.name, data / f"{archive.name}.part"
+    if file.is_file():
+        if not check_integrity(file, archive.md5):
+            raise DPNetError(f"{file}: corrupt (its MD5 sum is not {archive.md5}): {AGAIN}")
+        return file
     try:
-        with TemporaryDirectory(prefix=".unpacking-", dir=data) as aside:
+        part.unlink(missing_ok=True)  # of a call that was stopped
+        download_url(archive.url, data, part.name, archive.md5)
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, a refusal; or another MD5 sum
+        if isinstance(error, HTTPError):
+            error.close()
+        raise DPNetError(f"{archive.url}: cannot be fetched ({reason(error)}): {by_hand}") from error
+    return part.rename(file)
+
+
+def _unpack(file: Path, parts: Parts) -> None:
+    """Put the parts of an archive where they shall be, once all of it is unpacked."""
+    try:
+        with TemporaryDirectory(prefix=".unpacking-", dir=file.parent) as aside:
             if file.suffix == ".txt":
                 shutil.copy(file, aside)
             else:
                 extract_archive(file, aside)
-            for inside, target in parts.items():
+            for inside, target in _absent(parts).items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (Path(aside) / inside).rename(target)
     except FileNotFoundError as error:
-        raise DPNetError(f"{file}: corrupt (no {Path(str(error.filename)).name} in it): {again}") from error
+        raise DPNetError(f"{file}: corrupt (no {Path(str(error.filename)).name} in it): {AGAIN}") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DPNetError(f"{file}: corrupt ({' '.join(str(error).split())}): {again}") from error
+        raise DPNetError(f"{file}: corrupt ({reason(error)}): {AGAIN}") from error

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from dpnet.config import VOID
 from dpnet.io import DPNetError
@@ -123,9 +122,14 @@ def voc_colours() -> list[int]:
     return [sum(((c >> (3 * k + rgb)) & 1) << up for k, up in bits) for c in range(256) for rgb in range(3)]
 
 
-def png(image: Image.Image, info: PngInfo | None = None) -> bytes:
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def png(image: Image.Image) -> bytes:
     """The bytes of a PNG."""
-    image.save(packed := BytesIO(), "PNG", pnginfo=info)
+    image.save(packed := BytesIO(), "PNG")
     return packed.getvalue()
 
 
@@ -145,7 +149,8 @@ def _from_array(source: Any, name: str) -> Image.Image:
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     fractions, low, high = array.dtype.kind == "f", array.min(), array.max()
     if not 0 <= low <= high <= (1 if fractions else 65535):
-        raise DPNetError(f"{name}: values from {low:g} to {high:g}: give 0 to 255, or floats from 0 to 1")
+        values = f"{array.dtype} values from {low:g} to {high:g}"
+        raise DPNetError(f"{name}: {values}: give whole numbers from 0 to 255, or floats from 0 to 1")
     if array.ndim == 2 and (fractions or high > VOID):
         return Image.fromarray(array.astype(np.float32 if fractions else np.int32))
     return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array, name))
@@ -203,18 +208,16 @@ def _shades(values: np.ndarray) -> bool:
 
 
 def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray:
-    """The shapes of a LabelMe file, or plain polygons [[[x, y], …], …], drawn at the size of the photograph."""
+    """The shapes of a LabelMe file, of one label, drawn at the size of the photograph."""
     try:
         content = json.loads(file.read_text("utf-8-sig"))
-        content = content if isinstance(content, dict) else {"shapes": [{"points": points} for points in content]}
-        shapes = content["shapes"]
-        drawn = [(str(s.get("label", "")), str(s.get("shape_type") or "polygon"), s["points"]) for s in shapes]
         written = (int(content.get("imageWidth") or size[0]), int(content.get("imageHeight") or size[1]))
-        points = [np.array(corners, float).reshape(-1, 2) * size / written for *_, corners in drawn]
+        shapes = [(str(s.get("label", "")), str(s.get("shape_type") or "polygon")) for s in content["shapes"]]
+        points = [np.array(s["points"], float).reshape(-1, 2) * size / written for s in content["shapes"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: no LabelMe file ({why}): draw the mask with LabelMe, or save it as PNG") from None
-    labels = sorted({name for name, *_ in drawn})
+        what = f"no LabelMe file ({reason(error)}): draw the mask with LabelMe, or save it as PNG"
+        raise DPNetError(f"{file}: {what}") from None
+    labels = sorted({name for name, _ in shapes})
     if (label is None and len(labels) > 1) or (label is not None and label not in labels):
         raise DPNetError(f"{file}: has the labels {', '.join(labels) or 'none'}: choose one with --label (label=…)")
     if abs(size[0] * written[1] - size[1] * written[0]) > max(*size, *written):
@@ -223,12 +226,12 @@ def _labelme(file: Path, size: tuple[int, int], label: str | None) -> np.ndarray
     canvas = Image.new("L", size)
     draw = ImageDraw.Draw(canvas)
     painters = {"polygon": draw.polygon, "rectangle": draw.rectangle, "circle": draw.ellipse}
-    for (name, kind, _), corners in zip(drawn, points, strict=True):
+    for (name, kind), corners in zip(shapes, points, strict=True):
         if label not in (None, name):
             continue
         if len(corners) < CORNERS.get(kind, np.inf) or not (abs(corners) < 1e5).all():
-            expected = "polygons of 3 points or more, rectangles and circles of 2, within the photograph"
-            raise DPNetError(f"{file}: has a {kind!r} of {len(corners)} points, or far outside: draw {expected}")
+            what = f"has a {kind!r} of {len(corners)} points, or far outside"
+            raise DPNetError(f"{file}: {what}: draw polygons of 3 points or more, rectangles and circles of 2")
         if kind == "circle":  # its centre, and a point on it
             radius = np.hypot(*(corners[1] - corners[0]))
             corners = np.array([corners[0] - radius, corners[0] + radius])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -11,11 +11,10 @@ from functools import cached_property
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from dpnet import io
 from dpnet.config import VOID
@@ -27,7 +26,7 @@ SPLITS = ("train", "val")
 WHERE = "DATA=… or --root"
 VERSION = 1
 MIN_PIXELS, AT_SIDE = 2 * 32 * 32, 500  # the field's habit, stated for VOC's longer side of 500 pixels
-NOTE = "dpnet"  # keyword of a label's note
+CHUNK = 20  # images that a process takes at a time: less than a second of work
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Folds = tuple[tuple[int, ...], ...]  # class ids of each
@@ -72,10 +71,6 @@ class Benchmark:
         """The label of an entry: uint8 [H, W] of 0 background, class ids, 255 void; DPNetError if it is none."""
         return decode(self.path(entry.label), mask=True)
 
-    def min_pixels(self, entry: Entry) -> int:
-        """The least area that makes a class count in an image, in pixels."""
-        return least(*entry.size)
-
     @cached_property
     def _images(self) -> dict[tuple[int, str], list[int]]:
         positions: dict[tuple[int, str], list[int]] = {}
@@ -92,6 +87,13 @@ class Benchmark:
         """The classes that are not novel in a fold and have at least `shots` + 1 images in "train"."""
         ids = (c for c in range(1, len(self.classes) + 1) if c not in self.folds[fold])
         return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
+
+    def need_size(self, size: int) -> None:
+        """DPNetError where own images were prepared for a larger network: objects that are gone here would count."""
+        prepared = self.recipe.get("size", 0) if self.name == "folder" else 0
+        if prepared > size:
+            why = f"without what is too thin at {prepared} x {prepared} pixels, and this preset's network is smaller"
+            raise DPNetError(f"{self.root}: prepared {why}, {size} x {size}: prepare it again, with --preset as here")
 
 
 def split_folds(classes: int, folds: int = 4) -> Folds:
@@ -117,7 +119,8 @@ def decode(path: Path, mask: bool = False) -> np.ndarray:
         return np.array(images.photograph(path))
     label = images.opened(path)
     if label.mode not in ("P", "L", "1"):
-        raise DPNetError(f"{path}: is {label.mode}, but a label is an 8-bit grey or palette PNG")
+        how = f"{images.GREY}, or list its colours as CVAT does, cup:255,0,0::"
+        raise DPNetError(f"{path}: is {label.mode}, and a label is an 8-bit grey or palette PNG: {how}")
     return np.array(label, dtype=np.uint8)
 
 
@@ -194,16 +197,28 @@ def need_writable(folder: Path) -> None:
         raise DPNetError(f"{folder}: cannot be written: choose another folder with {WHERE}")
 
 
-def need_copy(data: Path, copy: Path | None, parts: dict[str, str], tree: str, name: str) -> Path:
-    """The user's copy of VOC or COCO, if there is one with all its parts, which are known with their origin."""
-    fetch = f"or let `python -m dpnet prepare {name} --root {data}` fetch what is absent"
-    if copy is None:
-        why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
-        raise DPNetError(f"{data}: {why}: give the folder that holds {tree} with {WHERE}, {fetch}")
-    for part, origin in parts.items():
-        if not (copy / part).exists():
-            raise DPNetError(f"{copy / part}: missing: {origin}: complete it, {fetch}")
-    return copy
+class Copy(NamedTuple):
+    """How a user's own copy of VOC or COCO lies in the data folder."""
+
+    places: tuple[str, ...]  # where it may be, the usual one first
+    parts: dict[str, str]  # what it consists of, and where each comes from
+
+    def find(self, data: Path) -> Path | None:
+        """The first place with a part of it."""
+        trees = [data / place for place in self.places]
+        return next((tree for tree in trees if any(os.path.exists(tree / part) for part in self.parts)), None)
+
+    def need(self, data: Path, name: str) -> Path:
+        """The place that has all parts; DPNetError if there is none."""
+        fetch = f"or let `dpnet prepare {name} --root {data}` fetch what is absent"
+        if (tree := self.find(data)) is None:
+            why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
+            parts = f"{self.places[0]}/{{{', '.join(self.parts)}}}"
+            raise DPNetError(f"{data}: {why}: give the folder that holds {parts} with {WHERE}, {fetch}")
+        for part, origin in self.parts.items():
+            if not (tree / part).exists():
+                raise DPNetError(f"{tree / part}: missing: it {origin}: complete it, {fetch}")
+        return tree
 
 
 def _pack(content: object) -> str:
@@ -211,8 +226,9 @@ def _pack(content: object) -> str:
 
 
 def _digest(index: dict[str, Any]) -> str:
-    # Without paths: the same images give the same digest wherever they lie.
-    matters = {key: index[key] for key in ("benchmark", "classes", "folds", "tested", "recipe")}
+    # Without paths and notes: the same images give the same digest, wherever they lie and whatever form they had.
+    matters = {key: index[key] for key in ("benchmark", "classes", "folds", "tested")}
+    matters["recipe"] = {key: value for key, value in index["recipe"].items() if key != "notes"}
     keys = ("id", "split", "size", "pixels", "thin")
     matters["entries"] = [[e[key] for key in keys if key in e] for e in index["entries"]]
     return hashlib.sha256(_pack(matters).encode()).hexdigest()
@@ -246,36 +262,32 @@ def read(root: Path) -> Benchmark:
         classes, recipe = tuple(index["classes"]), index["recipe"]
         return Benchmark(index["benchmark"], Path(root), classes, folds, tested, entries, index["digest"], recipe)
     except (FileNotFoundError, NotADirectoryError):
-        raise DPNetError(f"{file}: missing: python -m dpnet prepare BENCHMARK --root DATA") from None
+        raise DPNetError(f"{file}: missing: dpnet prepare BENCHMARK --root DATA") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DPNetError(f"{file}: corrupt ({why}): {again}") from error
+        raise DPNetError(f"{file}: corrupt ({images.reason(error)}): {again}") from error
 
 
-def png(mask: np.ndarray, note: str = "") -> bytes:
-    """The palette PNG of a label (uint8 [H, W]), in VOC's colours; `note` says in it what it was made from."""
-    coloured, info = Image.fromarray(mask), PngInfo()
+def png(mask: np.ndarray) -> bytes:
+    """The palette PNG of a label (uint8 [H, W]), in VOC's colours."""
+    coloured = Image.fromarray(mask)
     coloured.putpalette(images.voc_colours())
-    if note:
-        info.add_text(NOTE, note)
-    return images.png(coloured, info)
+    return images.png(coloured)
 
 
 def in_processes(
-    work: Callable[[Task], list[Result]], tasks: Sequence[Task], workers: int | None, root: Path
-) -> Iterator[Result]:
-    """The results of tasks in several processes (None: one per core; 1: in this one), in the order of the tasks."""
-    processes = min(workers or os.cpu_count() or 1, len(tasks))
+    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None, what: str
+) -> list[Result]:
+    """The results of tasks, each an image, in several processes (None: one per core; 1: in this one)."""
+    processes = min(workers or os.cpu_count() or 1, -(-len(tasks) // CHUNK))
     if processes <= 1:
-        yield from (result for task in tasks for result in work(task))
-        return
+        return list(progress(map(work, tasks), what, "image", len(tasks)))
     # spawn, because a fork of a process with threads (torch's, a notebook's) may hang
     try:
         with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
-            yield from (result for part in pool.map(work, tasks) for result in part)
+            return list(progress(pool.map(work, tasks, chunksize=CHUNK), what, "image", len(tasks)))
     except BrokenProcessPool as error:
         why = "a script needs its `if __name__ == '__main__'`, or memory ran out"
-        raise DPNetError(f"{root}: a process that fills it died ({why}): try workers=1") from error
+        raise DPNetError(f"{what}: a process died ({why}): try workers=1") from error
 
 
 def end_with_parent() -> None:

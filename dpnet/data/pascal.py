@@ -1,12 +1,12 @@
 """PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from dpnet import io
-from dpnet.data.index import WHERE, Benchmark, Folds, Item, in_processes, png, scan, split_folds, write
-from dpnet.io import DPNetError, progress
+from dpnet.data.images import reason
+from dpnet.data.index import SPLITS, WHERE, Benchmark, Copy, Folds, Item, in_processes, png, scan, split_folds, write
+from dpnet.io import DPNetError
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -16,24 +16,16 @@ FOLDS = split_folds(len(CLASSES))
 LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
 MINI = Path(__file__).with_name("pascal_mini.txt")
 ENOUGH, ENOUGH_VAL, ENOUGH_CLASSES = 20, 5, 2  # images of a class, of them in val; such classes in a fold
-CHUNK = 50  # masks per task: half a second of work
-TREE = "VOCdevkit/VOC2012/{JPEGImages,SegmentationClassAug,ImageSets/Segmentation}"
 PARTS = {
-    "JPEGImages": "it holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
-    "SegmentationClassAug": "it holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+    "JPEGImages": "holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
+    "SegmentationClassAug": "holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
+    "ImageSets/Segmentation": "holds the lists of VOC 2012 (VOCtrainval_11-May-2012.tar)",
 }
-LIST_ORIGIN = {
-    "train.txt": "it comes with VOC 2012",
-    "val.txt": "it comes with VOC 2012",
+COPY = Copy(("VOCdevkit/VOC2012", "VOC2012", ""), PARTS)
+LIST_ORIGIN = {  # the others come with VOC 2012
     "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
     "train_aug.txt": "VOC train and SBD without VOC val; it is handed out with SegmentationClassAug",
 }
-
-
-def find(data: Path) -> Path | None:
-    """VOC2012 in the user's folder, or as that folder."""
-    places = (data / "VOCdevkit" / "VOC2012", data / "VOC2012", data)
-    return next((voc for voc in places if any(os.path.isdir(voc / part) for part in (*PARTS, "ImageSets"))), None)
 
 
 def ids(path: Path, images: str = "pfenet") -> list[str]:
@@ -42,7 +34,8 @@ def ids(path: Path, images: str = "pfenet") -> list[str]:
     # "2007_000032" in VOC's own lists, "/JPEGImages/2007_000032.jpg /Segm…" in those of other projects
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {LIST_ORIGIN[path.name]}")
+        origin = LIST_ORIGIN.get(path.name, "it comes with VOC 2012")
+        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {origin}")
     return names
 
 
@@ -63,12 +56,10 @@ def items(voc: Path, name: str, images: str) -> list[Item]:
 
 def enough(benchmark: Benchmark) -> Folds:
     """The novel classes of each fold with enough images to be tested; () for a fold with fewer than two."""
-
-    def fits(class_id: int) -> bool:
-        train, val = (len(benchmark.images_of(class_id, split)) for split in ("train", "val"))
-        return train + val >= ENOUGH and val >= ENOUGH_VAL
-
-    tested = [tuple(filter(fits, fold)) for fold in benchmark.folds]
+    classes = [c for fold in benchmark.folds for c in fold]
+    train, val = ({c: len(benchmark.images_of(c, split)) for c in classes} for split in SPLITS)
+    fits = {c for c in classes if train[c] + val[c] >= ENOUGH and val[c] >= ENOUGH_VAL}
+    tested = [tuple(c for c in fold if c in fits) for fold in benchmark.folds]
     return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
 
 
@@ -95,24 +86,20 @@ def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:
     making = masks.with_name(f".{masks.name}.part")  # so that a folder of that name is whole, or the user's
     made_from = {key: sbd / "cls" / f"{key}.mat" for key in augmented}
     made_from |= {key: voc / "SegmentationClass" / f"{key}.png" for key in (*train, *val)}
-    pairs = [(file, making / f"{key}.png") for key, file in sorted(made_from.items())]
-    tasks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
-    for _ in progress(in_processes(_make, tasks, workers, masks), "making masks", "mask", len(pairs)):
-        pass
+    in_processes(_make, [(f, making / f"{key}.png") for key, f in sorted(made_from.items())], workers, "making masks")
     making.rename(masks)
 
 
-def _make(pairs: list[tuple[Path, Path]]) -> list[Path]:
+def _make(pair: tuple[Path, Path]) -> None:
     from scipy.io import loadmat
 
-    for file, target in pairs:
-        if target.exists():
-            continue
-        try:
-            mask = None if file.suffix == ".png" else loadmat(file)["GTcls"][0]["Segmentation"][0]
-            content = file.read_bytes() if mask is None else png(mask)
-        except Exception as error:  # whatever scipy raises for a broken file
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DPNetError(f"{file}: no mask can be read from it ({why}): replace it by an intact copy") from error
-        io.write(target, content, WHERE)
-    return [target for _, target in pairs]
+    file, target = pair
+    if target.exists():
+        return
+    try:
+        content = file.read_bytes() if file.suffix == ".png" else png(loadmat(file)["GTcls"][0]["Segmentation"][0])
+    except Exception as error:  # whatever scipy raises for a broken file
+        raise DPNetError(
+            f"{file}: no mask can be read from it ({reason(error)}): replace it by an intact copy"
+        ) from error
+    io.write(target, content, WHERE)

@@ -17,30 +17,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dpnet import io
-from dpnet.config import Recipe
+from dpnet.config import VOID, Recipe
 from dpnet.data import index
 from dpnet.data.index import SPLITS, WHERE, Benchmark, Entry, split_folds
 
 __all__ = ["CLASSES", "FOLDS", "RECIPE_VERSION", "prepare", "render"]
 
 RECIPE_VERSION = 1  # raise it with any change that changes a rendered byte
-VOID = 255
 REFERENCE_SIZE = 161  # blurs and shadows are given in pixels of a scene of this side
 HOLE, BODY, SECOND, DARK = range(4)  # what a polygon is painted with; later polygons cover earlier ones
 Parts = list[tuple[int, list[np.ndarray]]]  # roles, each with its outlines, in the order of painting
 Window = tuple[slice, slice]  # rows and columns of the canvas
-
-
-@dataclass(frozen=True)
-class Vary:
-    """Draws the measures of one object; their spread about the middle of the range grows with diversity."""
-
-    rng: np.random.Generator
-    diversity: float
-
-    def __call__(self, low: float, high: float) -> float:
-        spread = 0.15 + 0.85 * self.diversity
-        return (low + high) / 2 + (high - low) * spread * (self.rng.random() - 0.5)
 
 
 # Outlines are float [points, 2] in the object's own frame: x to the right, y down, about -1..1.
@@ -78,164 +65,158 @@ def dome(half_width: float, height: float) -> np.ndarray:
     return np.stack([half_width * np.cos(angles), height * np.sin(angles)], 1)
 
 
-# Silhouettes, in the order of the classes.
+@dataclass(frozen=True)
+class Silhouette:
+    """Draws one object; the spread of its measures about the middle of their range grows with diversity."""
 
+    rng: np.random.Generator
+    diversity: float
 
-def plane(vary: Vary) -> Parts:
-    span, sweep, girth = vary(0.6, 1), vary(0.1, 0.5), vary(0.17, 0.26)
-    wing = polygon(0.25, 0, -0.1 - sweep, -span, -0.35 - sweep, -span, -0.2, 0)
-    tail = polygon(-0.7, 0, -1, -0.4, -1.15, -0.4, -0.95, 0, -1.15, 0.4, -1, 0.4)
-    return [(BODY, [ellipse(0, 0, 1, girth)]), (SECOND, [wing, wing * [1, -1], tail])]
+    def vary(self, low: float, high: float) -> float:
+        spread = 0.15 + 0.85 * self.diversity
+        return (low + high) / 2 + (high - low) * spread * (self.rng.random() - 0.5)
 
+    def measures(self, *ranges: tuple[float, float]) -> list[float]:
+        return [self.vary(low, high) for low, high in ranges]
 
-def fish(vary: Vary) -> Parts:
-    height, flare = vary(0.3, 0.6), vary(0.3, 0.6)
-    tail = polygon(-0.5, 0, -1.05, -flare, -0.85, 0, -1.05, flare)
-    fin = polygon(0, -0.9 * height, 0.35, -0.85 * height, -0.1, -height - 0.3)
-    eye = ellipse(0.6, -0.25 * height, 0.07, 0.07)
-    return [(BODY, [ellipse(0.15, 0, 0.8, height)]), (SECOND, [tail, fin]), (DARK, [eye])]
+    # In the order of the classes.
 
+    def plane(self) -> Parts:
+        span, sweep, girth = self.measures((0.6, 1), (0.1, 0.5), (0.17, 0.26))
+        wing = polygon(0.25, 0, -0.1 - sweep, -span, -0.35 - sweep, -span, -0.2, 0)
+        tail = polygon(-0.7, 0, -1, -0.4, -1.15, -0.4, -0.95, 0, -1.15, 0.4, -1, 0.4)
+        return [(BODY, [ellipse(0, 0, 1, girth)]), (SECOND, [wing, wing * [1, -1], tail])]
 
-def bottle(vary: Vary) -> Parts:
-    width, neck, shoulder = vary(0.26, 0.42), vary(0.09, 0.16), vary(-0.4, -0.05)
-    left = polygon(-width, 1, -width, shoulder + 0.2, -neck, shoulder - 0.15, -neck, -0.8)
-    label = rectangle(-width, 0.3, width, vary(0.5, 0.75))
-    cap = rectangle(-neck - 0.04, -1, neck + 0.04, -0.75)
-    return [(BODY, [np.concatenate([left, left[::-1] * [-1, 1]])]), (SECOND, [cap, label])]
+    def fish(self) -> Parts:
+        height, flare = self.measures((0.3, 0.6), (0.3, 0.6))
+        tail = polygon(-0.5, 0, -1.05, -flare, -0.85, 0, -1.05, flare)
+        fin = polygon(0, -0.9 * height, 0.35, -0.85 * height, -0.1, -height - 0.3)
+        eye = ellipse(0.6, -0.25 * height, 0.07, 0.07)
+        return [(BODY, [ellipse(0.15, 0, 0.8, height)]), (SECOND, [tail, fin]), (DARK, [eye])]
 
+    def bottle(self) -> Parts:
+        width, neck, shoulder = self.measures((0.26, 0.42), (0.09, 0.16), (-0.4, -0.05))
+        left = polygon(-width, 1, -width, shoulder + 0.2, -neck, shoulder - 0.15, -neck, -0.8)
+        label = rectangle(-width, 0.3, width, self.vary(0.5, 0.75))
+        cap = rectangle(-neck - 0.04, -1, neck + 0.04, -0.75)
+        return [(BODY, [np.concatenate([left, left[::-1] * [-1, 1]])]), (SECOND, [cap, label])]
 
-def star(vary: Vary) -> Parts:
-    points, inner = 5 if vary(0, 1) < 0.65 else 6, vary(0.35, 0.55)
-    return [
-        (BODY, [radial(np.tile([1, inner], points))]),
-        (SECOND, [ellipse(0, 0, 0.45 * inner, 0.45 * inner)]),
-    ]
+    def star(self) -> Parts:
+        points, inner = 5 if self.vary(0, 1) < 0.65 else 6, self.vary(0.35, 0.55)
+        core = ellipse(0, 0, 0.45 * inner, 0.45 * inner)
+        return [(BODY, [radial(np.tile([1, inner], points))]), (SECOND, [core])]
 
+    def chair(self) -> Parts:
+        width, leg, seat, slant = self.measures((0.4, 0.55), (0.16, 0.24), (-0.1, 0.2), (0.05, 0.3))
+        thick = 1.6 * leg
+        back = polygon(-width, seat, -width - slant, -1, -width - slant + thick, -1, -width + thick, seat)
+        rear, front = bar(-width + 0.05, seat, -width - 0.02, 1, leg), bar(width, seat, width + 0.07, 1, leg)
+        return [(BODY, [rectangle(-width, seat - 0.1, width + 0.1, seat + thick), back]), (SECOND, [rear, front])]
 
-def chair(vary: Vary) -> Parts:
-    width, leg, seat, slant = vary(0.4, 0.55), vary(0.16, 0.24), vary(-0.1, 0.2), vary(0.05, 0.3)
-    thick = 1.6 * leg
-    back = polygon(-width, seat, -width - slant, -1, -width - slant + thick, -1, -width + thick, seat)
-    rear, front = bar(-width + 0.05, seat, -width - 0.02, 1, leg), bar(width, seat, width + 0.07, 1, leg)
-    return [(BODY, [rectangle(-width, seat - 0.1, width + 0.1, seat + thick), back]), (SECOND, [rear, front])]
+    def butterfly(self) -> Parts:
+        upper, lower = self.measures((0.35, 0.6), (0.24, 0.4))
+        wings = [ellipse(side * 0.5, -0.42, 0.55, upper, -0.5 * side) for side in (-1, 1)]
+        wings += [ellipse(side * 0.4, 0.4, 0.42, lower, 0.5 * side) for side in (-1, 1)]
+        feelers = [bar(0, -0.6, side * 0.2, -1, 0.06) for side in (-1, 1)]
+        return [(BODY, wings), (SECOND, [ellipse(0, 0, 0.1, 0.65), *feelers])]
 
+    def gear(self) -> Parts:
+        teeth, root, hole = round(self.vary(7, 11)), self.vary(0.72, 0.84), self.vary(0.2, 0.42)
+        wheel, hub = radial(np.tile([1, 1, root, root], teeth)), ellipse(0, 0, hole + 0.18, hole + 0.18)
+        return [(BODY, [wheel]), (SECOND, [hub]), (HOLE, [ellipse(0, 0, hole, hole)])]
 
-def butterfly(vary: Vary) -> Parts:
-    upper, lower = vary(0.35, 0.6), vary(0.24, 0.4)
-    wings = [ellipse(side * 0.5, -0.42, 0.55, upper, -0.5 * side) for side in (-1, 1)]
-    wings += [ellipse(side * 0.4, 0.4, 0.42, lower, 0.5 * side) for side in (-1, 1)]
-    feelers = [bar(0, -0.6, side * 0.2, -1, 0.06) for side in (-1, 1)]
-    return [(BODY, wings), (SECOND, [ellipse(0, 0, 0.1, 0.65), *feelers])]
+    def mushroom(self) -> Parts:
+        width, height, stem = self.measures((0.7, 1), (0.6, 1), (0.18, 0.34))
+        cap = np.concatenate([dome(width, height), polygon(0.5 * width, 0.15, -0.5 * width, 0.15)])
+        foot = 1.25 * stem
+        return [(SECOND, [polygon(-stem, -0.05, stem, -0.05, foot, 0.95, -foot, 0.95)]), (BODY, [cap])]
 
+    def car(self) -> Parts:
+        drop, cabin, x, wheel = self.measures((0.25, 0.42), (0.3, 0.55), (-0.35, 0.05), (0.17, 0.26))
+        hood = 0.4 - drop
+        body = polygon(-1, 0.4, -1, hood, -0.85, hood - 0.05, 0.8, hood - 0.05, 1, hood + 0.05, 1, 0.4)
+        roof, pane = hood - cabin, hood - cabin + 0.08
+        top = polygon(x - 0.45, hood, x - 0.25, roof, x + 0.4, roof, x + 0.7, hood)
+        window = polygon(x - 0.3, hood - 0.04, x - 0.18, pane, x + 0.33, pane, x + 0.5, hood - 0.04)
+        wheels = [ellipse(side * 0.55, 0.42, wheel, wheel) for side in (-1, 1)]
+        return [(BODY, [body, top]), (DARK, [window]), (SECOND, wheels)]
 
-def gear(vary: Vary) -> Parts:
-    teeth, root, hole = round(vary(7, 11)), vary(0.72, 0.84), vary(0.2, 0.42)
-    wheel, hub = radial(np.tile([1, 1, root, root], teeth)), ellipse(0, 0, hole + 0.18, hole + 0.18)
-    return [(BODY, [wheel]), (SECOND, [hub]), (HOLE, [ellipse(0, 0, hole, hole)])]
+    def key(self) -> Parts:
+        bow, shaft, bits = self.vary(0.4, 0.52), self.vary(0.2, 0.28), round(self.vary(2, 3.4))
+        handle, hole = ellipse(-0.6, 0, bow, bow), ellipse(-0.6, 0, 0.42 * bow, 0.42 * bow)
+        teeth = [rectangle(0.81 - 0.24 * i, 0, 0.95 - 0.24 * i, self.vary(0.32, 0.5)) for i in range(bits)]
+        return [(BODY, [handle]), (HOLE, [hole]), (SECOND, [bar(0.9 * bow - 0.6, 0, 1, 0, shaft), *teeth])]
 
+    def tree(self) -> Parts:
+        trunk, crown, free = self.vary(0.1, 0.18), self.vary(0.42, 0.62), self.rng.uniform
+        leaves = [
+            ellipse(free(-0.35, 0.35), free(-0.65, -0.1), crown * free(0.7, 1), crown * free(0.7, 1))
+            for _ in range(round(self.vary(3, 5)))
+        ]
+        return [(SECOND, [rectangle(-trunk, -0.4, trunk, 1)]), (BODY, leaves)]
 
-def mushroom(vary: Vary) -> Parts:
-    width, height, stem = vary(0.7, 1), vary(0.6, 1), vary(0.18, 0.34)
-    cap = np.concatenate([dome(width, height), polygon(0.5 * width, 0.15, -0.5 * width, 0.15)])
-    foot = 1.25 * stem
-    return [(SECOND, [polygon(-stem, -0.05, stem, -0.05, foot, 0.95, -foot, 0.95)]), (BODY, [cap])]
+    def cup(self) -> Parts:
+        width, taper, height, grip = self.measures((0.42, 0.6), (0.6, 0.95), (0.55, 0.8), (0.22, 0.34))
+        handle = ellipse(0.95 * width, -0.05, grip, 1.2 * grip)
+        hole = ellipse(0.95 * width, -0.05, 0.55 * grip, 0.75 * grip)
+        wall = polygon(-width, -height, width, -height, width * taper, height, -width * taper, height)
+        return [(SECOND, [handle]), (HOLE, [hole]), (BODY, [wall]), (DARK, [ellipse(0, -height, width, 0.13)])]
 
+    def house(self) -> Parts:
+        width, height, gable, eaves = self.measures((0.55, 0.8), (0.5, 0.8), (0.4, 0.75), (0.05, 0.2))
+        door = rectangle(-0.5 * width, 0.35 * height, -0.1 * width, height)
+        window = rectangle(0.25 * width, 0.25 * height, 0.65 * width, 0.6 * height)
+        roof = polygon(-width - eaves, 0.02, 0, -gable, width + eaves, 0.02)
+        return [(BODY, [rectangle(-width, 0, width, height)]), (SECOND, [roof]), (DARK, [door, window])]
 
-def car(vary: Vary) -> Parts:
-    hood, cabin, x, wheel = 0.4 - vary(0.25, 0.42), vary(0.3, 0.55), vary(-0.35, 0.05), vary(0.17, 0.26)
-    body = polygon(-1, 0.4, -1, hood, -0.85, hood - 0.05, 0.8, hood - 0.05, 1, hood + 0.05, 1, 0.4)
-    roof, pane = hood - cabin, hood - cabin + 0.08
-    top = polygon(x - 0.45, hood, x - 0.25, roof, x + 0.4, roof, x + 0.7, hood)
-    window = polygon(x - 0.3, hood - 0.04, x - 0.18, pane, x + 0.33, pane, x + 0.5, hood - 0.04)
-    wheels = [ellipse(side * 0.55, 0.42, wheel, wheel) for side in (-1, 1)]
-    return [(BODY, [body, top]), (DARK, [window]), (SECOND, wheels)]
+    def boat(self) -> Parts:
+        keel, mast, sail = 0.4 + self.vary(0.25, 0.42), self.vary(-0.15, 0.15), self.vary(0.5, 0.85)
+        main = polygon(mast + 0.06, -0.95, mast + 0.06, 0.28, mast + sail, 0.28)
+        jib = polygon(mast - 0.06, -0.7, mast - 0.06, 0.28, mast - 0.75 * sail, 0.28)
+        hull = polygon(-1, 0.4, 1, 0.4, 0.7, keel, -0.75, keel)
+        return [(BODY, [hull]), (DARK, [bar(mast, 0.4, mast, -1, 0.08)]), (SECOND, [main, jib])]
 
+    def flower(self) -> Parts:
+        petals = round(self.vary(5, 8))
+        length, width, stalk = self.measures((0.5, 0.62), (0.2, 0.3), (-0.1, 0.1))
+        petal = ellipse(0.6 * length, 0, 0.55 * length, 4 * width / petals + 0.06)
+        corolla = [petal @ rotation(2 * math.pi * i / petals).T + [0, -0.35] for i in range(petals)]
+        return [(BODY, corolla), (DARK, [bar(0, 0.1, stalk, 1, 0.1)]), (SECOND, [ellipse(0, -0.35, 0.2, 0.2)])]
 
-def key(vary: Vary) -> Parts:
-    bow, shaft, bits = vary(0.4, 0.52), vary(0.2, 0.28), round(vary(2, 3.4))
-    handle, hole = ellipse(-0.6, 0, bow, bow), ellipse(-0.6, 0, 0.42 * bow, 0.42 * bow)
-    teeth = [rectangle(0.81 - 0.24 * i, 0, 0.95 - 0.24 * i, vary(0.32, 0.5)) for i in range(bits)]
-    return [(BODY, [handle]), (HOLE, [hole]), (SECOND, [bar(0.9 * bow - 0.6, 0, 1, 0, shaft), *teeth])]
+    def quadruped(self) -> Parts:
+        girth, foot, leg, rise = self.measures((0.24, 0.38), (0.5, 0.75), (0.13, 0.2), (0.2, 0.45))
+        trunk, head = ellipse(-0.05, -0.05, 0.75, girth), ellipse(0.85, -0.15 - rise, 0.25, 0.17)
+        neck, tail = bar(0.5, -0.1, 0.75, -0.1 - rise, 0.26), bar(-0.75, -0.1, -1, self.vary(-0.5, 0.3), 0.09)
+        legs = [bar(x, 0, x + self.vary(-0.12, 0.12), foot, leg) for x in (-0.55, -0.35, 0.35, 0.53)]
+        return [(BODY, [trunk, neck, head]), (SECOND, [tail]), (BODY, legs)]
 
+    def crescent(self) -> Parts:
+        shift, inner = 0.7 * self.vary(0.3, 0.6), self.vary(0.72, 0.95)
+        angles = np.linspace(0.25 * math.pi, 1.75 * math.pi, 30)
+        outer = np.stack([np.cos(angles), np.sin(angles)], 1)
+        return [(BODY, [np.concatenate([outer, outer[::-1] * [0.9 * inner, 0.95 * inner] + [shift, 0]])])]
 
-def tree(vary: Vary) -> Parts:
-    trunk, crown, free = vary(0.1, 0.18), vary(0.42, 0.62), vary.rng.uniform
-    leaves = [
-        ellipse(free(-0.35, 0.35), free(-0.65, -0.1), crown * free(0.7, 1), crown * free(0.7, 1))
-        for _ in range(round(vary(3, 5)))
-    ]
-    return [(SECOND, [rectangle(-trunk, -0.4, trunk, 1)]), (BODY, leaves)]
+    def umbrella(self) -> Parts:
+        width, height, along = self.vary(0.8, 1), self.vary(0.5, 0.85), np.linspace(0, 1, 21)
+        hem = np.stack([width * (1 - 2 * along), -0.12 * np.abs(np.sin(5 * math.pi * along))], 1)
+        stick, crook = bar(0, -0.1, 0, 0.85, 0.09), bar(0, 0.85, 0.25, 0.9, 0.12)
+        return [(DARK, [stick, crook]), (BODY, [np.concatenate([dome(width, height), hem])])]
 
+    def cactus(self) -> Parts:
+        stem, left, right, arm = self.measures((0.18, 0.27), (-0.2, 0.2), (-0.25, 0.3), (0.35, 0.6))
+        trunk = [ellipse(0, -0.75, stem, stem), rectangle(-stem, -0.75, stem, 0.7)]
+        left_arm = [bar(-stem, left, -0.6, left, 0.22), bar(-0.6, left + 0.11, -0.6, left - arm, 0.24)]
+        right_arm = [bar(stem, right, 0.55, right, 0.22), bar(0.55, right + 0.11, 0.55, right - 0.8 * arm, 0.24)]
+        pot = polygon(-0.45, 0.65, 0.45, 0.65, 0.33, 1, -0.33, 1)
+        return [(BODY, [*trunk, *left_arm, *right_arm]), (SECOND, [pot])]
 
-def cup(vary: Vary) -> Parts:
-    width, taper, height, grip = vary(0.42, 0.6), vary(0.6, 0.95), vary(0.55, 0.8), vary(0.22, 0.34)
-    handle = ellipse(0.95 * width, -0.05, grip, 1.2 * grip)
-    hole = ellipse(0.95 * width, -0.05, 0.55 * grip, 0.75 * grip)
-    wall = polygon(-width, -height, width, -height, width * taper, height, -width * taper, height)
-    return [(SECOND, [handle]), (HOLE, [hole]), (BODY, [wall]), (DARK, [ellipse(0, -height, width, 0.13)])]
-
-
-def house(vary: Vary) -> Parts:
-    width, height, gable, eaves = vary(0.55, 0.8), vary(0.5, 0.8), vary(0.4, 0.75), vary(0.05, 0.2)
-    door = rectangle(-0.5 * width, 0.35 * height, -0.1 * width, height)
-    window = rectangle(0.25 * width, 0.25 * height, 0.65 * width, 0.6 * height)
-    roof = polygon(-width - eaves, 0.02, 0, -gable, width + eaves, 0.02)
-    return [(BODY, [rectangle(-width, 0, width, height)]), (SECOND, [roof]), (DARK, [door, window])]
-
-
-def boat(vary: Vary) -> Parts:
-    keel, mast, sail = 0.4 + vary(0.25, 0.42), vary(-0.15, 0.15), vary(0.5, 0.85)
-    main = polygon(mast + 0.06, -0.95, mast + 0.06, 0.28, mast + sail, 0.28)
-    jib = polygon(mast - 0.06, -0.7, mast - 0.06, 0.28, mast - 0.75 * sail, 0.28)
-    hull = polygon(-1, 0.4, 1, 0.4, 0.7, keel, -0.75, keel)
-    return [(BODY, [hull]), (DARK, [bar(mast, 0.4, mast, -1, 0.08)]), (SECOND, [main, jib])]
-
-
-def flower(vary: Vary) -> Parts:
-    petals, length, width, stalk = round(vary(5, 8)), vary(0.5, 0.62), vary(0.2, 0.3), vary(-0.1, 0.1)
-    petal = ellipse(0.6 * length, 0, 0.55 * length, 4 * width / petals + 0.06)
-    corolla = [petal @ rotation(2 * math.pi * i / petals).T + [0, -0.35] for i in range(petals)]
-    return [(BODY, corolla), (DARK, [bar(0, 0.1, stalk, 1, 0.1)]), (SECOND, [ellipse(0, -0.35, 0.2, 0.2)])]
-
-
-def quadruped(vary: Vary) -> Parts:
-    girth, foot, leg, rise = vary(0.24, 0.38), vary(0.5, 0.75), vary(0.13, 0.2), vary(0.2, 0.45)
-    trunk, head = ellipse(-0.05, -0.05, 0.75, girth), ellipse(0.85, -0.15 - rise, 0.25, 0.17)
-    neck, tail = bar(0.5, -0.1, 0.75, -0.1 - rise, 0.26), bar(-0.75, -0.1, -1, vary(-0.5, 0.3), 0.09)
-    legs = [bar(x, 0, x + vary(-0.12, 0.12), foot, leg) for x in (-0.55, -0.35, 0.35, 0.53)]
-    return [(BODY, [trunk, neck, head]), (SECOND, [tail]), (BODY, legs)]
-
-
-def crescent(vary: Vary) -> Parts:
-    shift, inner = 0.7 * vary(0.3, 0.6), vary(0.72, 0.95)
-    angles = np.linspace(0.25 * math.pi, 1.75 * math.pi, 30)
-    outer = np.stack([np.cos(angles), np.sin(angles)], 1)
-    return [(BODY, [np.concatenate([outer, outer[::-1] * [0.9 * inner, 0.95 * inner] + [shift, 0]])])]
-
-
-def umbrella(vary: Vary) -> Parts:
-    width, height, along = vary(0.8, 1), vary(0.5, 0.85), np.linspace(0, 1, 21)
-    hem = np.stack([width * (1 - 2 * along), -0.12 * np.abs(np.sin(5 * math.pi * along))], 1)
-    stick, crook = bar(0, -0.1, 0, 0.85, 0.09), bar(0, 0.85, 0.25, 0.9, 0.12)
-    return [(DARK, [stick, crook]), (BODY, [np.concatenate([dome(width, height), hem])])]
-
-
-def cactus(vary: Vary) -> Parts:
-    stem, left, right, arm = vary(0.18, 0.27), vary(-0.2, 0.2), vary(-0.25, 0.3), vary(0.35, 0.6)
-    trunk = [ellipse(0, -0.75, stem, stem), rectangle(-stem, -0.75, stem, 0.7)]
-    left_arm = [bar(-stem, left, -0.6, left, 0.22), bar(-0.6, left + 0.11, -0.6, left - arm, 0.24)]
-    right_arm = [bar(stem, right, 0.55, right, 0.22), bar(0.55, right + 0.11, 0.55, right - 0.8 * arm, 0.24)]
-    pot = polygon(-0.45, 0.65, 0.45, 0.65, 0.33, 1, -0.33, 1)
-    return [(BODY, [*trunk, *left_arm, *right_arm]), (SECOND, [pot])]
-
-
-def snail(vary: Vary) -> Parts:
-    radius, y = vary(0.45, 0.6), vary(-0.1, 0.1)
-    foot = polygon(-1, 0.65, -0.7, 0.4, 0.6, 0.35, 0.7, -0.25, 0.98, -0.25, 0.98, 0.1, 0.85, 0.65)
-    horns = [bar(0.78, -0.2, 0.65, -0.6, 0.06), bar(0.9, -0.2, 1, -0.6, 0.06)]
-    shell = ellipse(-0.1, y, radius, radius)
-    core = ellipse(0.15 * radius - 0.1, y, 0.33 * radius, 0.33 * radius)
-    return [(SECOND, [foot, *horns]), (BODY, [shell]), (DARK, [core])]
+    def snail(self) -> Parts:
+        radius, y = self.measures((0.45, 0.6), (-0.1, 0.1))
+        foot = polygon(-1, 0.65, -0.7, 0.4, 0.6, 0.35, 0.7, -0.25, 0.98, -0.25, 0.98, 0.1, 0.85, 0.65)
+        horns = [bar(0.78, -0.2, 0.65, -0.6, 0.06), bar(0.9, -0.2, 1, -0.6, 0.06)]
+        shell = ellipse(-0.1, y, radius, radius)
+        core = ellipse(0.15 * radius - 0.1, y, 0.33 * radius, 0.33 * radius)
+        return [(SECOND, [foot, *horns]), (BODY, [shell]), (DARK, [core])]
 
 
 def ripple(phase: np.ndarray, sharpness: float = 4.0) -> np.ndarray:
@@ -318,7 +299,7 @@ class ShapeClass:
     """What the objects of a class have in common."""
 
     name: str
-    silhouette: Callable[[Vary], Parts]
+    silhouette: Callable[[Silhouette], Parts]
     body: Texture
     second: Texture  # of its second parts, where it has any
     body_hue: float  # 0..1 around the colour wheel
@@ -326,26 +307,26 @@ class ShapeClass:
 
 
 SHAPES = (
-    ShapeClass("plane", plane, Surface.plain, Surface.stripes, 0.58, 0.02),
-    ShapeClass("fish", fish, Surface.scales, Surface.fur, 0.08, 0.05),
-    ShapeClass("bottle", bottle, Surface.marble, Surface.checks, 0.36, 0.12),
-    ShapeClass("star", star, Surface.dots, Surface.plain, 0.14, 0.75),
-    ShapeClass("chair", chair, Surface.fur, Surface.plain, 0.07, 0.60),
-    ShapeClass("butterfly", butterfly, Surface.rings, Surface.plain, 0.80, 0.10),
-    ShapeClass("gear", gear, Surface.specks, Surface.plain, 0.62, 0.55),
-    ShapeClass("mushroom", mushroom, Surface.dots, Surface.marble, 0.00, 0.13),
-    ShapeClass("car", car, Surface.plain, Surface.rings, 0.95, 0.65),
-    ShapeClass("key", key, Surface.stripes, Surface.specks, 0.13, 0.16),
-    ShapeClass("tree", tree, Surface.specks, Surface.fur, 0.30, 0.07),
-    ShapeClass("cup", cup, Surface.checks, Surface.plain, 0.52, 0.50),
-    ShapeClass("house", house, Surface.bricks, Surface.scales, 0.04, 0.98),
-    ShapeClass("boat", boat, Surface.stripes, Surface.waves, 0.66, 0.90),
-    ShapeClass("flower", flower, Surface.marble, Surface.dots, 0.88, 0.15),
-    ShapeClass("quadruped", quadruped, Surface.fur, Surface.stripes, 0.10, 0.08),
-    ShapeClass("crescent", crescent, Surface.hatching, Surface.plain, 0.16, 0.70),
-    ShapeClass("umbrella", umbrella, Surface.waves, Surface.plain, 0.72, 0.30),
-    ShapeClass("cactus", cactus, Surface.hatching, Surface.bricks, 0.40, 0.03),
-    ShapeClass("snail", snail, Surface.rings, Surface.marble, 0.06, 0.20),
+    ShapeClass("plane", Silhouette.plane, Surface.plain, Surface.stripes, 0.58, 0.02),
+    ShapeClass("fish", Silhouette.fish, Surface.scales, Surface.fur, 0.08, 0.05),
+    ShapeClass("bottle", Silhouette.bottle, Surface.marble, Surface.checks, 0.36, 0.12),
+    ShapeClass("star", Silhouette.star, Surface.dots, Surface.plain, 0.14, 0.75),
+    ShapeClass("chair", Silhouette.chair, Surface.fur, Surface.plain, 0.07, 0.60),
+    ShapeClass("butterfly", Silhouette.butterfly, Surface.rings, Surface.plain, 0.80, 0.10),
+    ShapeClass("gear", Silhouette.gear, Surface.specks, Surface.plain, 0.62, 0.55),
+    ShapeClass("mushroom", Silhouette.mushroom, Surface.dots, Surface.marble, 0.00, 0.13),
+    ShapeClass("car", Silhouette.car, Surface.plain, Surface.rings, 0.95, 0.65),
+    ShapeClass("key", Silhouette.key, Surface.stripes, Surface.specks, 0.13, 0.16),
+    ShapeClass("tree", Silhouette.tree, Surface.specks, Surface.fur, 0.30, 0.07),
+    ShapeClass("cup", Silhouette.cup, Surface.checks, Surface.plain, 0.52, 0.50),
+    ShapeClass("house", Silhouette.house, Surface.bricks, Surface.scales, 0.04, 0.98),
+    ShapeClass("boat", Silhouette.boat, Surface.stripes, Surface.waves, 0.66, 0.90),
+    ShapeClass("flower", Silhouette.flower, Surface.marble, Surface.dots, 0.88, 0.15),
+    ShapeClass("quadruped", Silhouette.quadruped, Surface.fur, Surface.stripes, 0.10, 0.08),
+    ShapeClass("crescent", Silhouette.crescent, Surface.hatching, Surface.plain, 0.16, 0.70),
+    ShapeClass("umbrella", Silhouette.umbrella, Surface.waves, Surface.plain, 0.72, 0.30),
+    ShapeClass("cactus", Silhouette.cactus, Surface.hatching, Surface.bricks, 0.40, 0.03),
+    ShapeClass("snail", Silhouette.snail, Surface.rings, Surface.marble, 0.06, 0.20),
 )
 CLASSES: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
 
@@ -440,7 +421,7 @@ class Scene:
         aspect, shear = math.exp(self.stray(0.18)), self.stray(0.2)
         deformed = np.array([[aspect * rng.choice([-1, 1]), shear], [0, 1 / aspect]])
         matrix = reach * rotation(rng.normal() * (0.1 + 0.35 * self.diversity)) @ deformed
-        window, shares = self.rasterise(shape.silhouette(Vary(rng, self.diversity)), matrix, centre)
+        window, shares = self.rasterise(shape.silhouette(Silhouette(rng, self.diversity)), matrix, centre)
         cover = shares[BODY:].sum(0)
         colours = np.zeros((*cover.shape, 3), np.float32)
         for role, texture, hue in (
@@ -557,35 +538,23 @@ def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: fl
 
 
 FOLDS = split_folds(len(CLASSES))
-CHUNK = 20  # images per task: a second of rendering
 
 
 def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None = None) -> Benchmark:
     """Render a recipe's images into `root` and index them; the result does not depend on the number of processes."""
     amounts = {"train": recipe.train, "val": recipe.val}
-    tasks = [
-        (root, recipe, split, range(first, min(first + CHUNK, amount + 1)))
-        for split, amount in amounts.items()
-        for first in range(1, amount + 1, CHUNK)
-    ]
-    rendered = index.in_processes(_render_some, tasks, workers, root)
-    entries = tuple(io.progress(rendered, "rendering shapes", "image", sum(amounts.values())))
+    tasks = [(root, recipe, split, i) for split, amount in amounts.items() for i in range(1, amount + 1)]
+    entries = tuple(index.in_processes(_render_one, tasks, workers, "rendering shapes"))
     return index.write(Benchmark("shapes", root, CLASSES, FOLDS, FOLDS, entries, recipe=noted))
 
 
-def _render_some(task: tuple[Path, Recipe, str, range]) -> list[Entry]:
-    root, recipe, split, numbers = task
-    entries = []
-    for number in numbers:
-        seed = [recipe.seed, SPLITS.index(split), number]
-        # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
-        classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
-        picture, mask = render(seed, classes, recipe.size, recipe.diversity)
-        name = f"{split}-{number:05d}"
-        image, label = f"images/{name}.jpg", f"labels/{name}.png"
-        Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
-        for file, content in ((image, packed.getvalue()), (label, index.png(mask))):
-            io.write(root / file, content, WHERE)
-        height, width = np.shape(mask)
-        entries.append(Entry(name, split, image, label, (height, width), index.count(mask)))
-    return entries
+def _render_one(task: tuple[Path, Recipe, str, int]) -> Entry:
+    root, recipe, split, number = task
+    # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
+    classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
+    picture, mask = render([recipe.seed, SPLITS.index(split), number], classes, recipe.size, recipe.diversity)
+    image, label = f"images/{split}-{number:05d}.jpg", f"labels/{split}-{number:05d}.png"
+    Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
+    io.write(root / image, packed.getvalue(), WHERE)
+    io.write(root / label, index.png(mask), WHERE)
+    return Entry(Path(label).stem, split, image, label, (recipe.size, recipe.size), index.count(mask))

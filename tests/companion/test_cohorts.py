@@ -1,6 +1,9 @@
 """Cohorts on disk: other data under the same runs, and being killed between a run's files (invariant 9)."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,6 @@ from dpnet.companion.store import COUNTS
 from dpnet.config import Evaluation
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places
-from dpnet.metrics import intersection_union
 
 
 class Killed:
@@ -48,7 +50,7 @@ def own_images(folder: Path, size: int, root: Path) -> Benchmark:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{n}.png")
     (folder / "names.txt").write_text("a\nb\nc\nd\n")
-    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root)
+    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root, size=65)
 
 
 def complete(cohort: runner.Cohort, data: Benchmark) -> bool:
@@ -112,10 +114,9 @@ def test_killed_before_the_examples_are_stored(tmp_path: Path, monkeypatch: pyte
     assert not (cohort.store.folder(run) / "metrics.json").exists()
     monkeypatch.setattr(io, "save", save)
     runner.run_cohort(cohort, at)
-    counts = [cohort.store.counts(run, Evaluation(40, branch=branch).id) for branch in ("aux", "main")]
-    overlap, classes = [intersection_union(of_branch, "canet") for of_branch, _ in counts], counts[0][1]
-    before, after = (100 * hit / np.maximum(union, 1) for hit, union in overlap)
-    chosen = {episode for _, _, episode in experiments.qualitative_examples(before, after, classes)}
+    pair = (cohort.store.counts(run, Evaluation(40, branch=branch).id) for branch in ("aux", "main"))
+    (without, classes), (with_, _) = pair
+    chosen = {episode for _, _, episode, *_ in experiments.qualitative_examples(without, with_, classes)}
     with np.load(cohort.store.folder(run) / "examples.npz") as stored:
         assert {*stored["episodes"].tolist()} == chosen | {classes.tolist().index(c) for c in set(classes)}
 
@@ -144,3 +145,21 @@ def test_the_papers_schedule_starts_and_goes_on(tmp_path: Path, monkeypatch: pyt
             runner.run_cohort(cohort, at)
         assert [file.name for file in io.states(cohort.store.folder(cohort.runs[0]))][-1] == state
     assert killed.calls == 5
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_no_number_depends_on_how_many_cores_there_are(tmp_path: Path) -> None:
+    """Features, checkpoints and counts of one core, and of two with two threads by OpenMP's own setting."""
+    made = []
+    for cores in (1, 2):
+        folder = tmp_path / str(cores)
+        subprocess.run(
+            [sys.executable, "-m", "dpnet", "train", "table3", "--preset", "tiny", "--variant", "pim+msf+ccm",
+             "--data", folder / "data", "--results", folder / "results"],
+            check=True, cwd=io.ROOT, env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+            preexec_fn=lambda cores=cores: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+        )  # fmt: skip
+        files = [f for pattern in ("*.npy", "*.npz", "*.safetensors", "*.json") for f in folder.rglob(pattern)]
+        made.append({f.relative_to(folder): f.read_bytes() for f in files if f.name != "throughput.json"})
+    assert len(made[0]) > 10
+    assert [name for name, content in made[0].items() if made[1].get(name) != content] == []

@@ -135,7 +135,9 @@ def test_all_the_rest_is_made_and_shares_the_runs(place: Place) -> None:
     assert snapshot(results / "runs") == after
 
 
-def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_it(place: Place, tmp_path: Path) -> None:
+def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_it(
+    place: Place, tmp_path: Path
+) -> None:
     """In a checkout that publishes more than is reproduced: git sees no change, and the counts are the same."""
     folder, _ = place
     copy = tmp_path / "checkout"
@@ -146,7 +148,9 @@ def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_i
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "what is published"]):
         subprocess.run([*git, *command], check=True)
     ready = f"{ROOT}/.venv/.ready"
-    printed = make("reproduce-table3", folder, f"VENV={ROOT}/.venv", "-o", ready, "RESULTS=results/local", "JOBS=2", at=copy)
+    printed = make(
+        "reproduce-table3", folder, f"VENV={ROOT}/.venv", "-o", ready, "RESULTS=results/local", "JOBS=2", at=copy
+    )
     assert "12 of 12 runs to train" in printed
     assert "All 9 rows and effects of yours: identical to the published" in printed
     assert subprocess.run([*git, "status", "--short"], capture_output=True, check=True).stdout == b""

@@ -70,8 +70,6 @@ def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
     for t, beta in enumerate(BETAS):
         with torch.inference_mode():
             output = tiny.head(features_of(raw_s), soft, features_of(raw_q), counts, beta)
-        assert output.scores is not None
-        assert np.allclose(stored.probability, output.scores[:, 0].sigmoid(), atol=1e-3)
         assert np.array_equal(stored.candidates, output.candidates[:, 0])
         assert np.array_equal(stored.selected[:, t], output.selected[:, 0])
         both = torch.stack(examples.predictions(tiny.head, scene, TRAINING, chosen, beta)).numpy() == 1
@@ -82,13 +80,16 @@ def test_each_threshold_is_what_the_network_answers(tiny: Tiny) -> None:
 
 
 def test_candidates_are_the_ends_of_cycles(tiny: Tiny) -> None:
-    """Eq. 1 and 2 as two loops over the stored matches."""
-    stored = tiny.stored
-    for i in range(len(stored.numbers)):
-        foreground = stored.foreground[i].ravel()
-        forward, backward = stored.forward[i].tolist(), stored.backward[i].tolist()
+    """Eq. 1 and 2 as two loops over the affinity."""
+    stored, comparison = tiny.stored, tiny.scene.backbone.comparison
+    for i, number in enumerate(stored.numbers):
+        episode = tiny.listed[number]
+        pair = (comparison(tiny.scene.raw([n])).float().flatten(2)[0] for n in (episode.supports[0], episode.query))
+        F_s, F_q = (torch.nn.functional.normalize(cells, dim=0) for cells in pair)
+        affinity, foreground = (F_s.T @ F_q).numpy(), stored.foreground[i].ravel()
+        forward, backward = affinity.argmax(1).tolist(), affinity.argmax(0).tolist()
         closed = [s for s in range(len(forward)) if foreground[s] and foreground[backward[forward[s]]]]
-        assert np.flatnonzero(stored.closes(i)).tolist() == closed
+        assert np.flatnonzero(stored.closes[i]).tolist() == closed
         assert set(np.flatnonzero(stored.candidates[i])) == {forward[s] for s in closed}
 
 
@@ -107,7 +108,7 @@ def test_storing_loses_nothing_but_pixels_and_gives_the_same_bytes(tiny: Tiny) -
 def test_words_tables_and_pictures_count_what_is_stored(tiny: Tiny) -> None:
     stored, episode = tiny.stored, 1
     table, truth = drawing.episode_scores(stored, stored.betas), stored.target[episode] == 1
-    candidates, closes = stored.candidates[episode], stored.closes(episode)
+    candidates, closes = stored.candidates[episode], stored.closes[episode]
     for t, beta in enumerate(stored.betas):
         words, line = drawing.in_words(stored, episode, beta), table.iloc[episode]
         selected = stored.selected[episode, t]
@@ -134,7 +135,7 @@ def test_words_tables_and_pictures_count_what_is_stored(tiny: Tiny) -> None:
 
 def test_the_stored_predictions_are_those_that_were_scored() -> None:
     """Against the counts that the run's own evaluation wrote, at each of Fig. 5's thresholds."""
-    of = explorer.cohort("shapes", "quick")
+    of = explorer.cohort("shapes", "quick", io.ROOT / "results")
     stored = explorer.load(of)
     assert (of.store.root / explorer.FILE).stat().st_size < 600_000
     for t, beta in enumerate(stored.betas):
@@ -147,13 +148,12 @@ def test_only_predictions_of_this_training_are_shown(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The committed run's scores beside some stored predictions, no checkpoint."""
-    of = explorer.cohort("shapes", "quick")
+    of = explorer.cohort("shapes", "quick", io.ROOT / "results")
     run, scores, about = of.example_run.id, explorer.load(of).scores, f"runs/{of.example_run.id}/metrics.json"
     root = tmp_path / of.store.root.name
     for name in (about, "benchmark.json"):
         io.write(root / name, (of.store.root / name).read_bytes())
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
-    there, good = explorer.cohort("shapes", "quick"), pack(tiny.arrays, run, scores)
+    there, good = explorer.cohort("shapes", "quick", tmp_path), pack(tiny.arrays, run, scores)
     assert not explorer.keep(there)
     for message, content in {
         "no stored predictions": None,
@@ -168,10 +168,20 @@ def test_only_predictions_of_this_training_are_shown(
             explorer.load(there)
     (root / explorer.FILE).write_bytes(good)
     assert explorer.load(there).run == run
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    both = explorer.sources("shapes", "quick")  # one's own beside the published
+    assert list(both) == ["published", "yours"]
+    assert np.array_equal(both["yours"].masks, tiny.stored.masks)
+    for root in (tmp_path / "none", io.ROOT / "results"):
+        monkeypatch.setenv("DPNET_RESULTS", str(root))
+        assert list(explorer.sources("shapes", "quick")) == ["published"]
+    with pytest.raises(DPNetError, match="no results of folder at tiny"):
+        explorer.sources("folder", "tiny")
     with pytest.raises(DPNetError, match=r"no results.*run `make reproduce-table3 BENCHMARK=coco PRESET=paper`"):
-        explorer.cohort("coco", "paper")
+        explorer.cohort("coco", "paper", io.ROOT / "results")
 
 
+@pytest.mark.skipif(not (io.ROOT / ".git").exists(), reason="not a checkout of git")
 def test_no_photographs_are_committed() -> None:
     git = {"capture_output": True, "text": True, "cwd": io.ROOT, "check": False}
     listed = subprocess.run(["git", "ls-files", "results/*/explore.npz"], **git)

@@ -36,7 +36,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     scratch, log = home / "scratch", home / "log"
     scratch.mkdir()
     environment = {**os.environ, **apart, "IPYTHONDIR": str(home / "ipython"), "TMPDIR": str(scratch)}
-    verb = [sys.executable, "-m", "dpnet", "explore", "--no-browser", "--results", str(io.ROOT / "results")]
+    environment["DPNET_RESULTS"] = str(io.ROOT / "results")  # not a user's own
+    verb = [sys.executable, "-m", "dpnet", "explore", "--no-browser"]
     with log.open("w") as stream:
         server = subprocess.Popen(verb, stdout=stream, stderr=stream, cwd=io.ROOT, env=environment)
         try:
@@ -65,7 +66,10 @@ def one(browser: webdriver.Chrome, selector: str) -> Any:
 
 
 def test_the_explorer_in_jupyterlab_without_a_network(address: str, browser: webdriver.Chrome) -> None:
-    stored, output = explorer.load(explorer.cohort("shapes", "quick")), ".widget-interact .jp-OutputArea-output"
+    stored, output = (
+        explorer.load(explorer.cohort("shapes", "quick", io.ROOT / "results")),
+        ".widget-interact .jp-OutputArea-output",
+    )
     browser.get(address)
     # Of the notebook itself: the status bar speaks of the kernel only once the notebook has the focus.
     one(browser, ".jp-Notebook-ExecutionIndicator[data-status=idle]")

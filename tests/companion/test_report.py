@@ -37,9 +37,9 @@ def test_each_seed_has_its_own_difference(tmp_path: Path) -> None:
     scores_in(tmp_path)
     add_seed(tmp_path, 1)
     both = results.load(TINY, tmp_path)
-    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["CCM"] for s in both.seeds]
+    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["MSF"] for s in both.seeds]
     claims = verdicts.claims(both).set_index("effect")
-    assert claims["by seed"]["CCM"] == ", ".join(f"{value:+.1f}" for value in alone)
+    assert claims["by seed"]["MSF"] == ", ".join(f"{value:+.1f}" for value in alone)
     assert "by seed" not in verdicts.claims(both.of_seed(0))
 
 
@@ -94,8 +94,8 @@ def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
-        ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from expect, .*speed, faults"),
-        ("speed:no-device", r"no-device\.json: missing: run `make speed`"),
+        ("wrong:shapes-quick", r"page\.md: unknown marker 'wrong': choose from glance, .*speed, faults"),
+        ("speed:no-device", r"no-device\.md: missing: run `make speed`"),
         ("faults:no-device", r"no-device\.csv: missing: run `make test-faults`"),
         ("expect:pascal-paper", r"make reproduce-table3 BENCHMARK=pascal PRESET=paper"),
     ],

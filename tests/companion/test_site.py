@@ -22,7 +22,7 @@ TABLE = """<div><style scoped>.dataframe {}</style><table border="1" class="data
 <tbody><tr><th>0</th><td>32.4 [31.6, 33.3]</td></tr></tbody></table><script>alert(1)</script></div>"""
 REPORT = r"""# Report
 
-[Table 3](table3.ipynb), [its data](table3.csv), [a training](train/table3-fold0-seed0.ipynb),
+[Table 3](table3.ipynb), [its data](table3.csv), [a guide](01_method.ipynb#eq-1),
 [the paper](https://doi.org/10.1609/x). `$code$` stays.
 
 | what | status |
@@ -60,7 +60,6 @@ def fill(folder: Path) -> None:
         v4.new_code_cell("secret = 1", outputs=outputs, id="b"),
     )
     notebook(folder / "01_method.ipynb", v4.new_code_cell("code = 1", id="a"))
-    notebook(folder / "train" / "table3-fold0-seed0.ipynb", v4.new_markdown_cell("# Train\n\n## Loss", id="a"))
     notebook(folder / "table3.failed.ipynb", v4.new_markdown_cell("failed", id="a"))
 
 
@@ -76,7 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(results: Path) -> Path:
-    site.build(results, results.parent / "site")
+    site.build({"": results}, results.parent / "site")
     return results.parent / "site"
 
 
@@ -92,14 +91,24 @@ def test_every_notebook_but_tiny_ones_has_a_page_and_again_the_same_bytes(
     built: Path, results: Path, tmp_path: Path
 ) -> None:
     names = {p.relative_to(built).as_posix() for p in built.rglob("*") if p.is_file()}
-    one = {"01_method.html", "episodes.png", "index.html", "table3.csv", "table3.html", "table3_effects.csv"}
-    one |= {"train/table3-fold0-seed0.html"}
+    one = {"01_method.html", "episodes.png", "REPORT.html", "table3.csv", "table3.html", "table3_effects.csv"}
     expected = {f"{folder}/{name}" for folder in ("shapes-quick", "pascal-mini-quick") for name in one}
     assert names == expected | {"index.html", "site.css"}
-    again = site.build(results, tmp_path / "again")
+    again = site.build({"": results}, tmp_path / "again")
     assert again == sorted(again)
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (built / name).read_bytes()
+
+
+def test_ones_own_results_stand_beside_the_published(results: Path, tmp_path: Path) -> None:
+    own = tmp_path / "local"
+    scores_in(own)
+    fill(own / "shapes-tiny")
+    made = site.build({"": results, "Yours: ": own, "None: ": tmp_path / "none"}, tmp_path / "site")
+    assert tmp_path / "site" / "local" / "shapes-tiny" / "table3.html" in made
+    headings = [h.get_text() for h in pages(tmp_path / "site")[tmp_path / "site" / "index.html"].find_all("h2")]
+    assert headings == ["shapes, quick", "pascal-mini, quick", "Yours: shapes, tiny"]
+    test_links_are_relative_and_resolve(tmp_path / "site")
 
 
 def test_nothing_is_loaded_from_a_network_nothing_runs_and_no_machine_is_named(built: Path) -> None:
@@ -131,8 +140,8 @@ def test_links_are_relative_and_resolve(built: Path) -> None:
 
 
 def test_the_reports_page(built: Path) -> None:
-    soup = pages(built)[built / "shapes-quick" / "index.html"]
-    assert soup.main.find("a", string="a training")["href"] == "train/table3-fold0-seed0.html"
+    soup = pages(built)[built / "shapes-quick" / "REPORT.html"]
+    assert soup.main.find("a", string="a guide")["href"] == "01_method.html#eq-1"
     assert [m["display"] for m in soup.find_all("math")] == ["inline", "inline", "inline", "block"]
     assert soup.get_text().count("$") == 2  # those of the code
     assert [c.get_text() for c in soup.table.find_all("td")] == ["PIM", "± mixed"]
@@ -161,22 +170,19 @@ def test_the_front_page_has_every_target_with_its_status(built: Path) -> None:
     assert status["Table 3"] == verdicts.SYMBOLS["mixed"]
     assert status["Table 6"] == verdicts.SYMBOLS["not run"]
     assert {row[2] for row in _cells(pascal)} == {verdicts.SYMBOLS["not run"]}
-    assert soup.find("a", href=site.DOI)
+    assert soup.find("a", href="https://doi.org/10.1609/aaai.v36i2.20090")
 
 
 def test_the_front_page_shows_what_was_measured(results: Path, tmp_path: Path) -> None:
-    ratio = {"what": "a < thing", "unit": "s", "ours": [1, 1, 1], "against": [4, 4, 4], "reference": "one"}
-    ratio |= {"ratio": [4, 3, 5], "budget": 2.5, "more is better": True}
-    checks = {"pixels that differ (%)": 0.01, "pixels that differ, three scales (%)": 0.02, "precision": "bf16"}
-    checks |= {"mIoU that differs (points)": 0.05, "rows": 4, "episodes": 40}
     shutil.copytree(results / "shapes-tiny", tmp_path / "results" / "shapes-tiny")
-    measured = dict.fromkeys(("threads", "torch", "preset", "backbone", "size", "repeats"), "1")
-    measured |= {"device": "cpu-9-cores", "ratios": [ratio], "checks": checks}
-    write(tmp_path / "results" / "speed" / "cpu-9-cores.json", json.dumps(measured).encode())
+    write(
+        tmp_path / "results" / "speed" / "cpu-9-cores.md",
+        b"| what | ratio |\n| --- | --- |\n| a < thing | 4 |\n\n0.05 points",
+    )
     write(tmp_path / "results" / "speed" / "cpu-9-cores.png", PNG)
-    site.build(tmp_path / "results", tmp_path / "site")
+    site.build({"": tmp_path / "results"}, tmp_path / "site")
     soup = pages(tmp_path / "site")[tmp_path / "site" / "index.html"]
-    assert _cells(soup.find_all("table")[-1]) == [["a < thing", "1 s", "4 s (one)", "4 [3, 5]", "≥ 2.5", "yes"]]
+    assert _cells(soup.find_all("table")[-1]) == [["a < thing", "4"]]
     assert soup.find_all("img")[-1]["src"] == "speed/cpu-9-cores.png"
     assert "0.05 points" in soup.get_text()
 
@@ -184,16 +190,16 @@ def test_the_front_page_shows_what_was_measured(results: Path, tmp_path: Path) -
 def test_what_is_no_longer_made_is_removed_and_other_folders_are_left_alone(results: Path, tmp_path: Path) -> None:
     root, out, other = tmp_path / "results", tmp_path / "site", tmp_path / "other"
     shutil.copytree(results / "shapes-tiny", root / "shapes-tiny")
-    site.build(root, out)
+    site.build({"": root}, out)
     (root / "shapes-tiny" / "table3.ipynb").unlink()
-    site.build(root, out)
+    site.build({"": root}, out)
     assert not (out / "shapes-tiny" / "table3.html").exists()
     assert (out / "shapes-tiny" / "table3.csv").exists()
     write(other / "a.html", b"not a site")
     with pytest.raises(DPNetError, match="not a site's folder"):
-        site.build(root, other)
+        site.build({"": root}, other)
     with pytest.raises(DPNetError, match="make reproduce-table3"):
-        site.build(other, tmp_path / "empty")
+        site.build({"": other}, tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
 
 
@@ -202,10 +208,9 @@ def test_a_formula_that_cannot_be_drawn_is_named(formula: str, tmp_path: Path) -
     write(tmp_path / "shapes-tiny" / "REPORT.md", f"${formula}$".encode())
     write(tmp_path / "shapes-tiny" / "benchmark.json", b"{}")
     with pytest.raises(DPNetError, match=r"REPORT\.md: formula"):
-        site.build(tmp_path, tmp_path / "site")
+        site.build({"": tmp_path}, tmp_path / "site")
 
 
 def test_titles() -> None:
-    titles = {"fig4": "Fig. 4", "01_method": "01 method", "all-diversity0.2": "All, diversity 0.2"}
-    titles |= {"table1-fold0-seed2": "Table 1, fold 0, seed 2"}
+    titles = {"fig4": "Fig. 4", "table3": "Table 3", "01_method": "01 method", "REPORT": "Report"}
     assert {stem: site.title(stem) for stem in titles} == titles

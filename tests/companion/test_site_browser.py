@@ -77,13 +77,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def pages(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """Every page, on a phone in light and on a desk in the dark."""
     root = tmp_path_factory.mktemp("site")
-    files = [file for file in site.build(RESULTS, root) if file.suffix == ".html"]
+    files = [file for file in site.build({"": RESULTS}, root) if file.suffix == ".html"]
     sizes = ((PHONE, "light"), (DESK, "dark"))
     return {f.relative_to(root).as_posix(): {w: opened(browser, f, w, scheme) for w, scheme in sizes} for f in files}
 
 
 def notebooks() -> list[Path]:
-    every = [*RESULTS.glob("*-*/*.ipynb"), *RESULTS.glob("*-*/train/*.ipynb")]
+    every = [file for file in RESULTS.glob("*-*/*.ipynb") if file.stem != "report"]
     whole = [p for p in every if ".failed" not in p.name and "-tiny" not in p.relative_to(RESULTS).parts[0]]
     return sorted(p.relative_to(RESULTS) for p in whole)
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from dpnet import episodes
-from dpnet.data.index import Benchmark
+from dpnet.data.index import Benchmark, least
 from dpnet.io import DPNetError
 
 
@@ -40,7 +40,7 @@ def test_lists_have_their_properties(data: Benchmark) -> None:
         assert e.class_id in data.tested[1]
         for entry in (data.entries[i] for i in (e.query, *e.supports)):
             assert entry.split == "val"
-            assert entry.pixels[e.class_id] >= data.min_pixels(entry)
+            assert entry.pixels[e.class_id] >= least(*entry.size)
         if e.wrong_class:
             assert e.wrong_class not in data.entries[e.query].pixels
             assert all(e.wrong_class in data.entries[i].pixels for i in e.wrong_supports)
@@ -58,7 +58,7 @@ def test_a_class_with_few_images_has_fewer_supports_and_is_named(data: Benchmark
 
 def test_what_cannot_be_drawn_is_named(data: Benchmark) -> None:
     others = tuple(e for e in data.entries if e.split == "train" or 1 not in e.pixels)
-    alone = next(e for e in data.entries if e.split == "val" and e.pixels.get(1, 0) >= data.min_pixels(e))
+    alone = next(e for e in data.entries if e.split == "val" and e.pixels.get(1, 0) >= least(*e.size))
     single = dataclasses.replace(data, entries=(*others, alone))
     with pytest.raises(DPNetError, match=r"class '.*' has 1 val image\(s\), and an episode needs a query and a supp"):
         episodes.test_episodes(single, 0, shot=1, seed=0, count=1)

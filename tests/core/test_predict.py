@@ -1,6 +1,7 @@
 """Images of your own: segmented as in the evaluation, refused in one line, and by a program that runs alone."""
 
 import dataclasses
+import doctest
 import json
 import re
 import shutil
@@ -59,10 +60,24 @@ def test_bad_input_is_named(photo: np.ndarray, mask: np.ndarray, folder: Path, t
         ([photo], [mask * 0], 0.2, "no foreground"),
         ([tmp_path / "no.jpg"], [mask], 0.2, r"no\.jpg: no such file"),
         ([photo], [mask], 2, "beta=2: must lie between 0"),
+        ([photo], [mask], "0.2", "beta='0.2': must lie between 0"),
+        ([photo], [mask], float("nan"), "beta=nan: must lie between 0"),
         ([large] * 2, [large[..., 0] > 0, speck], 0.2, "mask 2: .* less than a pixel at the network's 65x65: cut"),
     ):
         with pytest.raises(DPNetError, match=message):
             dpnet.segment(photo, supports, masks, folder, beta)
+
+
+def test_the_examples_of_the_docstring(
+    photo: np.ndarray, mask: np.ndarray, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, pixels in (("a.jpg", photo), ("b.jpg", photo[::-1].copy()), ("a.png", mask * 255)):
+        Image.fromarray(pixels).save(file)
+    shape = {"label": "cup", "shape_type": "rectangle", "points": [[10, 10], [90, 70]]}
+    Path("a.json").write_text(json.dumps({"shapes": [shape, {**shape, "label": "fork"}]}))
+    example = doctest.DocTestFinder().find(predict.segment, globs={**vars(predict), "run": folder})[0]
+    assert doctest.DocTestRunner().run(example) == (0, 4)
 
 
 def test_a_folder_without_a_trained_run_is_named(folder: Path, tmp_path: Path) -> None:

@@ -63,10 +63,11 @@ def coloured(label):
     return table[label]
 
 
-def labelmap(names=NAMES):
-    """CVAT's, in another order than the ids'."""
-    listed = {"background": 0, **{name: i for i, name in enumerate(names, 1)}, "void": 255}
-    lines = [f"{name}:{','.join(map(str, COLOURS[value]))}::" for name, value in sorted(listed.items(), reverse=True)]
+def labelmap(in_order=False):
+    """CVAT's, in the order of the ids or in another."""
+    listed = {"background": 0, **{name: i for i, name in enumerate(NAMES, 1)}, "void": 255}
+    ordered = listed.items() if in_order else sorted(listed.items(), reverse=True)
+    lines = [f"{name}:{','.join(map(str, COLOURS[value]))}::" for name, value in ordered]
     return "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
 
 
@@ -108,12 +109,12 @@ def runs(inside):
     return {"counts": [0] * int(flat[0]) + [int(n) for n in np.diff(ends)], "size": list(inside.shape)}
 
 
-def make_own_coco(where, labels=None, file="instances.json", names=NAMES, first=0):
+def make_own_coco(where, labels=None, file="instances.json", numbers=None):
     """Form c: an instances file beside its photographs; the ids of categories have gaps."""
     labels = [drawn(i) for i in range(12)] if labels is None else labels
     content = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": 10 * i, "name": name} for i, name in enumerate(names, 1)][::-1]
-    for i, label in enumerate(labels, first):
+    content["categories"] = [{"id": 10 * i, "name": name} for i, name in enumerate(NAMES, 1)][::-1]
+    for i, label in zip(numbers or range(len(labels)), labels, strict=True):
         save(photo(i, label.shape), where / f"a{i}.jpg")
         content["images"].append(
             {"id": i, "file_name": f"a{i}.jpg", "height": label.shape[0], "width": label.shape[1]}

@@ -72,7 +72,7 @@ def test_a_class_counts_from_2048_pixels_at_500_and_where_it_is_not_too_thin(tmp
         entry("e", "train", (50, 40), {1: 2000}, thin=(1,)),
     ]
     benchmark = written(tmp_path, ("x", "y"), ((1,), (2,)), entries)
-    assert [benchmark.min_pixels(e) for e in benchmark.entries] == [2048, 21, 2048, 1016, 21]
+    assert [index.least(*e.size) for e in benchmark.entries] == [2048, 21, 2048, 1016, 21]
     assert benchmark.images_of(1, "train") == [0, 1, 2, 3]
     assert benchmark.images_of(2, "train") == benchmark.images_of(255, "train") == benchmark.images_of(1, "val") == []
     assert benchmark.trainable(1, 3) == (1,)
@@ -136,7 +136,8 @@ def test_data_that_cannot_be_written_is_indexed_at_home(data, home, monkeypatch)
     fails("cannot be written", "--root", call=lambda: prepare("pascal", data, CANET))
 
 
-def test_shapes_do_not_depend_on_the_number_of_workers_and_say_in_their_folder_what_they_are(tmp_path):
+def test_shapes_do_not_depend_on_the_number_of_workers_and_say_in_their_folder_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "CHUNK", 2)
     one, two = (prepare("shapes", tmp_path / str(n), SMALL, workers=n) for n in (1, 2))
     assert contents(one.root) == contents(two.root)
     assert one.digest == two.digest
@@ -184,8 +185,8 @@ def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
     for call in (prepare, load):
         fails("'cifar'", "shapes", "pascal-mini", "folder", call=lambda call=call: call("cifar", tmp_path))
     for name in benchmarks.NAMES:
-        fails(tmp_path, f"python -m dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
-    fails(tmp_path, "index.json", "python -m dpnet prepare", call=lambda: index.read(tmp_path))
+        fails(tmp_path, f"dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
+    fails(tmp_path, "index.json", "dpnet prepare", call=lambda: index.read(tmp_path))
     for field, value in {"size": 8, "train": 0, "val": 0, "seed": -1, "diversity": 1.5, "images": "hsnet"}.items():
         fails(field, value, call=lambda field=field, value=value: Recipe(**{field: value}))
 

@@ -150,6 +150,10 @@ FILES = {
     "train and test": (renamed(lambda f: f"{'train' if f.stem < 'a5' else 'test'}/{f.name}"), "in test, train"),
     "only train": (renamed(lambda file: f"train/{file.name}"), "labels lie in train:"),
     "beside train": (renamed(lambda file: f"train/{file.name}" if file.stem < "a5" else file.name), "no sub-folder"),
+    "Train and Val": (
+        renamed(lambda f: f"{'Train' if f.stem < 'a5' else 'Val'}/{f.name}"),
+        "labels lie in Train, Val",
+    ),
     "training": (renamed(lambda file: f"training/{file.name}"), "put all into sub-folders train and val"),
     "dangling links": (linked, "a0.jpg: no such file, or a link that leads nowhere"),
     "HEIC": (renamed(lambda file: f"{file.stem}.heic", "images"), "0 images"),
@@ -158,9 +162,9 @@ FILES = {
     "LFS pointer": (lambda own: (own / "images/a3.jpg").write_text("version https://git-lfs"), "not an image"),
     "huge label": (lambda own: Image.new("1", (20000, 12000)).save(own / "labels/a3.png"), "178 million"),
     "float image": (lambda own: Image.new("F", SIZE[::-1]).save(own / "images/a3.jpg", "TIFF"), "floating-point"),
-    "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: not UTF-8 text that can be read ([Errno 2]"),
-    "names in a table": (lambda own: (own / "names.txt").rename(own / "names.csv"), "can be read (a .csv file)"),
-    "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "not UTF-8 text"),
+    "no names": (lambda own: (own / "names.txt").unlink(), "names.txt: no list of names ([Errno 2]"),
+    "names in a table": (lambda own: (own / "names.txt").rename(own / "names.csv"), "no list of names (a .csv file)"),
+    "UTF-16 names": (lambda own: (own / "names.txt").write_bytes("cup\n".encode("utf-16")), "names ('utf-8' codec"),
     "odd name": (lambda own: os.rename(own / "images/a3.jpg", os.fsencode(own) + b"/images/\xe9.jpg"), "not UTF-8"),
     "a file": (lambda own: (own / "labels").rename(own / "x") and (own / "labels").write_text(""), "not a folder"),
     "one test image": (lambda own: rewrite(own, lambda i: np.full(SIZE, i == 2)), "images (train+val: cup 1+0"),
@@ -194,7 +198,7 @@ COCO = {
     "unknown image": (annotation(image_id=77), "image 77, or a category of its objects, is not listed"),
     "unknown category": (annotation(category_id=7), "image 0, or a category of its objects, is not listed"),
     "category twice": (text('"fork"', '"cup"'), "'cup' stands there twice"),
-    "photograph missing": (lambda file: (file.parent / "a3.jpg").unlink(), "a3.jpg: missing"),
+    "photograph missing": (lambda file: (file.parent / "a3.jpg").unlink(), "names it: give the photographs' folder"),
     "photograph of another size": (lambda file: save(photo(0)[1:], file.parent / "a3.jpg"), "the mask is 50x40"),
     "name twice": (text("a3.jpg", "a4.jpg"), "a4.jpg stands there"),
 }
@@ -219,6 +223,10 @@ VOC = {
     "no train.txt": (lists_of(train=None), "train.txt: no text with a name"),
     "empty val.txt": (lists_of(val="\n"), "val.txt: no text with a name"),
     "in both": (lists_of(val="a1\na2\n"), "val.txt: 'a2' has no label of its name, or is in train.txt too"),
+    "CVAT's subsets": (
+        lambda voc: [f.rename(f.with_stem(f.stem.title())) for f in (voc / "ImageSets/Segmentation").iterdir()],
+        "Segmentation: holds Train, Val: name the lists train.txt and val.txt",
+    ),
     "suffixes in lists": (lists_of(val="a1.jpg\n"), "'a1.jpg' has no label of its name"),
     "no such image": (lists_of(val="a1\nzebra\n"), "'zebra' has no label"),
     "boxes": (
@@ -233,10 +241,11 @@ VOC = {
 FORM_A = ["--images", "own/images", "--labels", "own/labels", "--classes", "own/names.txt"]
 MORE = {
     "no folder": (["--images", "nowhere", *FORM_A[2:]], "nowhere: no such folder"),
-    "nothing": ([], "more is needed: python -m dpnet prepare folder"),
+    "nothing": ([], "more is needed: dpnet prepare folder"),
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "holds images, labels, names.txt; expected JPEGImages"),
+    "images alone": (["--voc", "own/images"], "a3.jpg, a4.jpg, a5.jpg; expected JPEGImages"),
     "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
     "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
     "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "folds='cup,pot;fork'"),
@@ -310,6 +319,10 @@ def bad_masks(tmp_path):
         "void or white": (two, "255 beside 150"),
         "four axes": (np.zeros((1, *SIZE, 3)), "shape (1, 40, 50, 3)"),
         "negative": (SQUARE.astype(int) - 1, "values from -1 to 0"),
+        "floats to 255": (
+            SQUARE * 255.0,
+            "float64 values from 0 to 255: give whole numbers from 0 to 255, or floats",
+        ),
         "infinite": (np.where(SQUARE, np.inf, 0), "values from 0 to inf"),
         "not a number": (np.where(SQUARE, np.nan, 0), "values from nan"),
         "complex": (SQUARE * 1j, "ndarray: give a path"),

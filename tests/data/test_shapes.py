@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from dpnet.data.shapes import CLASSES, VOID, render
+from dpnet.config import VOID
+from dpnet.data.shapes import CLASSES, render
 
 ALL = tuple(range(1, len(CLASSES) + 1))
 SIZE = 81
