@@ -15,6 +15,7 @@ from dpnet.config import VOID
 Metric = Literal["canet", "pfenet"]
 METRICS: tuple[Metric, ...] = ("canet", "pfenet")
 RESAMPLES = 2000  # of the bootstrap
+VALUES = "a prediction has values 0 and 1, a target 0, 1 and 255 (void)"
 
 
 def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
@@ -28,29 +29,22 @@ def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
     """Count the pixels of E predictions [E, ...] against their targets [E, ...] at once: int64 [E, 2, 3]."""
     foreground = prediction == 1
     if prediction.dtype != torch.bool and not (foreground | (prediction == 0)).all():
-        raise ValueError("a prediction has values 0 and 1")
-    return Pixels(target).counts(foreground)
+        raise ValueError(VALUES)
+    return counts_by_kind(foreground, pixel_kinds(target))
 
 
-class Pixels:
-    """The pixels of E targets [E, H, W] by kind, sorted once for all predictions."""
+def pixel_kinds(target: Tensor) -> Tensor:
+    """Which pixels of E targets [E, ...] are background, foreground and void: bool [3, E, ...]."""
+    kinds = torch.stack([target == value for value in (0, 1, VOID)])
+    if not kinds.any(0).all():
+        raise ValueError(VALUES)
+    return kinds
 
-    def __init__(self, target: Tensor) -> None:
-        self.size = target.shape[1:]
-        self.kinds = [(target == value).flatten(1) for value in (0, 1, VOID)]
-        self.whole = self._sums(self.kinds)
-        if (self.whole.sum(1) != self.size.numel()).any():
-            raise ValueError("a target has values 0, 1 and 255 (void)")
 
-    def counts(self, foreground: Tensor) -> Tensor:
-        """Of predictions, bool [E, H, W]: int64 [E, 2, 3]."""
-        hit = self._sums([kind & foreground.flatten(1) for kind in self.kinds])
-        return torch.stack([self.whole - hit, hit], 1).long()
-
-    @staticmethod
-    def _sums(kinds: list[Tensor]) -> Tensor:
-        # Bytes are summed several times faster than truth values.
-        return torch.stack([kind.view(torch.uint8).sum(1, dtype=torch.int32) for kind in kinds], 1)
+def counts_by_kind(foreground: Tensor, kinds: Tensor) -> Tensor:
+    """`episode_counts` of predictions, bool [E, ...], against `pixel_kinds`, which many predictions may share."""
+    pixels = torch.stack([kinds & ~foreground, kinds & foreground]).flatten(3)
+    return pixels.view(torch.uint8).sum(3, dtype=torch.int32).permute(2, 0, 1).long()  # bytes are summed faster
 
 
 def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:

@@ -153,9 +153,8 @@ class Head(nn.Module):
         if self.comparison is None:
             return Matched(F_q, P, counts, None)
         B, K = P.shape[:2]
-        cells = _per_support(F_q.flatten(2), K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # only for L_dis
-            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
+            scores = self.comparison(_per_support(F_q.flatten(2), K), P.flatten(0, 1)).unflatten(0, (B, K))
         return Matched(F_q, P, counts, scores)
 
     def segment(self, matched: Matched, beta: float) -> Output:

@@ -193,8 +193,6 @@ def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
 
 def enlarge(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     """`resize` of maps [..., h, w] of one channel, as products with two matrices, which is faster for few maps."""
-    along_h, along_w = (
-        F.interpolate(torch.eye(cells, dtype=x.dtype, device=x.device)[None], side, mode="linear", align_corners=True)
-        for cells, side in zip(x.shape[-2:], size, strict=True)
-    )
-    return along_h[0].T @ x @ along_w[0]
+    eyes = (torch.eye(cells, dtype=x.dtype, device=x.device)[None, None] for cells in x.shape[-2:])
+    along_h, along_w = (resize(eye, (side, eye.shape[3]))[0, 0] for eye, side in zip(eyes, size, strict=True))
+    return along_h @ x @ along_w.T

@@ -149,8 +149,7 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
 def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Eq. 9 of several branches [n, B, 2, h, w] at the target's size, over all pixels that are known: [n]."""
     # Two classes: the softmax of the truth is the sigmoid of its lead, at half the work.
-    difference = enlarge((logits[:, :, 1] - logits[:, :, 0]).float(), target.shape[1:])
-    lead = difference * torch.where(target == 1, 1.0, -1.0)
+    lead = enlarge((logits[:, :, 1] - logits[:, :, 0]).float(), target.shape[1:]) * (2 * target.eq(1).float() - 1)
     # -log sigmoid(lead), where it would be infinite in its linear part; `logsigmoid` is several times slower.
     bounded = lead.clamp(min=-80)
     loss = bounded - lead - bounded.sigmoid().log()
