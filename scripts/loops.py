@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
-from dpnet.model import Head
+from dpnet.model import DPNet, Head, shared_counts, soft_masks
 from dpnet.modules import ASPPDecoder, MultiScaleFusion
 
 
@@ -105,6 +105,31 @@ def loss(answer: Answer, target: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
         each = F.binary_cross_entropy_with_logits(scores, (y == 1).to(scores.dtype), reduction="none")
         total = total + ((each * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp(min=1)).mean()
     return total
+
+
+def train_step(
+    network: DPNet,
+    optimizer: torch.optim.Optimizer,
+    supports: torch.Tensor,
+    masks: torch.Tensor,
+    queries: torch.Tensor,
+    target: torch.Tensor,
+) -> float:
+    """As the field's training scripts do: supports and queries through the backbone at each step, in fp32.
+
+    supports, queries uint8 [B, 3, S, S]; masks and target [B, S, S] with 0, 1 and 255. Returns the loss.
+    """
+    backbone, head = network.backbone, network.head
+    with torch.no_grad():
+        raw_s, raw_q = backbone(supports), backbone(queries)
+    y_s = soft_masks(masks[:, None], raw_s.shape[-2:])
+    C = shared_counts(backbone, raw_s[:, None], raw_q, y_s, head.variant.pseudo).reshape(y_s.shape) > 0
+    answer = segment(head, backbone.features(raw_s), y_s, backbone.features(raw_q), C, head.variant.beta)
+    total = loss(answer, target, C)
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return total.item()
 
 
 def mean_iou(predictions: list[np.ndarray], targets: list[np.ndarray], classes: list[int], metric: str) -> float:
