@@ -172,7 +172,7 @@ def decode_distinct(
             parts.append((logits[:, 1] - logits[:, 0]).float())
         # 3. What each threshold asked for.
         decoded |= zip([(beta, branch) for beta in betas], torch.cat(parts)[which.flatten()].split(B), strict=True)
-    return decoded
+    return {pair: decoded[pair] for pair in asked}
 
 
 def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
