@@ -106,9 +106,12 @@ tiny: $(READY)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=5 $(TINY)
 
 # The guides 01_method and 03_your_data train heads: their numbers are this machine's; tests/notebooks/test_guides.py runs them.
+nbval: export MPLBACKEND := module://matplotlib_inline.backend_inline
+nbval: export MATPLOTLIBRC := /dev/null
+nbval: export PYTHONSTARTUP :=
 nbval: $(READY)
 	@$(DPNET) prepare shapes --root data
-	@DPNET_RESULTS=results DPNET_PROGRESS=/dev/null $(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
+	@DPNET_RESULTS="$$PWD/results" DPNET_PROGRESS=/dev/null $(PYTEST) -p no:cacheprovider --nbval --nbval-current-env \
 		$(filter-out %/01_method.ipynb %/03_your_data.ipynb %.failed.ipynb,$(wildcard results/*/*.ipynb))
 
 # Not all of data: it may hold your own VOC, COCO or pictures. Indices stay, and masks made of COCO's polygons.

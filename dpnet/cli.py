@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,7 +28,7 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
-SEED, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 1000)
+SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
 BENCHMARKS = "shapes, pascal, pascal-mini, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
@@ -56,7 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of publish": {"help": f"{TARGETS}; or report, or speed"},
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
-    "--seeds": {"type": COUNT, "default": 1, "help": "trainings per variant and fold [1]"},
+    "--seeds": {"type": SEEDS, "default": 1, "help": "trainings per variant and fold [1]"},
     "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
     "--fold": {"type": partial(whole, 0, 99), "default": 0, "help": "whose classes are novel [0]"},
@@ -115,12 +116,14 @@ def parser() -> Parser:
 
 
 def _open_streams() -> None:
-    """Nobody who listens, and letters that a terminal lacks, are no errors."""
+    """Let closed streams lead nowhere, and escape letters that a stream does not have."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: the next file that is opened would take its number
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        if getattr(sys, name) is None:  # it gets the number of the closed one, which no other file may have
+            nowhere = open(os.devnull, mode)  # noqa: SIM115
+            setattr(sys, name, nowhere)
+            os.set_inheritable(nowhere.fileno(), True)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
+        if isinstance(stream, TextIOWrapper):  # a notebook's is another
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -128,16 +131,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb, and return the exit code; 1 after an error that the user can mend, printed in one line."""
     _open_streams()
     options = parser().parse_args(arguments)
+    problem = ""
     try:
-        code: int | None = getattr(verbs, options.verb)(options)
+        code = getattr(verbs, options.verb)(options) or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has what it wanted, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (DPNetError, OSError) as error:
-        print(f"dpnet: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        ended = isinstance(error, BrokenPipeError)  # the reader has what it wanted, as `head` has
+        code, problem = 1, "" if ended else f"dpnet: error: {' '.join(str(error).split())}\n"
     except KeyboardInterrupt:
-        print("dpnet: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return code or 0
+        code, problem = 130, "dpnet: stopped; the same command goes on from here\n"
+    with suppress(OSError):
+        sys.stderr.write(problem)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # else Python tries again at its end, and changes the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code

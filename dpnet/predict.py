@@ -41,8 +41,8 @@ def load(checkpoint: str | Path) -> Trained:
         )
     try:
         t = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-        if not all(type(number) is int and number > 0 for number in (t.size, *t.dilations)):
-            raise ValueError("its size and dilations are not whole numbers from 1")
+        if not all(type(number) is int and number > 0 for number in (t.size, t.width, *t.dilations)):
+            raise ValueError("its size, width and dilations are not whole numbers from 1")
         readings = vars(Variant(**about["variant"]))
         model = DPNet(t.backbone, width=t.width, dilations=t.dilations, dropout=t.dropout, **readings)
         model.head.load_state_dict(load_checkpoint(folder))

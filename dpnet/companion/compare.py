@@ -1,6 +1,6 @@
 """One's own results beside the published ones and the paper's, with a verdict for each row and effect.
 
-The rule, as docs/reproduce.md states it: identical counts; else whether ours lies where one more training is expected.
+The rule, as docs/reproduce.md states it: identical counts, or whether ours lies where one more training is expected.
 """
 
 from collections.abc import Sequence

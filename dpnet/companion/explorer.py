@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dpnet import data, io
-from dpnet.companion import notebooks, presets, results, runner
+from dpnet.companion import presets, results, runner
 from dpnet.companion.cohort import Cohort
 from dpnet.companion.experiments import BETAS
 from dpnet.config import Evaluation, Training
@@ -192,10 +192,7 @@ def serve(benchmark: str, preset: str, browser: bool) -> None:
         from papermill import execute_notebook
     except ImportError as error:
         raise DPNetError(f"the explorer needs {error.name}: pip install -e '.[notebooks]'") from None
-    with (
-        TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as folder,
-        notebooks.kernel_environment(io.places(), **notebooks.own_kernel(Path(folder) / ".kernel")),
-    ):
+    with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as folder:
         template, copy = io.ROOT / "notebooks" / "explore.ipynb", Path(folder) / "explore.ipynb"
         execute_notebook(
             template, copy, {"benchmark": benchmark, "preset": preset}, prepare_only=True, progress_bar=False

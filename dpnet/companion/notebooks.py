@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +27,8 @@ PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 2
 CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
 CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
+DRAWS = re.compile(r"^( *)(?:_|figure) = (?:figures|drawing)\.", re.MULTILINE)  # a picture below its cell
+KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=50"]
 INLINE = "module://matplotlib_inline.backend_inline"
 
 
@@ -35,12 +38,23 @@ def installed() -> bool:
 
 
 def start(names: Mapping[str, Any]) -> None:
-    """What a template does first, with its globals(): check parameters, widen tables, let `import drawing` work."""
+    """What a template does first, with its globals(): check parameters, set styles, let `import drawing` work."""
     import pandas as pd
 
-    for name, kind in names["__annotations__"].items():
-        if type(value := names[name]) is not kind:
-            raise DPNetError(f"parameter {name}={value!r}: a {kind.__name__} is needed, not {type(value).__name__}")
+    # Cells are read, since a person's start-up files define names, too.
+    declared = dict(re.findall(r"^(\w+): (\w+) = ", "\n".join(names["In"]), re.MULTILINE))
+    injected = "\n".join(cell for cell in names["In"] if cell.startswith("# Parameters"))  # by papermill
+    for name in re.findall(r"^(\w+) = ", injected, re.MULTILINE):
+        if name not in declared:  # of which papermill only warns
+            raise DPNetError(f"unknown parameter {name!r}: this notebook has {', '.join(declared)}")
+    for name, kind in declared.items():
+        if (given := type(names[name]).__name__) != kind:
+            raise DPNetError(f"parameter {name}={names[name]!r}: a {kind} is needed, not {given}")
+    if "get_ipython" in names:  # in any kernel, also of nbval and JupyterLab
+        from dpnet.companion.figures import plt
+
+        names["get_ipython"]().run_line_magic("matplotlib", "inline")
+        plt.rcdefaults()
     for option, size in PANDAS.items():
         pd.set_option(option, size)
     if str(TEMPLATES) not in sys.path:
@@ -49,28 +63,22 @@ def start(names: Mapping[str, Any]) -> None:
 
 @contextmanager
 def kernel_environment(at: Places, **more: str) -> Iterator[None]:
-    """Within it, `io.places()` gives these, here and in every kernel and process that is started."""
+    """Within it, `io.places()` gives these, here and in all that is started; kernels are of this interpreter."""
     before = dict(os.environ)
-    os.environ.update({f"DPNET_{name.upper()}": str(value) for name, value in vars(at).items()}, **more)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def own_kernel(folder: Path) -> dict[str, str]:
-    """Variables for kernels of this interpreter, without the user's profile, start-up file, backend and style."""
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
-    write(folder / "kernels" / "python3" / "kernel.json", to_json(spec))
-    first = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "JUPYTER_PATH": str(folder),
-    }
-    own = {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
-    return {**first, **own, "PYTHONSTARTUP": "", "MPLBACKEND": INLINE, "MATPLOTLIBRC": os.devnull}
+    with TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as own:
+        # First on the path, and without the profile, the start-up files and the style of whoever calls.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # of `dpnet` in its shell
+        env = {"PATH": path, "IPYTHONDIR": own, "PYTHONSTARTUP": "", "MATPLOTLIBRC": os.devnull, "MPLBACKEND": INLINE}
+        spec = {"argv": KERNEL, "env": env, "display_name": "Python 3", "language": "python"}
+        write(Path(own) / "kernels" / "python3" / "kernel.json", to_json(spec))
+        here = {f"DPNET_{name.upper()}": str(value) for name, value in vars(at).items()}
+        os.environ.update(here, JUPYTER_PATH=own, JUPYTER_RUNTIME_DIR=own, **more)
+        try:
+            yield
+        finally:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
 
 
 def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places | None = None) -> None:
@@ -88,7 +96,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
         with (
             suppress(DeadKernelError, CellTimeoutError),
             TemporaryDirectory(prefix="dpnet-", ignore_cleanup_errors=True) as aside,
-            kernel_environment(at or places(), **{RELAY: terminal()}, **own_kernel(Path(aside))),
+            kernel_environment(at or places(), **{RELAY: terminal()}),
         ):
             return write(output, _executed(name, output, parameters, Path(aside) / output.name))
     raise DPNetError(f"{output.name}: its kernel died or hung {ATTEMPTS} times (killed, or out of memory)")
@@ -100,34 +108,41 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
     import papermill
     from nbstripout import strip_output
 
-    if unknown := parameters.keys() - (declared := papermill.inspect_notebook(template(name))).keys():
-        raise DPNetError(f"unknown parameter {min(unknown)!r}: this notebook has {', '.join(declared)}")
     how = {"kernel_name": "python3", "cwd": ROOT, "progress_bar": False, "coalesce_streams": True}
     how |= {"execution_timeout": None if name == "train" else PATIENCE}
     how |= {"stderr_file": sys.stderr}  # a kernel's progress is passed on, and is no part of the notebook
     try:
-        quiet = ["--IPKernelApp.log_level=50"]
-        papermill.execute_notebook(template(name), aside, dict(parameters), extra_arguments=quiet, **how)
+        papermill.execute_notebook(template(name), aside, dict(parameters), **how)
+        problem = _undrawn(nbformat.read(aside, 4))
     except papermill.PapermillExecutionError as error:
         if error.ename == "DPNetError":
             raise DPNetError(error.evalue) from None
+        problem = f"failed with {error.ename}: {error.evalue}"
+    if problem:
         failed = output.with_suffix(".failed.ipynb")
         write(failed, aside.read_bytes())
-        raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
+        raise DPNetError(f"{failed}: {problem}")
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
-    drawn: set[str] = set()
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        for displayed in cell.outputs:
-            if displayed.get("name") == "stderr":
-                displayed.text = "".join(t for t in displayed.text.splitlines(True) if not t.startswith(LINE))
-            displayed.get("data", {}).pop(WIDGET, None)  # the picture beside it stays
-            drawn |= {*displayed.get("data", {})} & {"image/png", "image/jpeg"}
-        cell.outputs = [displayed for displayed in cell.outputs if displayed.get("text") != ""]
-    draws = parameters.get("pictures", True) and any("figures." in cell.source for cell in notebook.cells)
-    if draws and not drawn:
-        raise DPNetError(f"{output.name}: its figures were not drawn: something sets another backend of matplotlib")
+        for o in (o for o in cell.outputs if o.get("name") == "stderr"):
+            o.text = "".join(line for line in o.text.splitlines(True) if not line.startswith(LINE))
+        cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
+    for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
+        displayed.data.pop(WIDGET, None)  # the picture beside it stays
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     return (nbformat.writes(notebook) + "\n").encode()
+
+
+def _undrawn(notebook: Any) -> str:
+    """What is wrong where a cell draws and no picture is below it; "" if nothing is."""
+    for cell in notebook.cells:
+        data = [output.get("data", {}) for output in cell.get("outputs", [])]
+        drawing, images = DRAWS.search(cell.source), [kind for of in data for kind in of if "image/" in kind]
+        # Where it draws on a condition there may be nothing to draw, and then nothing is displayed.
+        empty = all("Empty DataFrame" in of.get("text/plain", "") for of in data)
+        if drawing and not images and not (drawing[1] and empty):
+            return f"no picture below the cell with `{drawing[0].strip()}`"
+    return ""
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -164,7 +179,7 @@ def source(name: str, output: Path) -> str:
     """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale."""
     # Its template; except for training also the CSVs beside it (the explorer's predictions), and the code that
     # reads and draws results.
-    cells = json.loads(template(name).read_text())["cells"]
+    cells = json.loads(template(name).read_bytes())["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
         beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
@@ -177,7 +192,5 @@ def source(name: str, output: Path) -> str:
 
 def current(name: str, output: Path) -> bool:
     """Whether an executed notebook is there and was made from what is there now."""
-    if not output.exists():
-        return False
-    metadata = json.loads(output.read_text())["metadata"]
-    return metadata.get("dpnet", {}).get("source") == source(name, output)
+    about = json.loads(output.read_bytes())["metadata"] if output.exists() else {}
+    return about.get("dpnet", {}).get("source") == source(name, output)

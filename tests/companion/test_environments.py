@@ -1,4 +1,4 @@
-"""Other people's environments: kernels, streams and numbers that tests of ours would not have."""
+"""Other people's environments: streams, folders, numbers and checkpoints that tests of ours would not have."""
 
 import json
 import os
@@ -6,86 +6,40 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from invented import TINY, scores_in
+from invented import TINY
 from safetensors.torch import load_file, save_file
 
 from dpnet import cli, io
-from dpnet.companion import notebooks, runner
-from dpnet.io import DPNetError, Places
-
-WHERE = {"benchmark": "shapes", "preset": "tiny", "seeds": 1, "target": "table3"}
+from dpnet.companion import runner
 
 
-@pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server's backend, start-up files that define names, another Python's kernel, a style that needs LaTeX."""
-    start = "from pathlib import Path as Stray; display = None\n"
-    files = {
-        "ipython/profile_default/startup/00.py": start,
-        "startup.py": start,
-        "jupyter/kernels/python3/kernel.json": json.dumps({"argv": ["/bin/false"], "display_name": "another"}),
-        "matplotlibrc": "text.usetex: True\n",
-    }
-    for name, content in files.items():
-        io.write(tmp_path / name, content.encode())
-    for name, value in {
-        "MPLBACKEND": "Agg",
-        "IPYTHONDIR": tmp_path / "ipython",
-        "PYTHONSTARTUP": tmp_path / "startup.py",
-        "JUPYTER_PATH": tmp_path / "jupyter",
-        "MATPLOTLIBRC": tmp_path / "matplotlibrc",
-    }.items():
-        monkeypatch.setenv(name, str(value))
-
-
-def test_a_notebook_is_the_same_in_any_environment(tmp_path: Path, hostile: None) -> None:
-    scores_in(tmp_path / "results")
-    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
-    notebooks.execute("table3", tmp_path / "table3.ipynb", WHERE, at)
-    outputs = [o for cell in nbformat.read(tmp_path / "table3.ipynb", 4).cells for o in cell.get("outputs", [])]
-    assert any("image/png" in o.get("data", {}) for o in outputs)
-    assert os.environ["MPLBACKEND"] == "Agg"  # ours is as it was
-
-
-def test_a_notebook_without_its_figure_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores_in(tmp_path / "results")
-    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
-    monkeypatch.setattr(notebooks, "INLINE", "agg")
-    with pytest.raises(DPNetError, match=r"table3\.ipynb: its figures were not drawn"):
-        notebooks.execute("table3", tmp_path / "table3.ipynb", WHERE, at)
-    assert not (tmp_path / "table3.ipynb").exists()
-
-
-def test_parameters_are_those_of_the_notebook(tmp_path: Path) -> None:
-    with pytest.raises(DPNetError, match="unknown parameter 'betta': this notebook has target, benchmark"):
-        notebooks.execute("table3", tmp_path / "table3.ipynb", {**WHERE, "betta": 1})
-
-
-def dpnet(
-    *arguments: str, at: Path = io.ROOT, shell: str = "", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    command = f'"{sys.executable}" -m dpnet {" ".join(arguments)} {shell}'
-    return subprocess.run(
-        command, shell=True, cwd=at, capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
-
-
-@pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_errors(shell: str) -> None:
-    done = dpnet("plan", "table3", "--benchmark", "nope", shell=shell)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-
-
-def test_names_outside_ascii_are_printed_as_far_as_a_terminal_can() -> None:
-    code = (
-        "from dpnet import cli, verbs; verbs.check = lambda _: print('\\xdcbung'); exit(cli.main(['check', 'coco']))"
-    )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xdcbung\n", "")
+@pytest.mark.parametrize(
+    ("does", "redirected", "code", "output"),
+    [
+        ("print('löffel')", "", 0, r"l\xf6ffel"),
+        ("fail('löffel')", "2>&1", 1, r"dpnet: error: l\xf6ffel"),
+        ("print('x')", ">&-", 0, ""),
+        ("print('x')", ">/dev/full 2>&1", 1, ""),
+        ("print('x')", "2>&1 >/dev/full", 1, "dpnet: error: [Errno 28] No space left on device"),
+        ("print('x')", "<&- 2>&-", 0, "x"),
+        ("fail('x')", "2>&-", 1, ""),
+        ("fail('x')", "2>/dev/full", 1, ""),
+        ("child('import sys; sys.stderr.write(str(1))')", ">&- 2>&- <&-", 0, ""),
+    ],
+)
+def test_streams_may_be_closed_full_or_ascii(does: str, redirected: str, code: int, output: str) -> None:
+    script = f"""if True:
+        import subprocess, sys
+        from dpnet import cli, io, verbs
+        def fail(why): raise io.DPNetError(why)
+        def child(code): subprocess.run([sys.executable, '-c', code], check=True)
+        verbs.site = lambda options: {does}
+        sys.exit(cli.main(['site']))"""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
+    run = ["sh", "-c", f'"$0" -c "$1" {redirected}', sys.executable, script]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=io.ROOT, env=env, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (code, output, "")
 
 
 def test_a_folder_named_dpnet_is_not_taken_for_the_package(tmp_path: Path) -> None:

@@ -56,14 +56,15 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
     assert notebooks.current(name, path), "stale: run its make target again"
 
 
-DECLARED = {"__annotations__": {"beta": float, "name": str, "seed": int}, "beta": 0.5, "name": "x", "seed": 0}
+CELLS = ["", 'beta: float = 0.5  # of\nname: str = "x"  # of\nseed: int = 0  # of', "start"]
+DECLARED = {"In": CELLS, "beta": 0.5, "name": "x", "seed": 0}
 
 
 def test_a_notebook_finds_what_lies_beside_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["elsewhere"])
     with pd.option_context(*(x for option in notebooks.PANDAS for x in (option, pd.get_option(option)))):
         for _ in range(2):
-            notebooks.start({**DECLARED, "In": [], "np": np, "_": 1})
+            notebooks.start({**DECLARED, "Path": Path, "np": np, "__annotations__": {"mine": int}, "mine": None})
         assert sys.path == [str(notebooks.TEMPLATES), "elsewhere"]
         assert pd.get_option("display.max_rows") == 200
 
@@ -78,8 +79,97 @@ def test_a_notebook_finds_what_lies_beside_its_template(monkeypatch: pytest.Monk
     ],
 )
 def test_unknown_and_mistyped_parameters_fail(values: dict[str, object], message: str) -> None:
+    given = ["# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in values.items())]
     with pytest.raises(DPNetError, match=message):
-        notebooks.start({**DECLARED, **values})
+        notebooks.start({**DECLARED, **values, "In": CELLS[:2] + given + CELLS[2:]})
+
+
+@pytest.fixture
+def someones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment with start-up files, a kernel, a style and a backend of its own."""
+    startup, kernel = (
+        tmp_path / "profile_default" / "startup" / "00.py",
+        tmp_path / "kernels" / "python3" / "kernel.json",
+    )
+    io.write(startup, b"print('hello')\nfrom pathlib import Path\nnumber: int = None\n")
+    io.write(kernel, io.to_json({"argv": ["false"], "display_name": "", "language": "python"}))
+    io.write(tmp_path / "matplotlibrc", b"text.usetex: True\nnonsense: 1\n")
+    for name, value in (
+        ("PYTHONSTARTUP", startup),
+        ("MATPLOTLIBRC", tmp_path / "matplotlibrc"),
+        ("MPLBACKEND", "nowhere"),
+    ):
+        monkeypatch.setenv(name, str(value))
+    for name in ("IPYTHONDIR", "JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+
+def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, *cells: str) -> list[nbformat.NotebookNode]:
+    """Outputs of a notebook of some cells, below a cell of parameters."""
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ("n: int = 1  # of", *cells)])
+    made.cells[0].metadata.tags = ["parameters"]
+    made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    io.write(folder / "made.ipynb", nbformat.writes(made).encode())
+    monkeypatch.setattr(notebooks, "TEMPLATES", folder)
+    notebooks.execute("made", folder / "out" / "made.ipynb", {"n": 2})
+    return [o for cell in nbformat.read(folder / "out" / "made.ipynb", 4).cells for o in cell.get("outputs", [])]
+
+
+START = "from dpnet.companion import figures, notebooks; notebooks.start(globals())"
+DRAW = "figures.line = figures.plt.plot\n_ = figures.line([1, 2])"
+
+
+def test_a_kernel_is_this_interpreter_and_nothing_of_its_users(
+    someones: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = "import os, sys, matplotlib; print(sys.executable, 'Path' in globals(), matplotlib.matplotlib_fname())"
+    before = dict(os.environ)
+    text, picture = execute(tmp_path, monkeypatch, f"{look}\n{START}", DRAW)
+    assert text.text == f"{sys.executable} False {os.devnull}\n"
+    assert "image/png" in picture.data
+    assert dict(os.environ) == before
+
+
+def test_a_notebook_has_its_own_style_and_backend_in_any_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nbval or JupyterLab starts it."""
+    theirs = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['text.usetex'] = True"
+    (picture,) = execute(tmp_path, monkeypatch, theirs, START, DRAW)
+    assert "image/png" in picture.data
+
+
+def test_a_picture_that_is_not_there_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DPNetError, match=r"made\.failed\.ipynb: no picture below the cell with `_ = figures\.`"):
+        execute(tmp_path, monkeypatch, START, "figures.plt.switch_backend('Agg')", DRAW)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["made.failed.ipynb"]
+
+
+TEXT, IMAGE, EMPTY = ({"data": {kind: text}} for kind, text in (
+    ("text/plain", "0"), ("image/png", ""), ("text/plain", "Empty DataFrame\nColumns: []")
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "outputs", "missing"),
+    [
+        ("_ = figures.of_target(scores)", [], True),
+        ("x = 1\nfigure = drawing.bars(x)", [TEXT], True),
+        ("_ = figures.of_target(scores)", [TEXT, IMAGE], False),
+        ("if runs:\n    _ = figures.loss_curves(runs)\nlast", [TEXT], True),
+        ("if runs:\n    _ = figures.loss_curves(runs)\nlast", [EMPTY], False),
+        ("if compared:\n    _ = figures.compared(scores)", [], False),
+        ("print(figures.COLOURS)", [TEXT], False),
+    ],
+)
+def test_which_cells_need_a_picture(source: str, outputs: list[dict[str, object]], missing: bool) -> None:
+    cell = nbformat.from_dict({"source": source, "outputs": outputs})
+    assert bool(notebooks._undrawn(nbformat.from_dict({"cells": [cell]}))) is missing
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_executed_notebooks_have_their_pictures(path: Path) -> None:
+    assert notebooks._undrawn(nbformat.read(path, 4)) == ""
 
 
 def test_a_parameter_cannot_inject_code() -> None:
