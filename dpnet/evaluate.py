@@ -14,7 +14,7 @@ from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
 from dpnet.io import progress
-from dpnet.metrics import episode_counts
+from dpnet.metrics import counts_by_kind, pixel_kinds
 from dpnet.model import Head, Matched, shared_counts, soft_masks
 from dpnet.modules import resize
 from dpnet.train import autocast
@@ -65,11 +65,11 @@ class Scene:
         return cache.binary(self._labels[episode.query], episode.class_id)
 
     def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
-        """The targets of a batch, queries of one size together: their places in it, and uint8 [n, H, W]."""
+        """A batch's targets, queries of one size together: their places in it, and `pixel_kinds` [3, n, H, W]."""
         each = [self.target(e) for e in batch]
         sizes = sorted({t.shape for t in each})
         together = [[i for i, t in enumerate(each) if t.shape == size] for size in sizes]
-        return [(rows, torch.stack([each[i] for i in rows]).to(self.device)) for rows in together]
+        return [(rows, pixel_kinds(torch.stack([each[i] for i in rows]).to(self.device))) for rows in together]
 
     def objects(self, episode: Episode) -> Tensor:
         """Every labelled object of the query at its own size: uint8 [H, W] with 0, 1."""
@@ -130,19 +130,17 @@ def _score_batch(
         # 1. Frozen, hence shared: the queries' features, and candidates of each kind.
         raw_q = scene.raw([e.query for e in batch], scale)
         F_q = scene.backbone.features(raw_q)
-        pairs: dict[Run, list[tuple[float, str]]] = {}
-        for run, e in asked:
-            if scale in e.scales:
-                pairs.setdefault(run, []).append((e.beta, e.branch))
-        kinds = sorted({run.variant.pseudo for run in pairs})
+        at_scale = [(run, (e.beta, e.branch)) for run, e in asked if scale in e.scales]
+        kinds = sorted({run.variant.pseudo for run, _ in at_scale})
         counts = {kind: shared_counts(scene.backbone, raw_s, raw_q, masks, kind) for kind in kinds}
         # 2. Each head's logits.
-        for run, of_run in pairs.items():
+        for run in dict.fromkeys(run for run, _ in at_scale):
+            pairs = [pair for other, pair in at_scale if other == run]
             with autocast(run.training, scene.device):
                 if run not in prototypes:
                     prototypes[run] = heads[run].prototypes(F_s, masks)
                 matched = heads[run].match(prototypes[run], F_q, counts[run.variant.pseudo])
-                for (beta, branch), difference in decode_distinct(heads[run], matched, of_run).items():
+                for (beta, branch), difference in decode_distinct(heads[run], matched, pairs).items():
                     differences[run, scale, beta, branch] = difference
     # 3. Counts at each query's own size.
     targets = scene.targets(batch)
@@ -157,51 +155,34 @@ def decode_distinct(
 
     Pairs of beta and branch ("main" or "aux") -> foreground minus background logit, float32 [B, h, w].
     """
-    # 1. Number the selections that differ, in the order of thresholds, then episodes.
-    betas = sorted({beta for beta, _ in asked})
-    selected = torch.stack([head.select(matched, beta) for beta in betas])  # bool [T, B, K, N]
-    row_of: dict[tuple[int, bytes], int] = {}  # an episode's cells -> row
-    rows = np.array([
-        [row_of.setdefault((e, cells.tobytes()), len(row_of)) for e, cells in enumerate(of_beta)]
-        for of_beta in selected.cpu().numpy()
-    ])  # fmt: skip
-    first = torch.from_numpy(np.unique(rows, return_index=True)[1]).to(selected.device)  # row -> its place in T x B
-    row_at = torch.from_numpy(rows).to(selected.device)  # [T, B]
-    episode, cells = first % rows.shape[1], selected.flatten(0, 1)[first]
-    # 2. Decode the rows that each branch needs, as many at a time as there are episodes.
-    needed = {branch: row_at[[betas.index(b) for b, of in asked if of == branch]].unique() for _, branch in asked}
-    shape = len(first), *matched.F_q.shape[2:]
-    decoded = {branch: torch.empty(shape, device=first.device) for branch in needed}
-    for part in torch.arange(len(first), device=first.device).split(rows.shape[1]):
-        some = Matched(*(None if t is None else t[episode[part]] for t in matched))  # type: ignore[arg-type]
-        maps = head.fuse(some.F_q, some.P.mean(1), head.pseudo_prototypes(some, cells[part]))
-        for branch, of_branch in needed.items():
-            own = torch.isin(part, of_branch)
-            if own.any():
-                decoded[branch][part[own]] = _difference(head, branch, *maps, own)
-    # 3. What each pair asked for.
-    return {(beta, branch): decoded[branch][row_at[betas.index(beta)]] for beta, branch in asked}
-
-
-def _difference(head: Head, branch: str, with_P: Tensor, with_P_q: Tensor, rows: Tensor) -> Tensor:
-    """Foreground minus background logit of some rows of what `Head.fuse` gives."""
-    if not rows.all():
-        with_P, with_P_q = (with_P[rows],) * 2 if with_P_q is with_P else (with_P[rows], with_P_q[rows])
-    logits = head.decode(with_P, with_P_q) if branch == "main" else head.aux_decoder(with_P)
-    return (logits[:, 1] - logits[:, 0]).float()
+    decoded: dict[tuple[float, str], Tensor] = {}
+    B, device = len(matched.F_q), matched.F_q.device
+    for branch in sorted({branch for _, branch in asked}):
+        betas = sorted({beta for beta, of in asked if of == branch})
+        # 1. Each episode's selections that differ: where each is first, and which one each threshold's is.
+        selected = torch.stack([head.select(matched, beta) for beta in betas]).flatten(0, 1)  # bool [T B, K, N]
+        cells = np.column_stack([np.arange(len(selected)) % B, selected.flatten(1).cpu().numpy()])
+        first, which = (torch.from_numpy(i).to(device) for i in np.unique(cells, True, True, axis=0)[1:])
+        # 2. Decode them, as many at a time as there are episodes.
+        parts = []
+        for part in first.split(B):
+            some = Matched(*(None if t is None else t[part % B] for t in matched))  # type: ignore[arg-type]
+            with_P, with_P_q = head.fuse(some.F_q, some.P.mean(1), head.pseudo_prototypes(some, selected[part]))
+            logits = head.decode(with_P, with_P_q) if branch == "main" else head.aux_decoder(with_P)
+            parts.append((logits[:, 1] - logits[:, 0]).float())
+        # 3. What each threshold asked for.
+        decoded |= zip([(beta, branch) for beta in betas], torch.cat(parts)[which.flatten()].split(B), strict=True)
+    return {pair: decoded[pair] for pair in asked}
 
 
 def score(differences: list[Tensor], targets: Sequence[tuple[list[int], Tensor]]) -> Tensor:
-    """Counts int64 [B, 2, 3] of predictions at each query's own size, averaged over scales.
-
-    `differences` are foreground minus background logits, one [B, h, w] per scale; `targets` from `Scene.targets`.
-    """
+    """Counts int64 [B, 2, 3] at the queries' own sizes; differences of logits are one [B, h, w] for each scale."""
     counts = torch.empty(len(differences[0]), 2, 3, dtype=torch.long, device=differences[0].device)
-    for rows, target in targets:
-        full = [resize(d[rows][:, None], target.shape[1:])[:, 0] for d in differences]
+    for rows, kinds in targets:
+        full = [resize(d[rows][:, None], kinds.shape[2:])[:, 0] for d in differences]
         # One scale: d > 0 is sigmoid(d) > 0.5 without its rounding.
         predicted = full[0] > 0 if len(full) == 1 else torch.stack([d.sigmoid() for d in full]).mean(0) > 0.5
-        counts[rows] = episode_counts(predicted, target)
+        counts[rows] = counts_by_kind(predicted, kinds)
     return counts
 
 

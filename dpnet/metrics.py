@@ -15,6 +15,7 @@ from dpnet.config import VOID
 Metric = Literal["canet", "pfenet"]
 METRICS: tuple[Metric, ...] = ("canet", "pfenet")
 RESAMPLES = 2000  # of the bootstrap
+VALUES = "a prediction has values 0 and 1, a target 0, 1 and 255 (void)"
 
 
 def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
@@ -26,19 +27,24 @@ def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
 
 def episode_counts(prediction: Tensor, target: Tensor) -> Tensor:
     """Count the pixels of E predictions [E, ...] against their targets [E, ...] at once: int64 [E, 2, 3]."""
-    prediction, target = prediction.flatten(1), target.flatten(1)
     foreground = prediction == 1
-    kinds = [target == value for value in (0, 1, VOID)]
+    if prediction.dtype != torch.bool and not (foreground | (prediction == 0)).all():
+        raise ValueError(VALUES)
+    return counts_by_kind(foreground, pixel_kinds(target))
 
-    def count(where: Tensor) -> Tensor:
-        return where.view(torch.uint8).sum(1, dtype=torch.int32)  # several times faster than a sum of bool
 
-    whole = torch.stack([count(kind) for kind in kinds], 1)
-    hit = torch.stack([count(kind & foreground) for kind in kinds], 1)
-    answered = prediction.dtype == torch.bool or (foreground | (prediction == 0)).all()
-    if not answered or (whole.sum(1) != target.shape[1]).any():
-        raise ValueError("a prediction has values 0 and 1, a target 0, 1 and 255 (void)")
-    return torch.stack([whole - hit, hit], 1).long()
+def pixel_kinds(target: Tensor) -> Tensor:
+    """Which pixels of E targets [E, ...] are background, foreground and void: bool [3, E, ...]."""
+    kinds = torch.stack([target == value for value in (0, 1, VOID)])
+    if not kinds.any(0).all():
+        raise ValueError(VALUES)
+    return kinds
+
+
+def counts_by_kind(foreground: Tensor, kinds: Tensor) -> Tensor:
+    """`episode_counts` of predictions, bool [E, ...], against `pixel_kinds`, which many predictions may share."""
+    whole, hit = (p.flatten(2).view(torch.uint8).sum(2, dtype=torch.int32) for p in (kinds, kinds & foreground))
+    return torch.stack([whole - hit, hit]).permute(2, 0, 1).long()  # sums of bytes are faster than those of bool
 
 
 def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:

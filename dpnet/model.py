@@ -153,9 +153,8 @@ class Head(nn.Module):
         if self.comparison is None:
             return Matched(F_q, P, counts, None)
         B, K = P.shape[:2]
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variant.lambda_2 > 0):  # only for L_dis
-            scores = self.comparison(cells, P.flatten(0, 1)).unflatten(0, (B, K))
+            scores = self.comparison(_per_support(F_q.flatten(2), K), P.flatten(0, 1)).unflatten(0, (B, K))
         return Matched(F_q, P, counts, scores)
 
     def segment(self, matched: Matched, beta: float) -> Output:
@@ -187,7 +186,7 @@ class Head(nn.Module):
         F_q, P, counts, _ = matched
         B, K = P.shape[:2]
         weights = counts.clamp(max=1) if self.variant.confidence == "set" else counts
-        cells = F_q.flatten(2).repeat_interleave(K, 0)
+        cells = _per_support(F_q.flatten(2), K)
         each = modules.pseudo_prototype(cells, P.flatten(0, 1), (weights * selected).flatten(0, 1))
         return each.unflatten(0, (B, K)).mean(1)
 
@@ -206,6 +205,11 @@ class Head(nn.Module):
         if with_P_q is with_P:
             return self.decoder(with_P, twice=True)
         return self.decoder(torch.cat([with_P, with_P_q], 1))
+
+
+def _per_support(cells: Tensor, K: int) -> Tensor:
+    """Query cells once for each of K supports, [B, C, N] -> [B K, C, N]; a cell's channels stay neighbours."""
+    return cells.mT[:, None].expand(-1, K, -1, -1).flatten(0, 1).mT
 
 
 def soft_masks(masks: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
@@ -242,5 +246,5 @@ def shared_counts(backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tenso
         every = torch.ones(B, K, raw_q[0, 0].numel(), dtype=torch.long, device=raw_q.device)
         return every if pseudo == "global" else every * 0
     F_s = backbone.comparison(raw_s).flatten(0, 1).float()
-    F_q = backbone.comparison(raw_q).float().repeat_interleave(K, 0)
+    F_q = _per_support(backbone.comparison(raw_q).float(), K)
     return modules.candidate_counts(F_s, F_q, hard_masks(masks).flatten(0, 1), pseudo).unflatten(0, (B, K))

@@ -148,7 +148,7 @@ class MultiScaleFusion(nn.Module):
             scaled = F.conv2d(scaled, on_cells[:, :, None, None])
             maps.append(resize(scaled, size) if level else scaled)
             biases = [b + F.linear(P, on_P, conv.bias) for b, P in zip(biases, prototypes, strict=True)]
-        summed = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        summed = sum(maps[1:], maps[0])
         return [(summed + b[:, :, None, None]).relu_() for b in biases]
 
 
@@ -170,15 +170,29 @@ class ASPPDecoder(nn.Module):
         def convolve(conv: nn.Module, x: Tensor) -> Tensor:
             assert isinstance(conv, nn.Conv2d)
             # A convolution of [x ; x] is one of x under the sum of the weight's halves.
-            weight = torch.stack(conv.weight.chunk(2, 1)).sum(0) if twice else conv.weight
+            weight = torch.add(*conv.weight.chunk(2, 1)) if twice else conv.weight
             return F.conv2d(x, weight, conv.bias, padding=conv.padding, dilation=conv.dilation)
 
-        pooled = convolve(self.pooled, x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
-        maps = [pooled, convolve(self.local, x), *(convolve(conv, x) for conv in self.dilated)]
-        x = self.dropout(torch.cat(maps, 1).relu_())
-        return self.classify(self.dropout(self.fuse(x).relu_()))
+        # Dropout of a 1x1 convolution's inputs is one of its weights [B, in, out], which are smaller.
+        fuse, classify = (
+            self.dropout(conv.weight.flatten(1).T.expand(len(x), -1, -1)) for conv in (self.fuse, self.classify)
+        )
+        local = torch.cat([convolve(conv, x) for conv in (self.local, *self.dilated)], 1).relu_()
+        pooled = convolve(self.pooled, x.sum((2, 3), keepdim=True) / x[0, 0].numel()).relu_().flatten(1)
+        # What is the same in all cells joins the bias instead of being tiled.
+        on_pooled, on_local = fuse.split([pooled.shape[1], local.shape[1]], 1)
+        bias = pooled[:, None] @ on_pooled + self.fuse.bias
+        fused = torch.baddbmm(bias, local.flatten(2).transpose(1, 2), on_local).relu_()
+        return (fused @ classify + self.classify.bias).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     """Bilinear, [B, C, h, w] -> [B, C, *size]; corners aligned: of 8k + 1 pixels, cells are pixels 0, 8, ..., 8k."""
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+def enlarge(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """`resize` of maps [..., h, w] of one channel, as products with two matrices, which is faster for few maps."""
+    eyes = (torch.eye(cells, dtype=x.dtype, device=x.device)[None, None] for cells in x.shape[-2:])
+    along_h, along_w = (resize(eye, (side, eye.shape[3]))[0, 0] for eye, side in zip(eyes, size, strict=True))
+    return along_h @ x @ along_w.T

@@ -24,7 +24,7 @@ from dpnet.data.index import Benchmark
 from dpnet.episodes import training_batch, training_pools
 from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_every, save_state, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
-from dpnet.modules import resize
+from dpnet.modules import enlarge
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
 CURVE = 100  # points of a loss curve
@@ -49,21 +49,27 @@ class Member:
     generator: torch.Generator  # of its dropout
     step: int = 0
     curve: list[list[float]] = field(default_factory=list)  # [step, L_seg, L_aux, L_dis] averaged since the last
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # steps and losses since the last
+    recent: list[Tensor] = field(default_factory=list)  # losses [3] of each step since the last, not yet read
 
     def state(self, data: str) -> dict[str, Any]:
         """Everything that the next step depends on, and the mark of the data."""
-        numbers = {"step": self.step, "curve": self.curve, "sums": self.sums, "data": data}
+        numbers = {"step": self.step, "curve": self.curve, "recent": self.recent, "data": data}
         return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), **numbers}
 
-    def record(self, losses: list[float]) -> None:
-        """Note that a step was made."""
+    def record(self, losses: Tensor) -> None:
+        """Note that a step was made; losses [3] are read, which waits for the device, when a point is due."""
         steps, self.step = self.run.training.steps, self.step + 1
-        self.sums = [s + v for s, v in zip(self.sums, [1.0, *losses], strict=True)]
+        self.recent.append(losses)
         if self.step % max(1, steps // CURVE) == 0 or self.step == steps:
-            count, *sums = self.sums
-            self.curve.append([self.step, *(round(s / count, 5) for s in sums)])
-            self.sums = [0.0] * 4
+            values = torch.stack(self.recent).tolist()
+            for step, of_step in enumerate(values, self.step - len(values)):
+                if not all(map(math.isfinite, of_step)):
+                    raise DPNetError(
+                        f"{self.run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {of_step}): "
+                        "lower the learning rate, or look for broken images with `dpnet check`"
+                    )
+            self.curve.append([self.step, *(round(sum(v) / len(v), 5) for v in zip(*values, strict=True))])
+            self.recent.clear()
 
 
 def train(
@@ -117,17 +123,11 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         # 3. Losses.
         L_seg, L_aux, L_dis = losses(output, batch.target, variant)
         L_all = L_seg + variant.lambda_1 * L_aux + variant.lambda_2 * L_dis  # Eq. 11
-        values = torch.stack([L_seg, L_aux, L_dis]).tolist()
-        if not all(map(math.isfinite, values)):
-            raise DPNetError(
-                f"{run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {values}): "
-                "lower the learning rate, or look for broken images with `dpnet check`"
-            )
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)
         L_all.backward()
         member.optimizer.step()
-        member.record(values)
+        member.record(torch.stack([L_seg, L_aux, L_dis]).detach())
 
 
 def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,8 +135,8 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
 
     `variant` says what void is, and over which cells L_dis runs: it is 0 without a discriminator, or without a cell.
     """
-    known = target if variant.void_in_loss == "ignore" else target.where(target != VOID, 0)
-    L_seg, L_aux = _cross_entropy(output.logits, known), _cross_entropy(output.aux_logits, known)
+    known = target != VOID if variant.void_in_loss == "ignore" else torch.ones_like(target)
+    L_seg, L_aux = _cross_entropy(torch.stack([output.logits, output.aux_logits]), target, known.float())
     if output.scores is None:
         return L_seg, L_aux, L_seg.new_zeros(())
     y = at_cells(target, output.scores.shape[2:])[:, None].expand_as(output.scores)
@@ -146,19 +146,21 @@ def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Te
     return L_seg, L_aux, per_pair.mean()
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Eq. 9 at the target's size, over all pixels but void."""
-    # Two classes: the cross-entropy of a softmax is that of a sigmoid of the difference, at half the work.
-    difference = resize((logits[:, 1:] - logits[:, :1]).float(), target.shape[1:])[:, 0]
-    loss = F.binary_cross_entropy_with_logits(difference, target.clamp(max=1).float(), reduction="none")
-    inside = (target != VOID).float()
-    return (loss * inside).sum() / inside.sum().clamp(min=1)
+def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Eq. 9 of several branches [n, B, 2, h, w] at the target's size, over all pixels that are known: [n]."""
+    # Two classes: the softmax of the truth is the sigmoid of its lead, at half the work.
+    lead = enlarge((logits[:, :, 1] - logits[:, :, 0]).float(), target.shape[1:]) * (2 * target.eq(1).float() - 1)
+    # -log sigmoid(lead), where it would be infinite in its linear part; `logsigmoid` is several times slower.
+    bounded = lead.clamp(min=-80)
+    loss = bounded - lead - bounded.sigmoid().log()
+    return loss.flatten(1) @ known.flatten() / known.sum().clamp(min=1)
 
 
 def at_cells(target: Tensor, grid: tuple[int, ...] | torch.Size) -> Tensor:
     """Labels at the pixels where the cells lie: [B, S, S] -> [B, h, w]; nothing is mixed."""
     rows, columns = (
-        torch.linspace(0, side - 1, cells).round().long() for side, cells in zip(target.shape[1:], grid, strict=True)
+        torch.linspace(0, side - 1, cells, device=target.device).round().long()
+        for side, cells in zip(target.shape[1:], grid, strict=True)
     )
     return target[:, rows][:, :, columns]
 
@@ -190,7 +192,7 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
     if (state := load_state(folder, device)) is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-        member.step, member.curve, member.sums = state["step"], state["curve"], state["sums"]
+        member.step, member.curve, member.recent = state["step"], state["curve"], state["recent"]
     return member
 
 

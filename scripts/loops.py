@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
+from dpnet.model import DPNet, Head, shared_counts, soft_masks
+from dpnet.modules import ASPPDecoder, MultiScaleFusion
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -40,6 +42,94 @@ def confidence_set(F_s: np.ndarray, F_q: np.ndarray, y_s: np.ndarray) -> tuple[s
         if y_s[i_star] == y_s[start]:
             reached.append(j_star)
     return set(reached), reached
+
+
+Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
+def segment(
+    head: Head, F_s: torch.Tensor, y_s: torch.Tensor, F_q: torch.Tensor, C: torch.Tensor, beta: float
+) -> Answer:
+    """A one-shot head as Eq. 3-8 tell it: all that the paper concatenates is tiled and concatenated; no dropout.
+
+    F_s, F_q [B, C_b, h, w], y_s [B, 1, h, w], candidates C [B, 1, h, w] -> logits and auxiliary logits
+    [B, 2, h, w], and the discriminator's [B, 1, h, w].
+    """
+    R_s, R_q = (head.reduce(x).relu() for x in (F_s, F_q))
+    P = (R_s * y_s).sum((2, 3)) / y_s.sum((2, 3))
+    P_q, scores = P, None
+    if head.comparison is not None:
+        pairs = torch.cat([R_q, _tiled(P, R_q)], 1).permute(0, 2, 3, 1)
+        scores = head.comparison.second(head.comparison.first(pairs).relu()).permute(0, 3, 1, 2)
+        C = C & (scores.sigmoid() > beta)
+    if head.variant.pseudo != "none":
+        P_q = torch.where(C.any((2, 3)), (R_q * C).sum((2, 3)) / C.sum((2, 3)).clamp(min=1), P)
+    if (pim := head.interaction) is not None:
+        X = pim.collect(torch.cat([P, P_q], 1))
+        X = (X - X.mean(1, keepdim=True)) / (X.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        scale = 1 + pim.alpha * pim.W_2(pim.W_1(X).relu()).sigmoid()
+        P, P_q, R_q = scale * P, scale * P_q, scale[:, :, None, None] * R_q
+    with_P, with_P_q = _fused(head.fusion[0], R_q, P), _fused(head.fusion[-1], R_q, P_q)
+    return _decoded(head.decoder, torch.cat([with_P, with_P_q], 1)), _decoded(head.aux_decoder, with_P), scores
+
+
+def _tiled(P: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return P[:, :, None, None].expand(-1, -1, *like.shape[2:])
+
+
+def _fused(fusion: MultiScaleFusion, F_q: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros_like(F_q)
+    for level, layer in enumerate(fusion.convs):
+        scaled = F.avg_pool2d(F_q, 2**level, ceil_mode=True, count_include_pad=False)
+        mapped = layer(torch.cat([scaled, _tiled(P, scaled)], 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        total = total + F.interpolate(mapped, F_q.shape[2:], mode="bilinear", align_corners=True)
+    return total.relu()
+
+
+def _decoded(decoder: ASPPDecoder, x: torch.Tensor) -> torch.Tensor:
+    pooled = decoder.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+    maps = [pooled, decoder.local(x), *(conv(x) for conv in decoder.dilated)]
+    return decoder.classify(decoder.fuse(torch.cat(maps, 1).relu()).relu())
+
+
+def loss(answer: Answer, target: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
+    """Eq. 9-11 with weights of 1, void left out: target [B, S, S] with 0, 1 and 255, candidates C [B, 1, h, w]."""
+    *branches, scores = answer
+    total = torch.zeros(())
+    for logits in branches:
+        full = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=True)
+        total = total + F.cross_entropy(full, target, ignore_index=255)
+    if scores is not None:
+        y = target[:, None, ::8, ::8]  # of 8k + 1 pixels, cells lie on 0, 8, 16, …
+        cells = C & (y != 255)
+        each = F.binary_cross_entropy_with_logits(scores, (y == 1).to(scores.dtype), reduction="none")
+        total = total + ((each * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp(min=1)).mean()
+    return total
+
+
+def train_step(
+    network: DPNet,
+    optimizer: torch.optim.Optimizer,
+    supports: torch.Tensor,
+    masks: torch.Tensor,
+    queries: torch.Tensor,
+    target: torch.Tensor,
+) -> float:
+    """As the field's training scripts do: supports and queries through the backbone at each step, in fp32.
+
+    supports, queries uint8 [B, 3, S, S]; masks and target [B, S, S] with 0, 1 and 255. Returns the loss.
+    """
+    backbone, head = network.backbone, network.head
+    with torch.no_grad():
+        raw_s, raw_q = backbone(supports), backbone(queries)
+    y_s = soft_masks(masks[:, None], raw_s.shape[-2:])
+    C = shared_counts(backbone, raw_s[:, None], raw_q, y_s, head.variant.pseudo).reshape(y_s.shape) > 0
+    answer = segment(head, backbone.features(raw_s), y_s, backbone.features(raw_q), C, head.variant.beta)
+    total = loss(answer, target, C)
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return total.item()
 
 
 def mean_iou(predictions: list[np.ndarray], targets: list[np.ndarray], classes: list[int], metric: str) -> float:

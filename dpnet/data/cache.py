@@ -40,7 +40,7 @@ class FeatureBank:
             data, row_of = np.concatenate(parts), {p: row for row, p in enumerate(distinct)}
         rows = [row_of[p] for p in positions]
         which = np.zeros(len(rows), int) if mirrored is None else mirrored.astype(int)
-        return torch.from_numpy(data[rows, which].astype(np.float32))
+        return torch.from_numpy(data[rows, which]).to(torch.float32, memory_format=torch.channels_last)
 
 
 def features(

@@ -1,8 +1,10 @@
 """Lockstep training: invariants 1, 7 and 9; the losses; both batch sources."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import loops
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from dpnet.config import Run, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError
-from dpnet.model import Output
+from dpnet.model import Output, shared_counts
 
 Trainer = Callable[..., dict[Run, Path]]
 
@@ -121,6 +123,36 @@ def test_it_learns(trained: Trainer) -> None:
     one = run(FULL, steps=60, learning_rate=3e-3)
     curve = np.array(io.read_json(trained("any", one)[one] / "history.json"))
     assert curve[-5:, 1].mean() < 0.8 * curve[:5, 1].mean()
+
+
+@pytest.mark.parametrize("variant", [FULL, BASE, Variant(msf=False, pseudo="global"), Variant(msf_convs="separate")])
+def test_a_step_is_the_plain_one_of_the_equations(
+    variant: Variant, data: Benchmark, backbone: Backbone, tmp_path: Path
+) -> None:
+    """In fp64, but for the losses: every gradient to 1e-5 of the largest one."""
+    one = run(variant, precision="fp32", dropout=0.0, steps=1000)
+    pools = episodes.training_pools(data, 0, "drop")
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.stored_features(data, backbone, one.training, positions)
+    _, batch = next(train.batches(source, data, pools, one, 0))
+    batch = train.Batch(batch.raw_s.double(), batch.raw_q.double(), batch.masks.double(), batch.target)
+    batch.target[:, :20, 30:] = 255
+    member = train.begin(one, backbone.channels, tmp_path, "cpu")
+    member.head.double()
+    if member.head.interaction is not None:
+        torch.nn.init.constant_(member.head.interaction.alpha, 0.7)
+    plain = copy.deepcopy(member.head)
+    train.advance([member], backbone, batch, 0)
+    C = shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, variant.pseudo).reshape(batch.masks.shape) > 0
+    answer = loops.segment(plain, batch.raw_s[:, 0], batch.masks, batch.raw_q, C, variant.beta)
+    loss = loops.loss(answer, batch.target, C)
+    loss.backward()
+    assert member.recent[0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    tolerance = 1e-5 * max(gradient.abs().max().item() for gradient in expected.values())
+    for name, parameter in member.head.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradient, expected[name], atol=tolerance, rtol=0, msg=name)
 
 
 # ---- losses (Eq. 9-11)

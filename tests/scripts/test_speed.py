@@ -81,7 +81,7 @@ def test_a_committed_measurement_is_whole_and_can_be_drawn(file: Path) -> None:
     measured = json.loads(file.read_text())
     assert (measured["device"], measured["preset"]) == (file.stem, "quick")
     assert file.with_suffix(".png").exists()
-    assert len([line for line in measured["ratios"] if line["budget"] is not None]) == 5
+    assert len([line for line in measured["ratios"] if line["budget"] is not None]) >= 5
     assert measured["checks"]["pixels that differ (%)"] <= 100 * speed.DIFFER
     assert measured["checks"]["mIoU that differs (points)"] <= 0.1
     assert file.with_suffix(".md").read_text() == speed_words.in_words(measured)
