@@ -1,12 +1,14 @@
 """Frozen feature extractors at stride 8: the layers before the 4th block, and nothing that trains."""
 
 import warnings
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from dpnet.io import DPNetError
 
@@ -57,7 +59,9 @@ class Backbone(nn.Module):
         """`forward` without gradients, and without TF32 on the way, for features that are stored."""
         self.to(memory_format=torch.channels_last)
         unchanged = {"enabled": None, "benchmark": None, "benchmark_limit": None, "deterministic": None}
-        with torch.inference_mode(), torch.backends.cudnn.flags(**unchanged, allow_tf32=False):
+        # The flags are the process's: on the CPU, where several threads encode, they are left alone.
+        exactly = nullcontext() if self.device.type == "cpu" else cudnn.flags(**unchanged, allow_tf32=False)
+        with torch.inference_mode(), exactly:
             return self(images.to(self.device))
 
     def features(self, raw: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -116,8 +116,9 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         run, training, variant = member.run, member.run.training, member.run.variant
         # 2. Forward; dropout and learning rate are functions of the step alone, so a resumed run is the same.
         member.generator.manual_seed(run.seed * 1_000_003 + step)
+        rate = training.learning_rate * (1 - step / training.steps) ** training.decay
         for group in member.optimizer.param_groups:
-            group["lr"] = training.learning_rate * (1 - step / training.steps) ** training.decay
+            group["lr"] = rate * min(1, (step + 1) / training.warmup)
         with autocast(training, F_q.device):
             output = member.head(F_s, batch.masks, F_q, counts[variant.pseudo], variant.beta)
         # 3. Losses.
@@ -126,6 +127,8 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)
         L_all.backward()
+        if training.clip:
+            nn.utils.clip_grad_norm_(member.head.parameters(), training.clip)
         member.optimizer.step()
         member.record(torch.stack([L_seg, L_aux, L_dis]).detach())
 

@@ -1,121 +1,162 @@
-"""Choose a recipe on classes that no table tests: training images only, and classes left out of that training."""
+"""Choose a schedule on classes that no table tests: Table 3's rows, by candidate, scenes and seed."""
 
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import choose_plot
 import numpy as np
 import pandas as pd
 
 from dpnet import data, episodes, evaluate, io
-from dpnet.companion import presets
+from dpnet.companion import experiments, presets, runner
+from dpnet.companion.experiments import PAPER_METRIC
 from dpnet.companion.presets import Setting
-from dpnet.config import Evaluation, Training, Variant
+from dpnet.config import fingerprint
+from dpnet.data import index, shapes
 from dpnet.data.index import Benchmark
-from dpnet.io import DPNetError, Places, load_checkpoint, write
-from dpnet.metrics import METRICS, mean_iou
-from dpnet.train import build_head, train
+from dpnet.io import DPNetError, Places, progress, to_json, write
+from dpnet.metrics import mean_iou
+from dpnet.train import SOURCES, train
 
-LEAST = 5  # training images that a class must have to be validated on
 FILE = "recipe.csv"
-
-
-def validation(benchmark: Benchmark, fold: int) -> Benchmark:
-    """A fold's training images as a benchmark of their own, in which no image and no class of the tables is scored.
-
-    Novel are the classes that no fold tests, and the fold's own; only the former are scored. Their images are the
-    test images, and the others the training images.
-    """
-    tested = {c for classes in benchmark.tested for c in classes}
-    own = set(benchmark.folds[fold])
-    others = {*range(1, len(benchmark.classes) + 1)} - tested - own
-    spare = sorted(c for c in others if len(benchmark.images_of(c, "train")) >= LEAST)
-    if len(spare) < 2:
-        raise DPNetError(
-            f"{benchmark.name}, fold {fold}: {len(spare)} class(es) that no fold tests have {LEAST} training images, "
-            "and two are needed to choose a recipe without looking at what is tested"
-        )
-    scored = {i for c in spare for i in benchmark.images_of(c, "train")}
-    image, label = (lambda e: str(benchmark.path(e.image))), (lambda e: str(benchmark.path(e.label)))
-    entries = tuple(
-        replace(entry, split="val" if i in scored else "train", image=image(entry), label=label(entry))
-        for i, entry in enumerate(benchmark.entries)
-        if entry.split == "train"
+SEEDS = 2  # trainings per candidate and scenes
+TABLE3 = experiments.get("table3").rows
+# A class of these scenes has one class's silhouette, another one's textures and a third one's hues.
+OTHERS = tuple(
+    replace(own, body=surface.body, second=surface.second, body_hue=hues.body_hue, second_hue=hues.second_hue)
+    for own, surface, hues in zip(
+        shapes.SHAPES,
+        shapes.SHAPES[7:] + shapes.SHAPES[:7],
+        shapes.SHAPES[13:] + shapes.SHAPES[:13],
+        strict=True,
     )
-    digest = hashlib.sha256(f"{benchmark.digest} validation {fold}".encode()).hexdigest()
+)
+
+
+def scenes(setting: Setting, at: Places) -> dict[str, tuple[Benchmark, int]]:
+    """What candidates are trained and scored on, by name: benchmark and fold."""
+    if setting.benchmark == "shapes":
+        recipe, version = setting.recipe, shapes.RECIPE_VERSION
+        root = at.data / "shapes" / f"others-v{version}-{fingerprint(recipe)}"
+        ready = (root / index.INDEX).exists()
+        noted = {**vars(recipe), "classes": "others", "version": version}
+        other = index.read(root) if ready else shapes.prepare(root, recipe, noted, None, OTHERS)
+        return {f"fold {fold}": (other, fold) for fold in episodes.folds(other)}
+    whole = data.prepare(setting.benchmark, at.data, setting.recipe)
+    return {
+        f"fold {fold}, classes of fold {other}": (validation(whole, fold, other), fold)
+        for fold in episodes.folds(whole)
+        for other in range(len(whole.folds))
+        if other != fold
+    }
+
+
+def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
+    """A fold's training images as a benchmark in which the base classes of another fold are novel, and are scored.
+
+    The images that show one of these are its test images, and the others its training images. No test image of the
+    tables is in it, and no class that the fold tests is trained on or scored.
+    """
+    scored, unseen = set(whole.folds[other]), {*whole.folds[fold], *whole.folds[other]}
+    image, label = (lambda e: str(whole.path(e.image))), (lambda e: str(whole.path(e.label)))
+    entries = tuple(
+        replace(e, split="val" if scored & e.pixels.keys() else "train", image=image(e), label=label(e))
+        for e in whole.entries
+        if e.split == "train"
+    )
+    digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}".encode()).hexdigest()
     return replace(
-        benchmark,
+        whole,
         # Runs are stored below it: those of other data are not taken for these.
-        root=benchmark.root / "validation" / f"fold{fold}-{digest[:8]}",
-        folds=tuple((tuple(sorted({*spare, *own})) if f == fold else ()) for f in range(len(benchmark.folds))),
-        tested=tuple((tuple(spare) if f == fold else ()) for f in range(len(benchmark.folds))),
+        root=whole.root / "validation" / f"fold{fold}-{other}-{digest[:8]}",
+        folds=tuple(tuple(sorted(unseen)) if f == fold else () for f in range(len(whole.folds))),
+        tested=tuple(tuple(sorted(scored)) if f == fold else () for f in range(len(whole.folds))),
         entries=entries,
         digest=digest,
     )
 
 
-def choose(benchmark_name: str, preset: str, at: Places) -> pd.DataFrame:
-    """Train the full model with each candidate recipe, score it on what no table tests, and write `recipe.csv`.
+def measure(setting: Setting, where: str, seed: int, at: Places) -> dict[str, float]:
+    """Train Table 3's rows by one candidate: mIoU of each, and the minutes of one core that training took."""
+    runner.settle()
+    benchmark, fold = scenes(setting, at)[where]
+    runs = {row.variant: setting.run(row.variant, fold, seed) for row in TABLE3}
+    folder = benchmark.root / "runs" / next(iter(runs.values())).id
+    file = folder / "scores.json"
+    if not file.exists():
+        scene = evaluate.scene_of(next(iter(runs.values())), benchmark, at.device)
+        SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
+        start = time.process_time()
+        heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
+        minutes = (time.process_time() - start) / 60
+        wanted = {run: [r.evaluation(setting.episodes) for r in TABLE3 if r.variant == v] for v, run in runs.items()}
+        counts, lists = evaluate.evaluate(
+            {run: head.to(at.device).eval() for run, head in heads.items()}, scene, wanted
+        )
+        scores = {}
+        for row in TABLE3:
+            way = row.evaluation(setting.episodes)
+            classes = np.array([episode.class_id for episode in lists[way]])
+            scores[row.label] = mean_iou(counts[runs[row.variant], way], classes, PAPER_METRIC)
+        write(file, to_json(scores | {"minutes": minutes}))
+    return io.read_json(file)
+
+
+def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.DataFrame:
+    """Train and score all candidates, and write `recipe.csv` and its picture; what was trained before is used.
 
     Returns:
-        candidate, fold (a number or "mean"), metric, miou, classes.
+        candidate, scenes, seed, minutes, and a column per row of Table 3.
     """
-    setting, candidates = presets.resolve(benchmark_name, preset), presets.CANDIDATES.get((benchmark_name, preset))
+    candidates = presets.CANDIDATES.get((setting.benchmark, setting.preset))
     if candidates is None:
         known = ", ".join(f"{b} at {p}" for b, p in presets.CANDIDATES)
         raise DPNetError(
-            f"no recipes to choose from for {benchmark_name} at {preset}: presets.py has them for {known}"
+            f"no candidates for {setting.benchmark} at {setting.preset}: presets.py has them for {known}"
         )
-    benchmark = data.prepare(benchmark_name, at.data, setting.recipe)
-    rows = []
-    for fold in episodes.folds(benchmark):
-        apart = validation(benchmark, fold)
-        names = "+".join(benchmark.classes[c - 1] for c in apart.tested[fold])
-        for candidate, (counts, classes) in _scored(apart, fold, candidates, setting, at.device).items():
-            for metric in METRICS:
-                rows.append((candidate, str(fold), metric, mean_iou(counts, classes, metric), names))
-    table = pd.DataFrame(rows, columns=["candidate", "fold", "metric", "miou", "classes"])
-    mean = table.groupby(["candidate", "metric"], sort=False).miou.mean().reset_index()
-    table = pd.concat([table, mean.assign(fold="mean", classes="")], ignore_index=True)
-    content = table.round(4).to_csv(index=False, lineterminator="\n")
-    write(at.results / setting.name / FILE, content.encode())
+    names = list(scenes(setting, at))
+    tasks = [(name, where, seed) for name in candidates for seed in range(SEEDS) for where in names]
+    jobs, lines = jobs or io.free_cores(), []
+    with ProcessPoolExecutor(jobs, get_context("spawn"), index.end_with_parent) as pool:
+        futures = {
+            pool.submit(measure, replace(setting, training=candidates[name]), where, seed, at): (name, where, seed)
+            for name, where, seed in tasks
+            if only in ("", name)
+        }
+        for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
+            lines.append(dict(zip(("candidate", "scenes", "seed"), futures[future], strict=True)) | future.result())
+    order = {task: i for i, task in enumerate(tasks)}
+    lines.sort(key=lambda line: order[line["candidate"], line["scenes"], line["seed"]])
+    columns = ["candidate", "scenes", "seed", "minutes", *(row.label for row in TABLE3)]
+    table = pd.DataFrame(lines, columns=columns).round(3)
+    if not only:
+        file = at.results / setting.name / FILE
+        write(file, table.to_csv(index=False, lineterminator="\n").encode())
+        choose_plot.plot(table, candidates).savefig(file.with_suffix(".png"), dpi=100, metadata={"Software": None})
     return table
 
 
-def _scored(
-    apart: Benchmark, fold: int, candidates: Mapping[str, Training], setting: Setting, device: str
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Candidate -> counts and classes of the fold's episodes; what was trained before is not trained again."""
-    scored = {}
-    for candidate, training in candidates.items():
-        run = replace(setting, training=training).run(Variant(), fold, 0)
-        scene = evaluate.scene_of(run, apart, device)
-        folder, way = apart.root / "runs" / run.id, Evaluation(setting.episodes)
-        if not (folder / "checkpoint.safetensors").exists():
-            train({run: folder}, apart, scene.backbone, device)
-        head = build_head(run, scene.backbone.channels)
-        head.load_state_dict(load_checkpoint(folder))
-        counts, lists = evaluate.evaluate({run: head.to(device).eval()}, scene, {run: [way]})
-        scored[candidate] = counts[run, way], np.array([episode.class_id for episode in lists[way]])
-    return scored
-
-
 def main() -> None:
-    """Choose, and print a column per metric and fold."""
+    """Choose, and print a line per candidate."""
     here = io.places()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--benchmark", default="pascal-mini", choices=presets.BENCHMARKS, help="whose [pascal-mini]")
+    parser.add_argument("--benchmark", default="shapes", choices=presets.BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
+    parser.add_argument("--only", default="", help="one candidate, and write nothing")
+    parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
-    parser.add_argument("--results", type=Path, default=here.results, help="the folder of all results [results]")
+    parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     options = parser.parse_args()
-    table = choose(options.benchmark, options.preset, Places(options.data, options.results, options.device))
-    wide = table.pivot_table(index="candidate", columns=["metric", "fold"], values="miou", sort=False)
-    print(wide.round(1).to_string())
+    at = Places(options.data, options.results, options.device)
+    table = choose(presets.resolve(options.benchmark, options.preset), at, options.only, options.jobs)
+    print(choose_plot.summary(table).round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -88,6 +88,16 @@ _LEAST = 10
 # same to train, so that "longer" is paid for with smaller images.
 _PLAIN = replace(_PHOTOGRAPHS["quick"][1], least=_LEAST)
 CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
+    ("shapes", "quick"): {
+        **{f"{steps} steps": replace(_QUICK, steps=steps) for steps in (800, 1200, 1600, 2400, 3600, 4800)},
+        "1600, rate 2e-3": replace(_QUICK, steps=1600, learning_rate=2e-3),
+        "1600, rate 5e-4": replace(_QUICK, steps=1600, learning_rate=5e-4),
+        "1600, warm-up 160": replace(_QUICK, steps=1600, warmup=160),
+        "1600, clip 1": replace(_QUICK, steps=1600, clip=1.0),
+        "800, batch 8": replace(_QUICK, steps=800, batch=8),
+        "1600, width 32": replace(_QUICK, steps=1600, width=32),
+        "1600, width 128": replace(_QUICK, steps=1600, width=128),
+    },
     ("pascal-mini", "quick"): {
         "plain": _PLAIN,
         "dropout": replace(_PLAIN, dropout=0.5),
@@ -95,7 +105,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
         "shorter": replace(_PLAIN, steps=400),
         "slower": replace(_PLAIN, learning_rate=3e-4),
         "small-longer": replace(_PLAIN, size=161, dilations=(2, 4, 6), steps=1800),
-    }
+    },
 }
 _SPECIAL = {
     # 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.

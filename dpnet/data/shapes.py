@@ -347,8 +347,10 @@ def blur(image: np.ndarray, radius: float) -> np.ndarray:
 class Scene:
     """A canvas on which things are painted one over the other, with their labels and the void rim."""
 
-    def __init__(self, rng: np.random.Generator, size: int, diversity: float) -> None:
-        self.rng, self.size, self.diversity = rng, size, diversity
+    def __init__(
+        self, rng: np.random.Generator, size: int, diversity: float, shapes: Sequence[ShapeClass] = SHAPES
+    ) -> None:
+        self.rng, self.size, self.diversity, self.shapes = rng, size, diversity, shapes
         self.scale = size / REFERENCE_SIZE
         self.whole: Window = np.s_[:size, :size]
         self.image = self.draw_background()  # float32 [S, S, 3], 0..1
@@ -414,7 +416,7 @@ class Scene:
 
     def paint_object(self, class_id: int, angle: float) -> None:
         """An object of a class, at an angle on a circle around the middle."""
-        rng, shape = self.rng, SHAPES[class_id - 1]
+        rng, shape = self.rng, self.shapes[class_id - 1]
         reach = rng.uniform(0.5, 0.7) * self.size / 2  # half its extent, in pixels
         distance = rng.uniform(0.2, 0.3) * self.size
         centre = self.size / 2 + distance * np.array([math.cos(angle), math.sin(angle)])
@@ -509,13 +511,16 @@ class Scene:
         return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: float) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    seed: Sequence[int], classes: Sequence[int], size: int, diversity: float, shapes: Sequence[ShapeClass] = SHAPES
+) -> tuple[np.ndarray, np.ndarray]:
     """Render one scene: image, uint8 [S, S, 3], and label, uint8 [S, S]; the same arguments give the same bytes.
 
     `seed` is entropy, numbers of at least 0; `classes` the ids that may occur, in 1..20; `size` the side S, from 32;
     `diversity`, 0..1, how far an object strays from its class in form, pose, colour, texture and light. There are two
     or three objects of distinct classes, fewer if `classes` has fewer; void is at least 1 px on either side of an
-    outline; below about 48 px a thin object can be all void. ValueError: an argument is out of its range.
+    outline; below about 48 px a thin object can be all void. `shapes` are what the ids stand for. ValueError: an
+    argument is out of its range.
     """
     allowed = sorted(set(classes))
     if not allowed or not set(allowed) <= set(range(1, len(CLASSES) + 1)):
@@ -525,7 +530,7 @@ def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: fl
     if not 0 <= diversity <= 1:
         raise ValueError(f"diversity must be in 0..1, not {diversity}")
     rng = np.random.default_rng(list(seed))
-    scene = Scene(rng, size, diversity)
+    scene = Scene(rng, size, diversity, shapes)
     for _ in range(rng.integers(1, 3)):
         scene.paint_clutter(0.12, 0.4)
     amount = min(int(rng.integers(2, 4)), len(allowed))
@@ -540,19 +545,26 @@ def render(seed: Sequence[int], classes: Sequence[int], size: int, diversity: fl
 FOLDS = split_folds(len(CLASSES))
 
 
-def prepare(root: Path, recipe: Recipe, noted: dict[str, Any], workers: int | None = None) -> Benchmark:
+def prepare(
+    root: Path,
+    recipe: Recipe,
+    noted: dict[str, Any],
+    workers: int | None = None,
+    shapes: Sequence[ShapeClass] = SHAPES,
+) -> Benchmark:
     """Render a recipe's images into `root` and index them; the result does not depend on the number of processes."""
     amounts = {"train": recipe.train, "val": recipe.val}
-    tasks = [(root, recipe, split, i) for split, amount in amounts.items() for i in range(1, amount + 1)]
+    tasks = [(root, recipe, split, i, shapes) for split, amount in amounts.items() for i in range(1, amount + 1)]
     entries = tuple(index.in_processes(_render_one, tasks, workers, "rendering shapes"))
     return index.write(Benchmark("shapes", root, CLASSES, FOLDS, FOLDS, entries, recipe=noted))
 
 
-def _render_one(task: tuple[Path, Recipe, str, int]) -> Entry:
-    root, recipe, split, number = task
+def _render_one(task: tuple[Path, Recipe, str, int, Sequence[ShapeClass]]) -> Entry:
+    root, recipe, split, number, shapes = task
     # A test scene shows the classes of one fold only, so that nothing in it was seen in training.
     classes = FOLDS[number % len(FOLDS)] if split == "val" else range(1, len(CLASSES) + 1)
-    picture, mask = render([recipe.seed, SPLITS.index(split), number], classes, recipe.size, recipe.diversity)
+    seed = [recipe.seed, SPLITS.index(split), number]
+    picture, mask = render(seed, classes, recipe.size, recipe.diversity, shapes)
     image, label = f"images/{split}-{number:05d}.jpg", f"labels/{split}-{number:05d}.png"
     Image.fromarray(picture).save(packed := BytesIO(), "JPEG", quality=95)
     io.write(root / image, packed.getvalue(), WHERE)

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from torch.backends import cudnn
 
 from dpnet import backbones
 from dpnet.backbones import Backbone
@@ -63,15 +64,16 @@ def test_features_of_a_gpu_have_a_name_of_their_own(data: Benchmark, monkeypatch
     assert cpu == f"efficientnet_lite0-65px-val-1-{hashlib.sha256(made.encode()).hexdigest()[:8]}.npy" != other
 
 
-def test_features_are_not_rounded_to_tf32(
-    data: Benchmark, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("device", "tf32"), [("cpu", True), ("meta", False)])
+def test_features_are_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch, device: str, tf32: bool) -> None:
+    """On the CPU, where threads encode side by side and TF32 does not exist, the process's flags are left alone."""
     current = attrgetter("allow_tf32", "enabled", "benchmark", "deterministic")
-    before, during, encode = current(torch.backends.cudnn), set(), backbone.encode
-    monkeypatch.setattr(backbone, "encode", lambda x: during.add(current(torch.backends.cudnn)) or encode(x))
-    bank(data, backbone, "val", 33)
-    assert during == {(False, *before[1:])}
-    assert current(torch.backends.cudnn) == before
+    before, during, backbone = current(cudnn), set(), backbones.build("efficientnet_lite0").to(device)
+    encode = backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda x: during.add(current(cudnn)) or encode(x))
+    backbone.encode_exactly(torch.zeros(1, 3, 33, 33, dtype=torch.uint8))
+    assert during == {(tf32, *before[1:])}
+    assert current(cudnn) == before
 
 
 def test_pixels_are_those_of_the_files(data: Benchmark) -> None:

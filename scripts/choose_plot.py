@@ -1,0 +1,81 @@
+"""What a comparison of schedules says: means, spread and effects of Table 3's rows, and their picture."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from scipy.stats import t
+
+from dpnet.config import Training
+
+EFFECTS = {"PIM": (1, 0), "MSF": (2, 1), "CCM": (3, 2), "all three": (3, 0)}  # one row of Table 3 minus another
+MARKERS = "osD^"
+
+
+def parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 3's rows and their effects in each training: the columns of the comparison, and one per effect."""
+    rows = [column for column in table.columns if column not in ("candidate", "scenes", "seed", "minutes")]
+    effects = {f"{name}, effect": table[rows[i]] - table[rows[j]] for name, (i, j) in EFFECTS.items()}
+    return table.assign(**effects).set_index(["candidate", "scenes", "seed"])
+
+
+def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """By candidate: means; standard deviations of a training; and half the 95 % interval of a mean of trainings.
+
+    The scenes are given and the trainings are drawn, so that only the spread within the same scenes counts.
+    """
+    values = parts(table)
+    per_scene = values.groupby(["candidate", "scenes"], sort=False)
+    variance = per_scene.var().groupby("candidate", sort=False).mean()
+    counts = per_scene.size().groupby("candidate", sort=False)
+    n, df = counts.sum(), counts.sum() - counts.size()
+    half = np.sqrt(variance.div(n, axis=0)).mul(t.ppf(0.975, df.clip(lower=1)), axis=0)
+    return per_scene.mean().groupby("candidate", sort=False).mean(), np.sqrt(variance), half
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A line per candidate: minutes of one core, the mean of each row and effect, and how far it is known."""
+    mean, _, half = moments(table)
+    names = [name for name in mean.columns if name != "minutes"]
+    columns = {"minutes": mean.minutes}
+    for name in names:
+        columns |= {name: mean[name], f"± {name}": half[name]}
+    return pd.DataFrame(columns)
+
+
+def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
+    """Score and spread against steps, by row of Table 3; then the effects of every candidate."""
+    mean, spread, half = moments(table)
+    names = [name for name in mean.columns if name != "minutes"]
+    rows, effects = [n for n in names if not n.endswith("effect")], [n for n in names if n.endswith("effect")]
+    first = next(iter(candidates.values()))
+    usual = [c for c in mean.index if {**vars(candidates[c]), "steps": 0} == {**vars(first), "steps": 0}]
+    steps = [candidates[c].steps for c in usual]
+    figure, (score, noise, last) = plt.subplots(
+        1, 3, figsize=(14, 4.6), layout="constrained", width_ratios=(1, 1, 1.3)
+    )
+    for row, colour, marker in zip(rows, sns.color_palette("colorblind"), MARKERS, strict=False):
+        score.errorbar(
+            steps, mean.loc[usual, row], half.loc[usual, row], color=colour, marker=marker, capsize=3, label=row
+        )
+        noise.plot(steps, spread.loc[usual, row], color=colour, marker=marker, label=row)
+    score.set(xlabel="steps", ylabel="mIoU (%), mean and its 95 % interval", title="Score")
+    noise.set(xlabel="steps", ylabel="standard deviation of a training (points)", title="Spread", ylim=(0, None))
+    score.legend(fontsize=9)
+    height = np.arange(len(mean))
+    for i, (effect, colour, marker) in enumerate(
+        zip(effects, sns.color_palette("colorblind")[4:], MARKERS, strict=False)
+    ):
+        last.errorbar(
+            mean[effect], height + 0.16 * (i - 1.5), xerr=half[effect], color=colour, marker=marker, linestyle="",
+            capsize=2, label=effect.removesuffix(", effect"),
+        )  # fmt: skip
+    last.axvline(0, color="0.6", linewidth=1)
+    last.set(xlabel="effect (points), mean and its 95 % interval", title="Effects, by candidate")
+    last.set_yticks(height, mean.index)
+    last.invert_yaxis()
+    last.legend(fontsize=9)
+    return figure
