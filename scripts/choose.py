@@ -127,7 +127,7 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
         futures = {
             pool.submit(measure, replace(setting, training=candidates[name]), where, seed, at): (name, where, seed)
             for name, where, seed in tasks
-            if only in ("", name)
+            if not only or name in only.split("; ")
         }
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
             lines.append(dict(zip(("candidate", "scenes", "seed"), futures[future], strict=True)) | future.result())
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--benchmark", default="shapes", choices=presets.BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
-    parser.add_argument("--only", default="", help="one candidate, and write nothing")
+    parser.add_argument("--only", default="", help="some candidates, joined by "; ": they are trained, and no table is written")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")
