@@ -136,10 +136,11 @@ def _score_batch(
         # 2. Each head's logits.
         for run in dict.fromkeys(run for run, _ in at_scale):
             pairs = [pair for other, pair in at_scale if other == run]
+            # In fp32, or rounding would move cells across beta.
+            if run not in prototypes:
+                prototypes[run] = heads[run].prototypes(F_s, masks)
+            matched = heads[run].match(prototypes[run], F_q, counts[run.variant.pseudo])
             with autocast(run.training, scene.device):
-                if run not in prototypes:
-                    prototypes[run] = heads[run].prototypes(F_s, masks)
-                matched = heads[run].match(prototypes[run], F_q, counts[run.variant.pseudo])
                 for (beta, branch), difference in decode_distinct(heads[run], matched, pairs).items():
                     differences[run, scale, beta, branch] = difference
     # 3. Counts at each query's own size.

@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--benchmark", default="shapes", choices=presets.BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
-    parser.add_argument("--only", default="", help="some candidates, joined by "; ": they are trained, and no table is written")
+    parser.add_argument("--only", default="", help="some, with '; ' between: train these, write no table")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")

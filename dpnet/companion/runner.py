@@ -168,7 +168,7 @@ def _attempt(cohort: Cohort, at: Places) -> str | None:
         "fold": cohort.fold,
         "seed": cohort.seed,
         "diversity": cohort.setting.recipe.diversity,
-        "pictures": cohort.usual.benchmark in RENDERED,
+        "pictures": cohort.usual.benchmark in RENDERED and not cohort.seed,  # of one training, or results grow large
     }
     try:
         if notebooks.installed():
