@@ -36,7 +36,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "benchmark": {"help": BENCHMARKS},
     "--benchmark": {"default": "shapes", "help": f"{BENCHMARKS} [shapes]"},
     "--benchmark of report": {"help": "one only [all that have results]"},
-    "--benchmark of choose": {"default": "pascal-mini", "help": "whose [pascal-mini]"},
     "--preset": {"default": "quick", "help": "sizes: tiny, quick, mini or paper [quick]"},
     "--root": {"type": Path, "help": "the data folder [data]"},
     "--data": {"type": Path, "help": "the folder of all data [data]"},

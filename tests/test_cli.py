@@ -102,7 +102,7 @@ def test_a_script_is_given_the_places_and_its_exit_code_is_the_verbs(
         (tmp_path / "scripts" / f"{name}.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(3)")
     monkeypatch.setattr(io, "ROOT", tmp_path)
     assert cli.main(["choose", "--device", "cpu", "--data", "/d", "--results", "/r"]) == 3
-    assert capfd.readouterr().out == "--benchmark=pascal-mini --preset=quick --data=/d --results=/r --device=cpu\n"
+    assert capfd.readouterr().out == "--benchmark=shapes --preset=quick --data=/d --results=/r --device=cpu\n"
     assert cli.main(["speed", "--device", "cpu", "--preset", "tiny"]) == 3
     assert "--benchmark" not in capfd.readouterr().out
 
@@ -112,7 +112,8 @@ def test_importing_is_light() -> None:
         "import sys, dpnet, dpnet.cli, dpnet.companion.paper; "
         "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'torch', 'timm'} & set(sys.modules); "
         "assert not bad, bad; dpnet.DPNet; dpnet.results; "
-        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed'} & set(sys.modules); assert not bad, bad"
+        "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'pycocotools'} & set(sys.modules); "
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

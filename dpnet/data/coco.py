@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
 
 from dpnet import io
 from dpnet.config import VOID
@@ -52,6 +51,8 @@ class Instances(NamedTuple):
 
 def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Instances:
     """Read an instances file; its photographs lie in one of `folders`, their labels go to `labels`."""
+    from pycocotools.coco import COCO  # here, since machines that train on shapes or VOC often lack it
+
     pictures, missing = [], []
     way = "complete the data" if len(folders) == 1 else "give the photographs' folder with --images"
     try:
@@ -114,6 +115,8 @@ def paint(size: tuple[int, int], objects: list[tuple[int, Annotation]]) -> np.nd
 
 
 def _filled(size: tuple[int, int], one: Annotation) -> np.ndarray:
+    from pycocotools.coco import COCO
+
     shape, index = one["segmentation"], COCO()
     # What pycocotools answers with a crash, or with memory that is not its own.
     if isinstance(shape, list):

@@ -1,21 +1,25 @@
-"""A recipe is chosen without a look at what tables test."""
+"""A schedule is chosen without a look at what tables test."""
 
 import dataclasses
 from pathlib import Path
 
 import choose
+import choose_plot
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
 from dpnet import episodes
 from dpnet.companion import presets
+from dpnet.data import shapes
 from dpnet.data.index import Benchmark, Entry
 from dpnet.io import ROOT, DPNetError, Places
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g", "h")
 FOLDS = ((1, 2), (3, 4), (5, 6), (7, 8))
-TESTED = ((), (3,), (5,), (7,))  # so 1, 2, 4, 6 and 8 are spare
 BIG = 100 * 100 // 2
+PAIRS = [(fold, other) for fold in range(4) for other in range(4) if fold != other]
 
 
 def invented(images: int) -> Benchmark:
@@ -28,21 +32,21 @@ def invented(images: int) -> Benchmark:
         for c in range(1, 9)
         for n in range(images)
     )
-    return Benchmark("invented", Path("nowhere"), CLASSES, FOLDS, TESTED, entries, "digest")
+    return Benchmark("invented", Path("nowhere"), CLASSES, FOLDS, FOLDS, entries, "digest")
 
 
-@pytest.mark.parametrize("fold", [1, 2, 3])
-def test_nothing_that_a_table_tests_is_scored(fold: int) -> None:
+@pytest.mark.parametrize(("fold", "other"), PAIRS)
+def test_nothing_that_a_table_tests_is_scored(fold: int, other: int) -> None:
     whole = invented(6)
-    apart = choose.validation(whole, fold)
+    apart = choose.validation(whole, fold, other)
     assert episodes.folds(apart) == [fold]
     scored = set(apart.tested[fold])
-    assert scored == {1, 2, 4, 6, 8} - set(FOLDS[fold])
+    assert scored == set(FOLDS[other])
     # No image that a table tests, and none on both sides.
     splits = {e.id: e.split for e in apart.entries}
     assert all(name.startswith("train-") for name in splits)
     assert len(splits) == len(apart.entries) == 8 * 6
-    # What is scored is not trained on, in its own images or in others.
+    # What is scored is not trained on, in its own images or in others; nor is what the fold tests.
     pools = episodes.training_pools(apart, fold, "background")
     assert set(pools) == set(range(1, 9)) - scored - set(FOLDS[fold])
     trained = {i for pool in pools.values() for i in pool}
@@ -51,41 +55,70 @@ def test_nothing_that_a_table_tests_is_scored(fold: int) -> None:
         assert episode.class_id in scored
         assert {apart.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
     assert apart.digest != whole.digest  # stored features are not mixed up
-    changed = choose.validation(dataclasses.replace(whole, digest="another"), fold)
+    changed = choose.validation(dataclasses.replace(whole, digest="another"), fold, other)
     assert changed.root != apart.root  # nor are runs, where images were changed
 
 
-def test_too_few_classes_to_choose_on_are_refused() -> None:
-    with pytest.raises(DPNetError, match=r"0 class.es. that no fold tests have 5 training images"):
-        choose.validation(invented(3), 1)
+def test_no_class_of_the_other_scenes_is_one_of_the_benchmark() -> None:
+    def looks(some: tuple[shapes.ShapeClass, ...]) -> set[tuple[object, ...]]:
+        return {(c.silhouette, c.body, c.second, c.body_hue, c.second_hue) for c in some}
+
+    assert len(looks(choose.OTHERS)) == len(choose.OTHERS) == len(shapes.SHAPES)
+    for part in (slice(0, 3), slice(1, 5)):  # silhouettes with their textures, textures with their hues
+        benchmark, others = ({look[part] for look in looks(some)} for some in (shapes.SHAPES, choose.OTHERS))
+        assert not benchmark & others
 
 
 def test_only_what_has_candidates_is_chosen_for() -> None:
-    with pytest.raises(DPNetError, match=r"presets\.py has them for pascal-mini at quick"):
-        choose.choose("shapes", "quick", Places(Path("data"), Path("results"), "cpu"))
+    with pytest.raises(
+        DPNetError, match=r"no candidates for shapes at mini: presets\.py has them for shapes at quick"
+    ):
+        choose.choose(presets.resolve("shapes", "mini"), Places(Path("data"), Path("results"), "cpu"))
 
 
 def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = dataclasses.replace(presets.resolve("shapes", "tiny").training, steps=2)
-    candidates = {"plain": few, "faster": dataclasses.replace(few, learning_rate=0.1)}
+    setting = presets.resolve("shapes", "tiny")
+    few = dataclasses.replace(setting.training, steps=2)
+    candidates = {"plain": few, "faster": dataclasses.replace(few, learning_rate=0.1, warmup=2, clip=1.0)}
     monkeypatch.setitem(presets.CANDIDATES, ("shapes", "tiny"), candidates)
-    monkeypatch.setattr(choose, "validation", lambda benchmark, fold: benchmark)  # all classes of shapes are tested
     at = Places(tmp_path / "data", tmp_path / "results", "cpu")
-    table = choose.choose("shapes", "tiny", at)
-    assert table.candidate.value_counts().to_dict() == {"plain": 2 * 5, "faster": 2 * 5}
-    for _, rows in table.groupby(["candidate", "metric"]):
-        assert rows[rows.fold == "mean"].miou.item() == pytest.approx(rows[rows.fold != "mean"].miou.mean())
+    table = choose.choose(setting, at, jobs=1)
+    assert table.groupby(["candidate", "scenes", "seed"]).size().to_dict() == {
+        (candidate, f"fold {fold}", seed): 1 for candidate in candidates for fold in range(4) for seed in (0, 1)
+    }
     file = at.results / "shapes-tiny" / choose.FILE
     written = file.read_bytes()
-    monkeypatch.setattr(choose, "train", None)
-    choose.choose("shapes", "tiny", at)
+    assert file.with_suffix(".png").stat().st_size > 10_000
+    start = pd.Timestamp.now().timestamp()
+    choose.choose(setting, at, jobs=1)
+    scores = list(at.data.rglob("scores.json"))
+    assert len(scores) == 16
+    assert all(one.stat().st_mtime < start for one in scores)  # nothing is trained again
     assert file.read_bytes() == written
 
 
-@pytest.mark.parametrize(("name", "preset"), presets.CANDIDATES)
-def test_the_preset_is_the_candidate_with_the_highest_mean(name: str, preset: str) -> None:
-    recipes = pd.read_csv(ROOT / "results" / f"{name}-{preset}" / choose.FILE, dtype={"fold": str})
-    means = recipes.query("fold == 'mean' and metric == 'canet'").set_index("candidate").miou
-    candidates = presets.CANDIDATES[name, preset]
-    assert set(means.index) == set(candidates)
-    assert presets.resolve(name, preset).training == candidates[means.idxmax()]
+def test_the_spread_is_that_of_trainings_on_the_same_scenes() -> None:
+    """Scenes that differ widely add nothing; and the interval of the mean holds the truth as often as it says."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(300):
+        lines = [
+            ("c", f"fold {fold}", seed, 1.0, *(20.0 * fold + row + 2 * rng.standard_normal() for row in range(4)))
+            for fold in range(4)
+            for seed in range(2)
+        ]
+        names = ["candidate", "scenes", "seed", "minutes", "base", "PIM", "PIM + MSF", "PIM + MSF + CCM"]
+        mean, spread, half = choose_plot.moments(pd.DataFrame(lines, columns=names))
+        inside += abs(mean.loc["c", "PIM"] - 31.0) <= half.loc["c", "PIM"]
+    assert 0.92 <= inside / 300 <= 0.98
+    assert spread.loc["c", "PIM"] < 6
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("results/*/recipe.csv")), ids=lambda f: f.parent.name)
+def test_the_committed_comparison_can_be_drawn(file: Path) -> None:
+    table, candidates = pd.read_csv(file), presets.CANDIDATES[tuple(file.parent.name.rsplit("-", 1))]
+    if "scenes" not in table:
+        pytest.skip("of an earlier form")
+    assert set(table.candidate) <= set(candidates)
+    figure = choose_plot.plot(table, candidates)
+    assert presets.resolve(*file.parent.name.rsplit("-", 1)).training in candidates.values()
+    plt.close(figure)
