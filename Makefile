@@ -38,9 +38,9 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2} /^## / {print "  make " substr($$0, 4)}' \
 		$(MAKEFILE_LIST)
 	@echo
-	@echo "  variables: BENCHMARK=shapes|pascal|pascal-mini|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
+	@echo "  variables: BENCHMARK=shapes|pascal|pascal-part|coco|folder PRESET=tiny|quick|mini|paper DATA=folder"
 	@echo "             RESULTS=folder of your own results SEEDS=1 JOBS=cohorts at a time CLUSTER=slurm|address DEVICE=auto|cpu|cuda PYTHON=python3"
-	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-mini DATA=~/data"
+	@echo "  example:   make reproduce-table3 BENCHMARK=pascal-part DATA=~/data"
 
 setup: $(READY)  ## make the environment (.venv); every other target does it when needed
 

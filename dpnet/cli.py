@@ -29,7 +29,7 @@ def whole(least: int, most: int, text: str) -> int:
 
 
 SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
-BENCHMARKS = "shapes, pascal, pascal-mini, coco or folder"
+BENCHMARKS = "shapes, pascal, pascal-part, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
 OPTIONS: dict[str, dict[str, Any]] = {

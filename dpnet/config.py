@@ -85,7 +85,6 @@ class Training:
     augment: Literal["flip", "geometric"]  # geometric (flip, scale, rotation, crop) runs the backbone at every step
     novel: Literal["drop", "background"]  # training images with novel classes: left out, or these are background
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast
-    least: int = 2  # classes with fewer training images are not trained on
     warmup: int = 1  # steps in which the rate rises to the start's
     clip: float = 0.0  # gradients of a larger norm are scaled down to this; 0: none
 

@@ -42,23 +42,23 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     return episodes
 
 
-def training_pools(benchmark: Benchmark, fold: int, novel: str, least: int = 2) -> dict[int, list[int]]:
+def training_pools(benchmark: Benchmark, fold: int, novel: str) -> dict[int, list[int]]:
     """Training images of each base class of a fold: class id -> positions in `Benchmark.entries`.
 
     Novel classes are never a target: `novel` is "drop" to leave out images that show one, or "background". Classes
-    with fewer images than `least`, and than two, are left out.
+    with fewer images than two are left out.
     """
-    unseen, least = set(benchmark.folds[fold]), max(2, least)
+    unseen = set(benchmark.folds[fold])
     pools = {}
     for class_id in range(1, len(benchmark.classes) + 1):
         images = benchmark.images_of(class_id, "train")
         if novel == "drop":
             images = [i for i in images if not unseen & benchmark.entries[i].pixels.keys()]
-        if class_id not in unseen and len(images) >= least:
+        if class_id not in unseen and len(images) > 1:
             pools[class_id] = images
     if len(pools) < 2:
         raise DPNetError(
-            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have {least} training images, "
+            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have two training images, "
             "and two are needed: add images, or choose another benchmark"
         )
     return pools

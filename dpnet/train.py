@@ -84,7 +84,7 @@ def train(
     if any(replace(run, variant=first.variant) != first for run in others):
         raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
     training, data = first.training, benchmark.digest[:16]
-    pools = training_pools(benchmark, first.fold, training.novel, training.least)
+    pools = training_pools(benchmark, first.fold, training.novel)
     source = SOURCES[training.augment](benchmark, backbone, training, sorted({i for p in pools.values() for i in p}))
     # 2. Each variant at its start, or where it was last saved.
     members = [begin(run, backbone.channels, folder, device) for run, folder in folders.items()]

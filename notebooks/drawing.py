@@ -374,7 +374,7 @@ def training_images(benchmark: Benchmark, training: Training) -> pd.DataFrame:
     """What each fold's training draws from, under a schedule's rule for novel classes: one row per fold."""
     lines = []
     for fold, novel in enumerate(benchmark.folds):
-        pools = training_pools(benchmark, fold, training.novel, training.least)
+        pools = training_pools(benchmark, fold, training.novel)
         images = {i for pool in pools.values() for i in pool}
         with_novel = sum(bool(set(novel) & benchmark.entries[i].pixels.keys()) for i in images)
         lines.append({"classes": len(pools), "images": len(images), "of these show a novel class": with_novel})

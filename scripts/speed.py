@@ -272,7 +272,7 @@ def stepper(
     backbone = backbone or bench.backbone
     nothing = bench.scratch / "nothing"  # no state from which to go on
     how, members = runs[0].training, [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
-    pools = episodes.training_pools(bench.data, 0, how.novel, how.least)
+    pools = episodes.training_pools(bench.data, 0, how.novel)
     positions = sorted({i for pool in pools.values() for i in pool})
     source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
     batches = train.batches(source, bench.data, pools, runs[0], 0)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
         ("reproduce table3 --preset huge", r"unknown preset 'huge': choose from tiny, quick, mini, paper"),
         ("reproduce table3 --device tpu", r"unknown device 'tpu'"),
         ("reproduce table3 --device tpu --cluster slurm", r"unknown device 'tpu'"),
-        ("reproduce table3 --benchmark pascal-mini --data nowhere", r"nowhere: no such folder"),
+        ("reproduce table3 --benchmark pascal-part --data nowhere", r"nowhere: no such folder"),
         (
             "reproduce table3 --results results",
             r"results: `dpnet publish` alone writes there",

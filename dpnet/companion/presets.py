@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from dpnet.config import Baselines, Recipe, Run, Training, Variant
 from dpnet.io import DPNetError
 
-BENCHMARKS = ("shapes", "pascal", "pascal-mini", "coco", "folder")
+BENCHMARKS = ("shapes", "pascal", "pascal-part", "coco", "folder")
 PRESETS = ("tiny", "quick", "mini", "paper")
 
 
@@ -77,16 +77,14 @@ _SHAPES = {
 # Photographs: images with novel classes are kept, as background; of the recipe only the list of images matters.
 _PHOTOGRAPHS = {
     "tiny": (Recipe(), replace(_TINY, novel="background"), 40),
-    "quick": (Recipe(), replace(_QUICK, novel="background", size=241, dilations=(3, 6, 9), steps=800), 1000),
+    "quick": (Recipe(), replace(_QUICK, novel="background", size=241, dilations=(3, 6, 9), steps=2400), 1000),
     "mini": (Recipe(), replace(_MINI, novel="background"), 1000),
     "paper": (Recipe(), _PAPER, 1000),
 }
-# Of 20 classes `pascal-mini` has 13 with at least 20 images: the rest is neither trained on nor tested.
-_LEAST = 10
 
 # Among these `scripts/choose.py` compares, on training images of classes that no fold tests. They cost about the
 # same to train, so that "longer" is paid for with smaller images.
-_PLAIN = replace(_PHOTOGRAPHS["quick"][1], least=_LEAST)
+_PLAIN = _PHOTOGRAPHS["quick"][1]
 CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
     ("shapes", "quick"): {
         **{f"{steps} steps": replace(_QUICK, steps=steps) for steps in (800, 1200, 1600, 2400, 3600, 4800)},
@@ -98,20 +96,22 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
         "1600, width 32": replace(_QUICK, steps=1600, width=32),
         "1600, width 128": replace(_QUICK, steps=1600, width=128),
     },
-    ("pascal-mini", "quick"): {
+    ("pascal-part", "quick"): {
         "plain": _PLAIN,
-        "dropout": replace(_PLAIN, dropout=0.5),
+        **{f"{steps} steps": replace(_PLAIN, steps=steps) for steps in (800, 1600, 4800)},
+        "161²": replace(_PLAIN, size=161, dilations=(2, 4, 6)),
+        "321²": replace(_PLAIN, size=321, dilations=(4, 8, 12)),
+        "rate 3e-4": replace(_PLAIN, learning_rate=3e-4),
+        "rate 3e-3": replace(_PLAIN, learning_rate=3e-3),
+        "dropout 0.5": replace(_PLAIN, dropout=0.5),
         "geometric": replace(_PLAIN, augment="geometric"),
-        "shorter": replace(_PLAIN, steps=400),
-        "slower": replace(_PLAIN, learning_rate=3e-4),
-        "small-longer": replace(_PLAIN, size=161, dilations=(2, 4, 6), steps=1800),
+        "width 128": replace(_PLAIN, width=128),
+        "width 256": replace(_PLAIN, width=256),
     },
 }
 _SPECIAL = {
     # 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.
     ("coco", "paper"): replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8),
-    # The highest mean, in results/pascal-mini-quick/recipe.csv.
-    ("pascal-mini", "quick"): CANDIDATES["pascal-mini", "quick"]["slower"],
 }
 
 
@@ -121,7 +121,4 @@ def resolve(benchmark: str, preset: str) -> Setting:
         if name not in known:
             raise DPNetError(f"unknown {kind} {name!r}: choose from {', '.join(known)}")
     recipe, training, episodes = (_SHAPES if benchmark == "shapes" else _PHOTOGRAPHS)[preset]
-    training = _SPECIAL.get((benchmark, preset), training)
-    if benchmark == "pascal-mini":
-        training = replace(training, least=_LEAST)
-    return Setting(benchmark, preset, recipe, training, episodes)
+    return Setting(benchmark, preset, recipe, _SPECIAL.get((benchmark, preset), training), episodes)

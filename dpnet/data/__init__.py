@@ -16,7 +16,7 @@ from dpnet.io import ROOT, DPNetError, file_lock
 __all__ = ["FOLDS", "NAMES", "SPLITS", "Benchmark", "Entry", "Recipe"]
 __all__ += ["check", "known", "load", "prepare", "prepare_folder"]
 
-NAMES = ("shapes", "pascal", "pascal-mini", "coco", "folder")
+NAMES = ("shapes", "pascal", "pascal-part", "coco", "folder")
 DEFAULT = Recipe()
 
 
@@ -39,7 +39,7 @@ def prepare(
             from dpnet.data import download
 
             download.complete(name, data, recipe, offline=not fetch, workers=workers)
-        tree = (coco if name == "coco" else pascal).COPY.need(data, name.removesuffix("-mini"))
+        tree = (coco if name == "coco" else pascal).COPY.need(data, name.removesuffix("-part"))
     root = next((place for place in places if index.writable(place)), places[-1])
     index.need_writable(root)
     try:

@@ -44,7 +44,7 @@ COCO = (
 
 
 def complete(name: str, data: Path, recipe: Recipe, offline: bool, workers: int | None = None) -> None:
-    """Fetch what is absent for "coco", "pascal" or "pascal-mini" (or, `offline`, take archives that lie in `data`),
+    """Fetch what is absent for "coco", "pascal" or "pascal-part" (or, `offline`, take archives that lie in `data`),
     and make the masks of VOC and SBD that the recipe needs; what is there stays as it is.
     """
     images = recipe.images if name == "pascal" else ""

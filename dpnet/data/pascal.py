@@ -1,11 +1,10 @@
-"""PASCAL-5i, whole or as a named list of 1,097 images, from the user's own copy of VOC 2012."""
+"""PASCAL-5i, whole or as a named list of 4,898 images, from the user's own copy of VOC 2012."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from dpnet import io
 from dpnet.data.images import reason
-from dpnet.data.index import SPLITS, WHERE, Benchmark, Copy, Folds, Item, in_processes, png, scan, split_folds, write
+from dpnet.data.index import WHERE, Benchmark, Copy, Item, in_processes, png, scan, split_folds, write
 from dpnet.io import DPNetError
 
 CLASSES = (
@@ -14,8 +13,7 @@ CLASSES = (
 )
 FOLDS = split_folds(len(CLASSES))
 LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
-MINI = Path(__file__).with_name("pascal_mini.txt")
-ENOUGH, ENOUGH_VAL, ENOUGH_CLASSES = 20, 5, 2  # images of a class, of them in val; such classes in a fold
+PART = Path(__file__).with_name("pascal_part.txt")  # lines of a split, a year, and numbers: train 2007 32 39 …
 PARTS = {
     "JPEGImages": "holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
     "SegmentationClassAug": "holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
@@ -41,8 +39,9 @@ def ids(path: Path, images: str = "pfenet") -> list[str]:
 
 def items(voc: Path, name: str, images: str) -> list[Item]:
     """List (id, split, image, label) of each image; DPNetError for a missing, empty or overlapping list."""
-    if name == "pascal-mini":
-        splits = dict(line.split() for line in MINI.read_text("utf-8").splitlines())
+    if name == "pascal-part":
+        lines = map(str.split, PART.read_text("utf-8").splitlines())
+        splits = {f"{year}_{int(n):06}": split for split, year, *numbers in lines for n in numbers}
     else:
         lists = voc / "ImageSets" / "Segmentation"
         train = {key: "train" for file in LISTS[images] for key in ids(lists / file, images)}
@@ -54,20 +53,10 @@ def items(voc: Path, name: str, images: str) -> list[Item]:
     return [(key, split, photos / f"{key}.jpg", masks / f"{key}.png") for key, split in splits.items()]
 
 
-def enough(benchmark: Benchmark) -> Folds:
-    """The novel classes of each fold with enough images to be tested; () for a fold with fewer than two."""
-    classes = [c for fold in benchmark.folds for c in fold]
-    train, val = ({c: len(benchmark.images_of(c, split)) for c in classes} for split in SPLITS)
-    fits = {c for c in classes if train[c] + val[c] >= ENOUGH and val[c] >= ENOUGH_VAL}
-    tested = [tuple(c for c in fold if c in fits) for fold in benchmark.folds]
-    return tuple(fold if len(fold) >= ENOUGH_CLASSES else () for fold in tested)
-
-
 def prepare(name: str, voc: Path, root: Path, images: str, recipe: dict[str, str]) -> Benchmark:
     """Index the user's copy of VOC in `root`; if it is bad, DPNetError and nothing written."""
     entries = scan(root, items(voc, name, images), len(CLASSES), f"reading {name}")
-    benchmark = Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, recipe=recipe)
-    return write(replace(benchmark, tested=enough(benchmark)) if name == "pascal-mini" else benchmark)
+    return write(Benchmark(name, root, CLASSES, FOLDS, FOLDS, entries, recipe=recipe))
 
 
 def make_masks(voc: Path, sbd: Path, workers: int | None = None) -> None:

@@ -62,7 +62,7 @@ def test_another_diversity_and_fields_at_their_default_belong_to_the_setting(tmp
     other = TINY.at(1.0).run(Variant(), 0, 0)
     keep(store, other, [Evaluation(40).id, Evaluation(41).id], np.ones((40, 2, 3), int))
     content = read_json(store.folder(other) / "run.json")
-    del content["training"]["least"], content["variant"]["alpha"]  # as an older version wrote it
+    del content["training"]["warmup"], content["variant"]["alpha"]  # as an older version wrote it
     (store.folder(other) / "run.json").write_text(json.dumps(content))
     one = results.load(TINY, tmp_path)
     records = one.records(one.of_row(experiments.Row({}, "", diversity=1.0)))

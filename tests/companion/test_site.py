@@ -67,7 +67,7 @@ def fill(folder: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("all") / "results"
     scores_in(root, setting=presets.resolve("shapes", "quick"))
-    for name in ("shapes-quick", "pascal-mini-quick", "shapes-tiny"):
+    for name in ("shapes-quick", "pascal-part-quick", "shapes-tiny"):
         write(root / name / "benchmark.json", json.dumps(ABOUT).encode())
         fill(root / name)
     return root
@@ -92,7 +92,7 @@ def test_every_notebook_but_tiny_ones_has_a_page_and_again_the_same_bytes(
 ) -> None:
     names = {p.relative_to(built).as_posix() for p in built.rglob("*") if p.is_file()}
     one = {"01_method.html", "episodes.png", "REPORT.html", "table3.csv", "table3.html", "table3_effects.csv"}
-    expected = {f"{folder}/{name}" for folder in ("shapes-quick", "pascal-mini-quick") for name in one}
+    expected = {f"{folder}/{name}" for folder in ("shapes-quick", "pascal-part-quick") for name in one}
     assert names == expected | {"index.html", "site.css"}
     again = site.build({"": results}, tmp_path / "again")
     assert again == sorted(again)
@@ -107,7 +107,7 @@ def test_ones_own_results_stand_beside_the_published(results: Path, tmp_path: Pa
     made = site.build({"": results, "Yours: ": own, "None: ": tmp_path / "none"}, tmp_path / "site")
     assert tmp_path / "site" / "local" / "shapes-tiny" / "table3.html" in made
     headings = [h.get_text() for h in pages(tmp_path / "site")[tmp_path / "site" / "index.html"].find_all("h2")]
-    assert headings == ["shapes, quick", "pascal-mini, quick", "Yours: shapes, tiny"]
+    assert headings == ["shapes, quick", "pascal-part, quick", "Yours: shapes, tiny"]
     test_links_are_relative_and_resolve(tmp_path / "site")
 
 
@@ -164,7 +164,7 @@ def test_a_notebooks_page_has_what_came_out_and_a_guide_its_code(built: Path) ->
 def test_the_front_page_has_every_target_with_its_status(built: Path) -> None:
     soup = pages(built)[built / "index.html"]
     # the embedded benchmark first
-    assert [h.get_text() for h in soup.find_all("h2")] == ["shapes, quick", "pascal-mini, quick"]
+    assert [h.get_text() for h in soup.find_all("h2")] == ["shapes, quick", "pascal-part, quick"]
     shapes, pascal = soup.find_all("table")
     status = {target: status for target, _, status, _ in _cells(shapes)}
     assert status["Table 3"] == verdicts.SYMBOLS["mixed"]

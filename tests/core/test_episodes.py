@@ -64,5 +64,5 @@ def test_what_cannot_be_drawn_is_named(data: Benchmark) -> None:
         episodes.test_episodes(single, 0, shot=1, seed=0, count=1)
     with pytest.raises(DPNetError, match=r"no fold 7.*\[0, 1, 2, 3\]"):
         episodes.test_episodes(data, 7, shot=1, seed=0, count=1)
-    with pytest.raises(DPNetError, match=r"fold 0: only 0 class\(es\) have 999 training images, and two are needed"):
-        episodes.training_pools(data, 0, "drop", 999)
+    with pytest.raises(DPNetError, match=r"fold 0: only 0 class\(es\) have two training images, and two are needed"):
+        episodes.training_pools(dataclasses.replace(data, entries=()), 0, "drop")

@@ -161,14 +161,16 @@ def test_voc_from_nothing_has_the_masks_that_torchvision_reads(data, server):
     assert not [path for path in data.rglob("*") if path.suffix == ".part" or path.name.startswith(".")]
 
 
-def test_the_long_list_is_made_of_both_in_two_processes_and_mini_needs_no_list(data, server, tmp_path, monkeypatch):
+def test_the_long_list_is_made_of_both_in_two_processes_and_part_needs_no_list(data, server, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "CHUNK", 2)
     train = {entry.id for entry in get(data, images="canet", workers=2).entries if entry.split == "train"}
     assert train == {*TRAIN, *OURS, THEIRS}
     assert (data / LISTS / "train_aug.txt").read_bytes() == listed(sorted(train))
-    monkeypatch.setattr(pascal, "MINI", tmp_path / "mini.txt")
-    pascal.MINI.write_text(f"{THEIRS} train\n{VAL[0]} val\n")
-    assert [entry.id for entry in get(data, "pascal-mini").entries] == [VAL[0], THEIRS]
+    monkeypatch.setattr(pascal, "PART", tmp_path / "part.txt")
+    pascal.PART.write_text(
+        "".join(f"{split} {key[:4]} {int(key[5:])}\n" for key, split in {THEIRS: "train", VAL[0]: "val"}.items())
+    )
+    assert [entry.id for entry in get(data, "pascal-part").entries] == [VAL[0], THEIRS]
     assert set(server.asked) == set(VOC_FILES[:2])
 
 
@@ -278,9 +280,9 @@ def test_without_network_it_says_why_and_what_to_put_where(data, server, why, mo
 def test_only_prepare_fetches(data, server, monkeypatch, capsys):
     monkeypatch.setenv("DPNET_RESULTS", "")
     data.mkdir()
-    for name in ("pascal", "pascal-mini", "coco"):
+    for name in ("pascal", "pascal-part", "coco"):
         assert cli.main(["plan", "table3", "--benchmark", name, "--data", str(data)]) == 1
-        assert f"dpnet prepare {name.removesuffix('-mini')} --root {data}" in capsys.readouterr().err
+        assert f"dpnet prepare {name.removesuffix('-part')} --root {data}" in capsys.readouterr().err
     assert cli.main(["prepare", "coco", "--root", str(data), "--offline"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not server.asked

@@ -15,9 +15,9 @@ from samples import SIZE, TRAIN, VAL, VOC, contents, fails, make_own, make_voc
 from dpnet import data as benchmarks
 from dpnet.companion import presets
 from dpnet.config import Recipe
-from dpnet.data import check, checks, custom, index, known, load, pascal, prepare, shapes
+from dpnet.data import check, checks, custom, index, known, load, prepare, shapes
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "voc_partial"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "voc"
 CANET = Recipe(images="canet")
 SMALL = Recipe(size=48, train=3, val=2)
 
@@ -80,17 +80,6 @@ def test_a_class_counts_from_2048_pixels_at_500_and_where_it_is_not_too_thin(tmp
     assert index.read(tmp_path) == benchmark
     thick = [*entries[:4], entry("e", "train", (50, 40), {1: 2000})]
     assert written(tmp_path, ("x", "y"), ((1,), (2,)), thick).digest != benchmark.digest
-
-
-def test_mini_tests_classes_with_20_images_5_of_them_in_val(tmp_path):
-    folds = ((1, 2, 3, 4), (5, 6))
-    amounts = {1: (15, 5), 2: (14, 5), 3: (16, 4), 4: (0, 20), 5: (99, 99), 6: (99, 4)}
-    entries = [
-        entry(f"{c}-{i}", split, (500, 500), {c: 2048})
-        for c, counts in amounts.items()
-        for i, split in enumerate(["train"] * counts[0] + ["val"] * counts[1])
-    ]
-    assert pascal.enough(written(tmp_path, tuple("abcdef"), folds, entries)) == ((1, 4), ())
 
 
 # --- once, the same, and whole
@@ -183,7 +172,7 @@ def test_killed_in_the_middle_nothing_is_there_and_a_rerun_completes(data, tmp_p
 
 def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
     for call in (prepare, load):
-        fails("'cifar'", "shapes", "pascal-mini", "folder", call=lambda call=call: call("cifar", tmp_path))
+        fails("'cifar'", "shapes", "pascal-part", "folder", call=lambda call=call: call("cifar", tmp_path))
     for name in benchmarks.NAMES:
         fails(tmp_path, f"dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
     fails(tmp_path, "index.json", "dpnet prepare", call=lambda: index.read(tmp_path))
@@ -196,7 +185,7 @@ def test_data_that_is_no_copy(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other/photos").mkdir(parents=True)
     whys = {"nowhere": "no such folder", "file": "no such folder", "empty": "no part of it", "other": "no part of it"}
-    for name in ("pascal", "pascal-mini", "coco"):
+    for name in ("pascal", "pascal-part", "coco"):
         for place, why in whys.items():
             call = lambda name=name, place=place: prepare(name, tmp_path / place)  # noqa: E731
             fails(tmp_path / place, why, "give the folder", call=call)
@@ -283,7 +272,7 @@ def test_shapes_where_nothing_can_be_written(tmp_path, monkeypatch):
 
 def test_make_clean_leaves_the_users_data(tmp_path):
     shutil.copy(Path(__file__).parents[2] / "Makefile", tmp_path)
-    ours = ["shapes/v1/index.json", "pascal/features/a.npy", "pascal-mini/pixels/a.npy", "coco-1/validation/a.npy",
+    ours = ["shapes/v1/index.json", "pascal/features/a.npy", "pascal-part/pixels/a.npy", "coco-1/validation/a.npy",
             "folder/features/a.npy", "folder/made/labels/a.png", "folder/index.json"]  # fmt: skip
     theirs = ["VOCdevkit/VOC2012/JPEGImages/a.jpg", "coco/train2014/a.jpg", "coco/labels/val/a.png", "SBD/a.mat",
               "pascal/index.json", "mine/features/a.jpg", "folder/images/a.jpg", "train2014.zip"]  # fmt: skip
@@ -320,19 +309,14 @@ def test_known_counts_stand_beside_those_here(data, tmp_path):
 
 def test_real_photographs(home):
     if not REAL.is_dir():
-        pytest.skip(f"no partial copy of VOC at {REAL}")
+        pytest.skip(f"no part of VOC 2012 at {REAL}")
     (home / "voc").mkdir(parents=True)
     (home / "voc/VOCdevkit").symlink_to(REAL / "VOCdevkit")
-    benchmark = prepare("pascal-mini", home / "voc")
+    benchmark = prepare("pascal-part", home / "voc")
     splits = [e.split for e in benchmark.entries]
-    assert (splits.count("train"), splits.count("val")) == (768, 329)
-    assert [len(fold) >= 2 for fold in benchmark.tested] == [False, True, True, True]
-    table = check(benchmark).set_index("class")
-    assert 245 <= table.loc["person", ["train", "val"]].sum() <= 260
-    assert sum(table[["train", "val"]].sum(axis=1) >= 20) == 13
-    counts = known(benchmark).set_index("list")
-    assert counts.deviates["train: images"] == counts.deviates["val: images"] == 0
-    assert counts.here.drop(["train: images", "val: images"]).tolist() == table[["train", "val"]].sum(axis=1).tolist()
-    assert counts.deviates.abs().max() <= 2  # the copy is scaled: a few are at the limit
+    assert (splits.count("train"), splits.count("val")) == (3736, 1162)
+    shows = [{i for c in fold for i in benchmark.images_of(c, "val")} for fold in benchmark.folds]
+    assert [len(one) for one in shows] == [276, 359, 474, 261]  # fewer than have a pixel of it
+    assert benchmark.tested == benchmark.folds
     same = {(e.id, e.split) for e in prepare("pascal", home / "voc", CANET).entries}
     assert same == {(e.id, e.split) for e in benchmark.entries}
