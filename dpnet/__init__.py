@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dpnet.metrics import mean_iou as mean_iou
     from dpnet.model import DPNet as DPNet
     from dpnet.modules import cycle_candidates as cycle_candidates
+    from dpnet.predict import Segmenter as Segmenter
     from dpnet.predict import segment as segment
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ _HOMES = {
     "cycle_candidates": "dpnet.modules",
     "confusion_counts": "dpnet.metrics",
     "mean_iou": "dpnet.metrics",
+    "Segmenter": "dpnet.predict",
     "segment": "dpnet.predict",
 }
 _ROOMS = ("paper", "results")

@@ -64,7 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--diversity": {"type": float, "help": "of shapes, for target diversity [the preset's]"},
     "--seed": {"type": SEED, "default": 0, "help": "of parameters, episodes and dropout [0]"},
     # What is done with a trained run.
-    "--checkpoint": {"type": Path, "required": True, "help": "a run's folder, results/*/runs/ID"},
+    "--checkpoint": {"type": Path, "help": "a run's folder, results/*/runs/ID [the head of the package]"},
     "--beta": {"type": float, "default": 0.2, "help": "the discriminator's threshold [0.2]"},
     "--support": {"type": Path, "action": "append", "required": True, "help": "an image; repeat for more shots"},
     "--mask": {"type": Path, "action": "append", "required": True, "help": MASK},

@@ -247,12 +247,12 @@ def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None
         state.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
     """The parameters of a trained head."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = folder / CHECKPOINT
+    file = folder / name
     try:
         parameters = load_file(file)
     except FileNotFoundError:

@@ -1,23 +1,26 @@
-"""Segment your own image: a query, some supports with masks, and a trained run."""
+"""Segment your own images: supports with masks are taken once, and queries then, by a trained head."""
 
+import json
 from collections.abc import Sequence
-from io import BytesIO
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from dpnet.config import Training, Variant
+from dpnet.config import Variant
 from dpnet.data import images
 from dpnet.data.images import Source
-from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json, write
-from dpnet.model import FOREGROUND, DPNet
+from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json
+from dpnet.model import FOREGROUND, DPNet, shared_counts, soft_masks
 from dpnet.modules import resize
 
 BETA = 0.2  # as in the paper's tests
+HEAD = Path(__file__).with_name("head.safetensors")  # the head that comes with the package: docs/head.md
 
 
 class Trained(NamedTuple):
@@ -27,51 +30,147 @@ class Trained(NamedTuple):
     size: int  # side in pixels of the square that it sees
 
 
-def load(checkpoint: str | Path) -> Trained:
-    """The network of a trained run, given its folder or the file in it; DPNetError if there is none."""
-    folder = Path(checkpoint)
-    folder = folder.parent if folder.is_file() else folder
-    about = read_json(folder / "run.json") if (folder / "run.json").exists() else None
+class Encoded(NamedTuple):
+    """The K supports of a class."""
+
+    raw: Tensor  # backbone features [1, K, C_b, h, w]
+    masks: Tensor  # on the grid [1, K, h, w]
+    P: Tensor  # prototypes [1, K, C]
+
+
+def load(checkpoint: str | Path | None = None) -> Trained:
+    """The network of a trained run (its folder, or the file in it), or of a head's file; None: the package's head."""
+    file = Path(checkpoint or HEAD)
+    file = file / CHECKPOINT if file.is_dir() or not file.suffix else file
+    about, source = _about(file), file if file == HEAD else file.parent / "run.json"
+    if file == HEAD and about is None:
+        raise DPNetError(f"{HEAD}: missing: make it (`make head`), or name a trained run with --checkpoint")
     if not isinstance(about, dict) or about.get("kind") != "Run":
-        raise DPNetError(f"{folder / 'run.json'}: missing, or not a training's: give a folder of results/*/runs/")
-    if not (folder / CHECKPOINT).exists():
+        raise DPNetError(f"{source}: missing, or not a training's: give a folder of results/*/runs/")
+    if not file.exists():
         raise DPNetError(
-            f"{folder}: no {CHECKPOINT} in it: published results come without; train it here, "
+            f"{file.parent}: no {CHECKPOINT} in it: published results come without; train it here, "
             f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
         )
     try:
-        t = Training(**{**about["training"], "dilations": tuple(about["training"]["dilations"])})
-        if not all(type(number) is int and number > 0 for number in (t.size, t.width, *t.dilations)):
+        t, readings = about["training"], vars(Variant(**about["variant"]))
+        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
+        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
             raise ValueError("its size, width and dilations are not whole numbers from 1")
-        readings = vars(Variant(**about["variant"]))
-        model = DPNet(t.backbone, width=t.width, dilations=t.dilations, dropout=t.dropout, **readings)
-        model.head.load_state_dict(load_checkpoint(folder))
+        model = DPNet(t["backbone"], width=width, dilations=dilations, dropout=t["dropout"], **readings)
+        model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise DPNetError(
-            f"{folder / 'run.json'}: does not describe the network beside it ({why}): give another run, or train it "
-            "again"
-        ) from error
-    return Trained(model.eval().requires_grad_(False), t.size)
+        what = f"does not describe the network beside it ({why})"
+        raise DPNetError(f"{source}: {what}: give another run, or train it again") from error
+    return Trained(model.eval().requires_grad_(False), size)
 
 
-@torch.inference_mode()
+def _about(file: Path) -> Any:
+    """What describes a head: in its file, else in the run.json beside it."""
+    with suppress(SafetensorError, OSError), safe_open(file, "pt") as stored:
+        if "run" in (noted := stored.metadata() or {}):
+            return json.loads(noted["run"])
+    beside = file.parent / "run.json"
+    return read_json(beside) if beside.exists() else None
+
+
+class Segmenter:
+    """Takes supports once, of one class or several, and finds in many queries what their masks mark.
+
+    Arguments:
+        head: as `load` takes it, or what it made; None: the head that comes with the package.
+        beta: the discriminator's threshold.
+        size: side of the square that the network sees, 8k + 1 pixels; 0: the head's own.
+        scales: of the query; probabilities are averaged.
+
+    >>> mask, probability = Segmenter(run).support("a.jpg", "a.png").segment("b.jpg")
+    """
+
+    def __init__(
+        self,
+        head: str | Path | Trained | None = None,
+        beta: float = BETA,
+        size: int = 0,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+            raise DPNetError(f"beta={beta!r}: must lie between 0 (keep all candidates) and 1")
+        self.model, own = head if isinstance(head, Trained) else load(head)
+        self.beta, self.size, self.scales = beta, size or own, scales
+        self.classes: list[Encoded] = []
+
+    @torch.inference_mode()
+    def support(
+        self,
+        supports: Source | Sequence[Source],
+        masks: Source | Sequence[Source],
+        soft: bool = False,
+        label: str | None = None,
+    ) -> "Segmenter":
+        """Add a class: one image or K of it, and a mask for each, as `images.mask` takes it, with `soft` and `label`.
+
+        Images are paths, PIL images, arrays or tensors (`images.photograph`).
+        """
+        pairs = _pairs(supports, masks, soft, label)
+        small = [square(Image.fromarray(mask), self.size, Image.Resampling.NEAREST) for _, mask in pairs]
+        for number, mask in enumerate(small, 1):
+            if not (mask == FOREGROUND).any():
+                why = f"what it marks is less than a pixel at the network's {self.size}x{self.size}"
+                raise DPNetError(f"mask {number}: {why}: cut support and mask to where the object is")
+        backbone = self.model.backbone
+        raw = backbone.encode_exactly(torch.stack([square(photo, self.size) for photo, _ in pairs]))[None]
+        on_grid = soft_masks(torch.stack(small)[None], raw.shape[-2:])
+        P = self.model.head.prototypes(backbone.features(raw), on_grid)
+        self.classes.append(Encoded(raw, on_grid, P))
+        return self
+
+    @torch.inference_mode()
+    def probabilities(self, query: Source) -> np.ndarray:
+        """Of each class, in the order of `support`, at the query's own size: float32 [n, H, W]."""
+        image, at_scale = images.photograph(query, "query"), []
+        for scale in self.scales:
+            side = 8 * round(scale * (self.size - 1) / 8) + 1 if scale != 1 else self.size
+            raw_q = self.model.backbone.encode_exactly(square(image, side)[None])
+            leads = torch.cat([self._lead(one, raw_q) for one in self.classes])
+            at_scale.append(resize(leads, (image.height, image.width))[:, 0].sigmoid_())
+        return torch.stack(at_scale).mean(0).numpy() if len(at_scale) > 1 else at_scale[0].numpy()
+
+    def _lead(self, one: Encoded, raw_q: Tensor) -> Tensor:
+        """Foreground minus background logit of a class, [1, 1, h, w]; the auxiliary branch is left out."""
+        head, backbone = self.model.head, self.model.backbone
+        counts = shared_counts(backbone, one.raw, raw_q, one.masks, head.variant.pseudo)
+        matched = head.match(one.P, backbone.features(raw_q), counts)
+        P_q = head.pseudo_prototypes(matched, head.select(matched, self.beta))
+        logits = head.decode(*head.fuse(matched.F_q, one.P.mean(1), P_q))
+        return logits[:, 1:] - logits[:, :1]
+
+    def segment(self, query: Source, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+        """What a query shows.
+
+        Returns:
+            uint8 [H, W], the number (1, 2, …) of the class whose probability is the highest, 0 where that is not over
+            the threshold; and that probability, float32 [H, W].
+        """
+        return answer(self.probabilities(query), threshold)
+
+
+def answer(probabilities: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mask and the probability of `Segmenter.segment`, of probabilities [n, H, W]."""
+    highest = probabilities.max(0)
+    return np.where(highest > threshold, probabilities.argmax(0) + 1, 0).astype(np.uint8), highest
+
+
 def segment(
     query: Source,
     supports: Source | Sequence[Source],
     masks: Source | Sequence[Source],
-    checkpoint: str | Path | Trained,
+    checkpoint: str | Path | Trained | None = None,
     beta: float = BETA,
     soft: bool = False,
     label: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find in a query what the masks mark in the supports.
-
-    Arguments:
-        query, supports: one image, and one or K: paths, PIL images, arrays or tensors (`images.photograph`).
-        masks: one for each support, as `images.mask` takes it, with `soft` and `label`.
-        checkpoint: the folder of a trained run; or what `load` made of it, for many queries.
-        beta: the discriminator's threshold.
+    """Find in a query what the masks mark in the supports; arguments are those of `Segmenter` and its `support`.
 
     Returns:
         mask uint8 [H, W] with 0 and 1, and probability of the foreground float32 [H, W], at the query's size.
@@ -82,20 +181,7 @@ def segment(
     >>> segment(torch.zeros(3, 90, 120), [torch.ones(3, 80, 80)], torch.eye(80), run)[1].shape
     (90, 120)
     """
-    _need_beta(beta)
-    image, pairs = images.photograph(query, "query"), _pairs(supports, masks, soft, label)
-    model, size = checkpoint if isinstance(checkpoint, Trained) else load(checkpoint)
-    # Squash to the network's square.
-    small = [square(Image.fromarray(mask), size, Image.Resampling.NEAREST) for _, mask in pairs]
-    for number, mask in enumerate(small, 1):
-        if not (mask == FOREGROUND).any():
-            why = f"what it marks is less than a pixel at the network's {size}x{size}"
-            raise DPNetError(f"mask {number}: {why}: cut support and mask to where the object is")
-    inputs = torch.stack([square(photo, size) for photo, _ in pairs]), torch.stack(small), square(image, size)
-    # Segment, at the query's own size.
-    logits = model(*(tensor[None] for tensor in inputs), beta).logits
-    difference = resize(logits[:, 1:] - logits[:, :1], (image.height, image.width))[0, 0]
-    return (difference > 0).to(torch.uint8).numpy(), difference.sigmoid().numpy()
+    return Segmenter(checkpoint, beta).support(supports, masks, soft, label).segment(query)
 
 
 def _pairs(supports: Any, masks: Any, soft: bool, label: str | None) -> list[tuple[Image.Image, np.ndarray]]:
@@ -112,36 +198,3 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
     """An image squashed to a square, as in training: uint8 [3, size, size], or [size, size] of one channel."""
     pixels = torch.from_numpy(np.array(image.resize((size, size), how)))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
-
-
-def _need_beta(beta: float) -> None:
-    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
-        raise DPNetError(f"beta={beta!r}: must lie between 0 (keep all candidates) and 1")
-
-
-class Program(nn.Module):
-    """A network as one function of tensors."""
-
-    def __init__(self, trained: Trained, beta: float) -> None:
-        super().__init__()
-        self.model, self.size, self.beta = trained.model, trained.size, beta
-
-    def forward(self, supports: Tensor, masks: Tensor, query: Tensor) -> Tensor:
-        """uint8 [1, K, 3, S, S], [1, K, S, S] and [1, 3, S, S] -> probability of the foreground, float [1, S, S]."""
-        logits = self.model(supports, masks, query, self.beta).logits
-        return resize(logits[:, 1:] - logits[:, :1], (self.size, self.size))[:, 0].sigmoid()
-
-
-def export(checkpoint: str | Path, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
-    """Write a run's `Program` as a `.pt2` file that torch alone runs: `torch.export.load(file).module()`."""
-    _need_beta(beta)
-    if Path(file).suffix != ".pt2":
-        raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
-    trained = load(checkpoint)
-    S = trained.size
-    blank = tuple(torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,)))
-    with torch.no_grad():
-        program = torch.export.export(Program(trained, beta).eval(), blank)
-    torch.export.save(program, packed := BytesIO())
-    write(file, packed.getvalue(), "--out")
-    return trained

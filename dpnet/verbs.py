@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpnet.companion.experiments import Experiment
     from dpnet.companion.results import Scores
     from dpnet.data import Benchmark
+    from dpnet.predict import Segmenter
 
 SUMMARY = (
     "{runs} runs, {shared} shared by several targets; {finished} finished, {to score} to score, "
@@ -193,7 +194,6 @@ def predict(options: argparse.Namespace) -> None:
     """Segment your own image with a trained run."""
     from PIL import Image
 
-    from dpnet import predict
     from dpnet.data import checks, images
 
     taken = {file.resolve(): "" for file in (options.query, *options.support, *options.mask)}
@@ -205,9 +205,8 @@ def predict(options: argparse.Namespace) -> None:
                 raise DPNetError(f"--{name} {file}: is {what}: choose another name")
             if file.suffix.lower() != ".png":
                 raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
-    mask, probability = predict.segment(
-        options.query, options.support, options.mask, options.checkpoint, options.beta, options.soft, options.label
-    )
+    segmenter = _segmenter(options).support(options.support, options.mask, options.soft, options.label)
+    mask, probability = segmenter.segment(options.query)
     picture = Image.fromarray(mask)
     picture.putpalette([0, 0, 0, *checks.MARK])
     write(options.out, images.png(picture), "--out")
@@ -219,11 +218,20 @@ def predict(options: argparse.Namespace) -> None:
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
 
 
+def _segmenter(options: argparse.Namespace) -> "Segmenter":
+    """The network of --checkpoint, or the packaged one, which is said."""
+    from dpnet.predict import Segmenter
+
+    if options.checkpoint is None:
+        print("the head that comes with the package, trained on photographs of 20 classes (docs/head.md)")
+    return Segmenter(options.checkpoint, options.beta)
+
+
 def export(options: argparse.Namespace) -> None:
     """Write a trained run as a program that needs only torch."""
-    from dpnet import predict
+    from dpnet import export
 
-    K, S = options.shots, predict.export(options.checkpoint, options.out, options.shots, options.beta).size
+    K, S = options.shots, export.export(options.checkpoint, options.out, options.shots, options.beta).size
     print(
         f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
         f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"
