@@ -64,27 +64,27 @@ def test_a_graph_learns_what_its_operations_learn(
     monkeypatch.setattr(train.Member, "record", lambda member, losses: member.recent.append(losses))
     backbone = backbones.build("resnet50", None, torch.Generator().manual_seed(0)).to("cuda")
     how = {"augment": augment, "optimizer": optimizer, "precision": "fp32", "steps": 10, "warmup": 3, "clip": 1.0}
-    runs = [run(variant, **how, dropout=0.5, learning_rate=3e-3) for variant in COHORT]
+    rate = {"sgd": 0.05, "adamw": 3e-3}[optimizer]
+    runs = [run(variant, **how, dropout=0.5, learning_rate=rate) for variant in COHORT]
     eager = learned(lambda members, net: partial(train.descend, members, net), data, backbone, runs, tmp_path)
     graph = learned(train.graphed, data, backbone, runs, tmp_path)
-    np.testing.assert_allclose(graph, eager, rtol=2e-2, atol=2e-3)
-    assert np.abs(eager[1:] - eager[:-1])[..., 0].min() > 2e-3  # no two steps are the same
+    np.testing.assert_allclose(graph, eager, rtol=2e-3, atol=1e-3)
+    assert np.abs(np.diff(eager[..., 0], axis=0)).mean() > 0.01  # steps differ by more than what is allowed
 
 
 @on_gpu
 def test_a_gpu_gives_what_a_cpu_gives(data: Benchmark, tmp_path: Path) -> None:
-    """Trained in bf16 and scored on the same episodes: means of the losses, and the pixels that differ."""
-    curves, counts = {}, {}
+    """Losses of the first steps, in bf16; and the pixels that a CPU's heads give on either."""
+    curves, counts, heads = {}, {}, {}
     for device in ("cpu", "cuda"):
-        folders = {
-            run(variant, precision="bf16", dropout=0.0): tmp_path / device / variant.slug for variant in COHORT
-        }
+        how = {"precision": "bf16", "dropout": 0.0, "steps": 60, "learning_rate": 3e-3}
+        folders = {run(variant, **how): tmp_path / device / variant.slug for variant in COHORT}
         backbone = backbones.build("efficientnet_lite0").to(device)
-        heads = train.train(folders, data, backbone, device)
-        curves[device] = np.array([read_json(folder / "history.json") for folder in folders.values()])
+        trained = train.train(folders, data, backbone, device)
+        curves[device] = np.array([read_json(folder / "history.json")[:10] for folder in folders.values()])
+        heads = {one: head.to(device) for one, head in (heads or trained).items()}
         wanted = {one: [Evaluation(20), Evaluation(20, beta=0.5, branch="aux")] for one in heads}
         counted, _ = evaluate.evaluate(heads, evaluate.Scene(data, backbone, 65, 0, 0), wanted)
         counts[device] = np.stack([*counted.values()])
-    np.testing.assert_allclose(curves["cuda"], curves["cpu"], rtol=0.05, atol=0.01)
-    differ = np.abs(counts["cpu"] - counts["cuda"]).sum() / 2 / counts["cpu"].sum()
-    assert differ < 0.02
+    np.testing.assert_allclose(curves["cuda"], curves["cpu"], rtol=0.05, atol=0.02)
+    assert np.abs(counts["cpu"] - counts["cuda"]).sum() / 2 < 0.01 * counts["cpu"].sum()
