@@ -247,7 +247,7 @@ class Peer:
         channels = self.backbone.channels
         self.heads = {run: train.build_head(run, channels).to(bench.device).eval() for run in runs}
 
-    def images(self, each: int | None) -> Benchmark:
+    def images(self, each: int) -> Benchmark:
         """So many images of each tested class, with some episodes per image as the field's lists have them."""
         data = self.bench.data
         some = sorted({i for c in data.tested[0] for i in data.images_of(c, "val")[:each]})
@@ -264,7 +264,7 @@ class Peer:
 def peer_evaluation(bench: Bench) -> None:
     """An episode with ResNet-50 at 321², against a loop that does what the field's scripts do."""
     peer, on_gpu = Peer(bench), bench.device == "cuda"
-    size, small = peer.how.size, peer.images(None if on_gpu else 3)
+    size, small = peer.how.size, peer.images(30 if on_gpu else 3)
     count = round(PER_IMAGE * len(small.entries))
     listed = episodes.test_episodes(small, 0, 1, 0, count)[:2]
     one = {peer.one: [Evaluation(count)]}
