@@ -26,13 +26,12 @@ def motions(rng: np.random.Generator, N: int) -> np.ndarray:
     return np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)
 
 
-def geometric(images: Tensor, labels: Tensor, theta: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Move each image on its own, in one resampling, as `theta` (from `motions`) says.
+def geometric(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Move each image on its own, in one resampling, as `theta` (from `motions`, float32) says.
 
     uint8 [N, 3, S, S] -> float in 0..1, grey where nothing was; labels uint8 [N, S, S], void (255) there.
     """
-    motion = torch.tensor(theta, dtype=torch.float32, device=images.device)
-    grid = F.affine_grid(motion, list(images.shape), align_corners=True)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=True)
     # What comes from outside is zero: values are shifted so that zero is grey, and void.
     moved = F.grid_sample(images.float() / 255 - 0.5, grid, align_corners=True) + 0.5
     inverted = VOID - labels[:, None].float()

@@ -22,9 +22,17 @@ class Backbone(nn.Module):
     name: str
     low: int
     high: int
-    rectify: bool  # whether the network itself would apply a ReLU to the high channels
+    rectify: bool  # whether the network has a ReLU after the low channels, and would apply one to the high ones
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("mean", "std"):
+            statistic = torch.tensor(getattr(self, name))[:, None, None]
+            self.register_buffer(f"pixel_{name}", statistic, persistent=False)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode whatever its parent does: its BatchNorm does not drift."""
@@ -48,8 +56,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""
         x = images.float() / 255 if images.dtype == torch.uint8 else images
-        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in (self.mean, self.std))
-        return self.encode((x - mean) / std)
+        return self.encode((x - self.pixel_mean) / self.pixel_std)
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised images -> features, as `forward` returns them."""
@@ -65,11 +72,8 @@ class Backbone(nn.Module):
             return self(images.to(self.device))
 
     def features(self, raw: Tensor) -> Tensor:
-        """What the head reduces: `raw` [..., C, h, w] with the high channels activated as in the network."""
-        if not self.rectify:
-            return raw
-        low, high = raw.split([self.low, self.high], -3)
-        return torch.cat([low, high.relu()], -3)
+        """What the head reduces: `raw` [..., C, h, w], activated as in the network, which has done so to the low."""
+        return raw.relu() if self.rectify else raw
 
     def comparison(self, raw: Tensor) -> Tensor:
         """What the cycle comparison sees: the high channels of `raw` [..., C, h, w] as [..., high, h w]."""

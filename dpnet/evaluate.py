@@ -41,9 +41,10 @@ class Scene:
         queries = sorted({e.query for e in chosen} - self._labels.keys())
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(lambda p: self.benchmark.label(self.benchmark.entries[p]), queries)
-            self._labels |= {p: torch.from_numpy(a) for p, a in zip(queries, decoded, strict=True)}
+            self._labels |= {p: cache.sent(a, self.device.type) for p, a in zip(queries, decoded, strict=True)}
         supports = sorted({i for e in chosen for i in (*e.supports, *e.wrong_supports)} - self._small.keys())
-        self._small |= cache.resized_labels(self.benchmark, supports, self.size)
+        small = cache.resized_labels(self.benchmark, supports, self.size)
+        self._small |= {p: label.to(self.device) for p, label in small.items()}
 
     def raw(self, positions: Sequence[int], scale: float = 1.0) -> Tensor:
         """Backbone features [n, C_b, h, w] of images, at a scale of the input (rounded to 8k + 1 pixels)."""
@@ -51,14 +52,17 @@ class Scene:
         if size not in self._banks:
             encode, key, channels = self.backbone.encode_exactly, self.backbone.key, self.backbone.channels
             self._banks[size] = cache.features(self.benchmark, "val", size, encode, key, channels)
-        return self._banks[size](positions).to(self.device)
+        return self._banks[size](positions, device=self.device.type)
 
     def supports(self, batch: Sequence[Episode], which: str) -> tuple[Tensor, Tensor]:
         """Supports of a batch: raw features [B, K, C_b, h, w], and their masks on the grid [B, K, h, w]."""
         pairs = [(e.class_id, e.supports) if which == "right" else (e.wrong_class, e.wrong_supports) for e in batch]
         raw = self.raw([i for _, supports in pairs for i in supports]).unflatten(0, (len(batch), -1))
-        masks = torch.stack([torch.stack([cache.binary(self._small[i], c) for i in s]) for c, s in pairs])
-        return raw, soft_masks(masks.to(self.device), raw.shape[-2:])
+        small = torch.stack([self._small[i] for _, supports in pairs for i in supports]).unflatten(
+            0, (len(batch), -1)
+        )
+        masks = cache.binary(small, self._column([c for c, _ in pairs])[..., None])
+        return raw, soft_masks(masks, raw.shape[-2:])
 
     def target(self, episode: Episode) -> Tensor:
         """The query's target at its own size: uint8 [H, W] with 0, 1, 255."""
@@ -66,10 +70,17 @@ class Scene:
 
     def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
         """A batch's targets, queries of one size together: their places in it, and `pixel_kinds` [3, n, H, W]."""
-        each = [self.target(e) for e in batch]
-        sizes = sorted({t.shape for t in each})
-        together = [[i for i, t in enumerate(each) if t.shape == size] for size in sizes]
-        return [(rows, pixel_kinds(torch.stack([each[i] for i in rows]).to(self.device))) for rows in together]
+        labels = [self._labels[e.query] for e in batch]
+        parts = []
+        for size in sorted({label.shape for label in labels}):
+            rows = [i for i, label in enumerate(labels) if label.shape == size]
+            classes = self._column([batch[i].class_id for i in rows])
+            parts.append((rows, pixel_kinds(cache.binary(torch.stack([labels[i] for i in rows]), classes))))
+        return parts
+
+    def _column(self, classes: Sequence[int]) -> Tensor:
+        """Ids [n, 1, 1] on the device."""
+        return cache.sent(np.array(classes), self.device.type)[:, None, None]
 
     def objects(self, episode: Episode) -> Tensor:
         """Every labelled object of the query at its own size: uint8 [H, W] with 0, 1."""

@@ -22,6 +22,7 @@ from dpnet.config import VOID, Run, Training, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import training_batch, training_pools
+from dpnet.graphs import Graphed
 from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_every, save_state, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import enlarge
@@ -93,8 +94,11 @@ def train(
     what = f"training fold {first.fold}: {', '.join(m.run.variant.slug for m in members)}"
     steps = batches(source, benchmark, pools, first, start)
     saved, every = time.monotonic(), save_every()
+    due: list[Member] = []
     for step, batch in progress(steps, what, "step", training.steps - start):
-        advance([m for m in members if m.step == step], backbone, batch, step)
+        if len(joined := [m for m in members if m.step == step]) > len(due):
+            due, work = joined, graphed(joined, backbone)
+        advance(due, backbone, batch, step, work)
         if time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
@@ -106,23 +110,44 @@ def train(
     return {m.run: m.head.eval() for m in members}
 
 
-def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: int) -> None:
-    """One optimiser step of some variants, on what they share."""
-    # 1. Frozen, hence shared: candidates of each kind, and the features that heads reduce.
-    kinds = sorted({m.run.variant.pseudo for m in members})
-    counts = {kind: shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, kind) for kind in kinds}
-    F_s, F_q = backbone.features(batch.raw_s), backbone.features(batch.raw_q)
+def advance(
+    members: Sequence[Member], backbone: Backbone, batch: Batch, step: int, work: Callable[..., Tensor] | None = None
+) -> None:
+    """One optimiser step of some variants, on what they share; `work`: as `graphed` made it of them."""
     for member in members:
-        run, training, variant = member.run, member.run.training, member.run.variant
-        # 2. Forward; dropout and learning rate are functions of the step alone, so a resumed run is the same.
+        # Dropout and learning rate are functions of the step alone, so a resumed run is the same.
+        run, training = member.run, member.run.training
         member.generator.manual_seed(run.seed * 1_000_003 + step)
         rate = training.learning_rate * (1 - step / training.steps) ** training.decay
+        rate *= min(1, (step + 1) / training.warmup)
         for group in member.optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / training.warmup)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+    result = work(*batch) if work else descend(members, backbone, *batch)
+    for member, of_member in zip(members, result.clone(), strict=True):
+        member.record(of_member)
+
+
+def graphed(members: Sequence[Member], backbone: Backbone) -> Graphed:
+    """`descend` of some variants, which a GPU replays as one graph."""
+    return Graphed(partial(descend, members, backbone), *(m.generator for m in members))
+
+
+def descend(
+    members: Sequence[Member], backbone: Backbone, raw_s: Tensor, raw_q: Tensor, masks: Tensor, target: Tensor
+) -> Tensor:
+    """The step itself, of a `Batch`: losses [n, 3] of n variants. Nothing here waits for the device."""
+    # 1. Frozen, hence shared: candidates of each kind, and the features that heads reduce.
+    kinds = sorted({m.run.variant.pseudo for m in members})
+    counts = {kind: shared_counts(backbone, raw_s, raw_q, masks, kind) for kind in kinds}
+    F_s, F_q = backbone.features(raw_s), backbone.features(raw_q)
+    result = []
+    for member in members:
+        training, variant = member.run.training, member.run.variant
+        # 2. Forward.
         with autocast(training, F_q.device):
-            output = member.head(F_s, batch.masks, F_q, counts[variant.pseudo], variant.beta)
+            output = member.head(F_s, masks, F_q, counts[variant.pseudo], variant.beta)
         # 3. Losses.
-        L_seg, L_aux, L_dis = losses(output, batch.target, variant)
+        L_seg, L_aux, L_dis = losses(output, target, variant)
         L_all = L_seg + variant.lambda_1 * L_aux + variant.lambda_2 * L_dis  # Eq. 11
         # 4. Backward, and the step.
         member.optimizer.zero_grad(set_to_none=True)
@@ -130,7 +155,8 @@ def advance(members: Sequence[Member], backbone: Backbone, batch: Batch, step: i
         if training.clip:
             nn.utils.clip_grad_norm_(member.head.parameters(), training.clip)
         member.optimizer.step()
-        member.record(torch.stack([L_seg, L_aux, L_dis]).detach())
+        result.append(torch.stack([L_seg, L_aux, L_dis]).detach())
+    return torch.stack(result)
 
 
 def losses(output: Output, target: Tensor, variant: Variant) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,6 +222,10 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         member.step, member.curve, member.recent = state["step"], state["curve"], state["recent"]
+    if torch.device(device).type == "cuda":  # for a graph, which reads the rate from the device; not the first step
+        vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
+        for group in optimizer.param_groups:
+            group.update(lr=torch.tensor(t.learning_rate, device=device), capturable=True)
     return member
 
 
@@ -211,7 +241,7 @@ def batches(
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, run.training.batch)
         rng, B = np.random.default_rng([run.seed, run.fold, step, 1]), len(episodes)
         raw, labels = source([e.query for e in episodes] + [e.supports[0] for e in episodes], rng)
-        class_ids = torch.tensor([e.class_id for e in episodes] * 2, device=labels.device)
+        class_ids = cache.sent(np.array([e.class_id for e in episodes] * 2), labels.device.type)
         target = cache.binary(labels, class_ids[:, None, None]).long()
         yield step, Batch(raw[B:, None], raw[:B], soft_masks(target[B:, None], raw.shape[-2:]), target[:B])
 
@@ -219,13 +249,13 @@ def batches(
 def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training, positions: list[int]) -> Source:
     """Features of each image and of its mirror image, computed once; a coin is tossed for either."""
     labels = cache.resized_labels(benchmark, positions, training.size)
-    encode, key, channels = backbone.encode_exactly, backbone.key, backbone.channels
+    encode, key, channels, device = backbone.encode_exactly, backbone.key, backbone.channels, backbone.device.type
     bank = cache.features(benchmark, "train", training.size, encode, key, channels, mirror=True)
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         mirrored = augment.flips(rng, len(positions))
-        drawn = torch.stack([labels[i].flip(1) if m else labels[i] for i, m in zip(positions, mirrored, strict=True)])
-        return bank(positions, mirrored).to(backbone.device), drawn.to(backbone.device)
+        drawn = np.stack([labels[i].flip(1) if m else labels[i] for i, m in zip(positions, mirrored, strict=True)])
+        return bank(positions, mirrored, device), cache.sent(drawn, device)
 
     return draw
 
@@ -233,14 +263,19 @@ def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training
 def moved_images(benchmark: Benchmark, backbone: Backbone, training: Training, positions: list[int]) -> Source:
     """Images that are mirrored, scaled, rotated and cropped at each step, and encoded then."""
     images, labels, row_of = cache.pixels(benchmark, "train", training.size)
+    backbone.to(memory_format=torch.channels_last)
 
-    def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        theta = augment.motions(rng, len(positions))
-        rows = [row_of[i] for i in positions]
-        pixels, ids = (torch.from_numpy(stored[rows]).to(backbone.device) for stored in (images, labels))
+    @Graphed
+    def encoded(pixels: Tensor, ids: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         moved, drawn = augment.geometric(pixels, ids, theta)
         with torch.no_grad(), autocast(training, backbone.device):
             return backbone(moved).float(), drawn
+
+    def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        rows = [row_of[i] for i in positions]
+        theta = augment.motions(rng, len(positions)).astype(np.float32)
+        raw, drawn = encoded(*(cache.sent(a, backbone.device.type) for a in (images[rows], labels[rows], theta)))
+        return raw, drawn
 
     return draw
 

@@ -1,6 +1,8 @@
 """The instruments of `speed.py`: a stopwatch, the largest tensor, and ratios of what was measured in turns."""
 
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -8,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,6 +70,41 @@ class Stopwatch:
                     patches.enter_context(patch.object(owner, name, timed(getattr(owner, name), part)))
             yield spent
             switch()
+
+
+# Kinds of operations (CPU) and kernels (GPU) by what their names contain; the first that fits.
+KINDS = {
+    "convolutions": r"conv(?!ert)|cudnn|xmma_[fdw]|fprop|dgrad|wgrad|nchw|nhwc",
+    "matrix products": r"gemm|nvjet|cutlass|mm$|aten::dot",
+    "optimiser": r"fused_(sgd|adam)|multi_tensor|_foreach|FusedSgd|FusedAdam|FusedOptimizer",
+    "copies": r"copy|cat$|CatArray|Memcpy|Memset|fill|zero|aten::(_to|clone|contiguous)",
+    "norms, activations, sums and the rest": "",
+}
+
+
+def by_kind(work: Callable[[], Any], device: str) -> dict[str, float]:
+    """Seconds of a work in each of `KINDS`, as the profiler tells them, and those in which a GPU does nothing."""
+    activities = [ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]
+    work()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=activities) as profiler:
+            begun = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            whole = time.perf_counter() - begun
+        events = profiler.key_averages()
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in events:
+        kind = next(kind for kind, names in KINDS.items() if re.search(names, event.key))
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        spent[kind] += own / 1e6
+    if device == "cuda":
+        for event in sorted(events, key=lambda e: -e.self_device_time_total)[:40]:
+            print(f"{event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {event.key[:150]}")
+        spent["nothing to do"] = max(0.0, whole - sum(spent.values()))
+    return spent
 
 
 class Largest(TorchDispatchMode):

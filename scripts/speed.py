@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ import numpy as np
 import speed_plot
 import speed_words
 import torch
-from instruments import Largest, Stopwatch, ratio, spread
+from instruments import Largest, Stopwatch, by_kind, ratio, spread
 
 from dpnet import backbones, data, episodes, evaluate, io, modules, train
-from dpnet.companion import experiments, presets
+from dpnet.companion import experiments, presets, runner
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark, Entry
@@ -55,7 +55,7 @@ IN_TRAINING: Functions = {
 
 
 class Bench:
-    """Heads, data and backbone that all measurements share, and what was measured: `ratios` and `growth`."""
+    """Heads, data and backbone that all measurements share, and what was measured."""
 
     def __init__(self, preset: str, at: Places, scratch: Path, repeats: int) -> None:
         self.setting = presets.resolve("shapes", preset)
@@ -63,11 +63,20 @@ class Bench:
         self.device, self.scratch, self.watch = at.device, scratch, Stopwatch(at.device, repeats)
         self.data = data.prepare("shapes", at.data, self.setting.recipe)
         self.backbone = backbones.build(self.training.backbone).to(at.device)
-        runs = self.runs("table3", min(PRACTICE, self.training.steps), "flip")
-        self.heads = train.train({run: scratch / run.id for run in runs}, self.data, self.backbone, at.device)
-        self.full = next(run for run in runs if run.variant == Variant())
         self.ratios: list[dict[str, Any]] = []
         self.growth: dict[str, Any] = {}
+        self.measured: dict[str, Any] = {"ratios": self.ratios}
+
+    @cached_property
+    def heads(self) -> dict[Run, Head]:
+        """Table 3's three, trained for a moment."""
+        runs = self.runs("table3", min(PRACTICE, self.training.steps), "flip")
+        return train.train({run: self.scratch / run.id for run in runs}, self.data, self.backbone, self.device)
+
+    @property
+    def full(self) -> Run:
+        """The full model's."""
+        return next(run for run in self.heads if run.variant == Variant())
 
     def runs(self, target: str, steps: int, augment: Literal["flip", "geometric"]) -> list[Run]:
         """What a table trains on fold 0, with another number of steps."""
@@ -103,13 +112,15 @@ class Bench:
         return loops.score_one_by_one(network, self.data, listed, self.training.size, *ways)[0]
 
 
-def measure(preset: str, at: Places, repeats: int = 3) -> dict[str, Any]:
+def measure(preset: str, at: Places, repeats: int = 3, only: str = "") -> dict[str, Any]:
     """What `results/speed/<machine>.json` holds: ratios, checks, growth, and where the time goes."""
+    asked = [part for part in PARTS[at.device] if not only or part.__name__ in only.split(",")]
     with tempfile.TemporaryDirectory(prefix="dpnet-speed-") as scratch:
         bench = Bench(preset, at, Path(scratch), repeats)
-        checks = check(bench)
-        for part in progress((evaluation, thresholds, training, peer, loading, shots, sides), "measuring", "part"):
+        for part in progress(asked, "measuring", "part"):
             part(bench)
+            if only or at.device == "cuda":  # what there is, should a later part fail
+                print(speed_words.ratios(bench.measured).to_string(index=False), flush=True)
         return {
             "device": machine(at.device),
             "threads": torch.get_num_threads(),
@@ -118,11 +129,7 @@ def measure(preset: str, at: Places, repeats: int = 3) -> dict[str, Any]:
             "size": bench.training.size,
             "preset": preset,
             "repeats": repeats,
-            "checks": checks,
-            "ratios": bench.ratios,
-            "growth": bench.growth,
-            "comparison": comparison(bench),
-            "where the time goes": where(bench),
+            **bench.measured,
         }
 
 
@@ -133,7 +140,7 @@ def machine(device: str) -> str:
     return f"cpu-{os.cpu_count()}-cores"
 
 
-def check(bench: Bench) -> dict[str, Any]:
+def check(bench: Bench) -> None:
     """Refuse to time two sides whose answers differ; and what half precision changes."""
     wanted = bench.wanted(bench.episodes)
     three_scales = Evaluation(bench.episodes, scales=experiments.SCALES)
@@ -154,7 +161,7 @@ def check(bench: Bench) -> dict[str, Any]:
         points.append(abs(mean_iou(in_half[run, way], classes, "canet") - mean_iou(ours, classes, "canet")))
     if (most := max(shares[False] + shares[True])) > DIFFER:
         raise DPNetError(f"plain loops and shared pass differ in {most:.2%} of the pixels: no timing is worth that")
-    return {
+    bench.measured["checks"] = {
         "rows": len(points),
         "episodes": bench.episodes,
         "steps trained": bench.full.training.steps,
@@ -227,46 +234,124 @@ def training(bench: Bench) -> None:
         }
 
 
-def peer(bench: Bench) -> None:
-    """An episode and a training step with ResNet-50 at 321², against a loop that does what the field's scripts do."""
-    how = presets.resolve("shapes", "paper").training
-    if bench.setting.preset == "tiny":  # a rehearsal
-        how = replace(how, size=bench.training.size, width=bench.training.width)
-    run = Run("shapes", bench.setting.recipe, how, 0, 0, Variant())
-    network = DPNet("resnet50", None, width=how.width, dilations=how.dilations, dropout=how.dropout)
-    network.to(bench.device).eval()
-    # Three images of each tested class, and as many episodes per image as the field's lists have.
-    classes = bench.data.tested[0]
-    some = sorted({i for c in classes for i in bench.data.images_of(c, "val")[:3]})
-    small = replace(bench.data, entries=tuple(bench.data.entries[i] for i in some))
-    way = Evaluation(round(PER_IMAGE * len(some)))
-    listed = episodes.test_episodes(small, 0, 1, 0, way.episodes)[:2]
+class Peer:
+    """ResNet-50 at 321², as the paper trains it: Table 3's rows, of which `one` is the full model."""
 
-    def evaluate_all() -> None:
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.how = bench, presets.resolve("shapes", "paper").training
+        if bench.setting.preset == "tiny":  # a rehearsal
+            self.how = replace(self.how, size=bench.training.size, width=bench.training.width)
+        self.backbone = backbones.build("resnet50", None).to(bench.device)
+        runs = [replace(run, training=self.how) for run in bench.runs("table3", 1, "flip")]
+        self.one = next(run for run in runs if run.variant == Variant())
+        channels = self.backbone.channels
+        self.heads = {run: train.build_head(run, channels).to(bench.device).eval() for run in runs}
+
+    def images(self, each: int) -> Benchmark:
+        """So many images of each tested class, with some episodes per image as the field's lists have them."""
+        data = self.bench.data
+        some = sorted({i for c in data.tested[0] for i in data.images_of(c, "val")[:each]})
+        return replace(data, entries=tuple(data.entries[i] for i in some))
+
+    def network(self) -> DPNet:
+        """The full model, for a loop."""
+        how = self.how
+        network = DPNet(self.backbone, width=how.width, dilations=how.dilations, dropout=0.0).to(self.bench.device)
+        network.head = self.heads[self.one]
+        return network.eval()
+
+
+def peer_evaluation(bench: Bench) -> None:
+    """An episode with ResNet-50 at 321², against a loop that does what the field's scripts do."""
+    peer, on_gpu = Peer(bench), bench.device == "cuda"
+    size, small = peer.how.size, peer.images(30 if on_gpu else 3)
+    count = round(PER_IMAGE * len(small.entries))
+    listed = episodes.test_episodes(small, 0, 1, 0, count)[:2]
+    one = {peer.one: [Evaluation(count)]}
+    rows = {run: [Evaluation(count)] for run in peer.heads} | {
+        peer.one: [Evaluation(count), Evaluation(count, branch="aux")]
+    }
+
+    def scene(benchmark: Benchmark) -> evaluate.Scene:
+        return evaluate.Scene(benchmark, peer.backbone, size, 0, 0)
+
+    def from_files() -> None:
         with bench.fresh(small.entries) as benchmark:
-            scene = evaluate.Scene(benchmark, network.backbone, how.size, 0, 0)
-            evaluate.evaluate({run: network.head}, scene, {run: [way]})
+            evaluate.evaluate(peer.heads, scene(benchmark), one)
 
-    loop = partial(loops.score_one_by_one, network, small, listed, how.size, [way.beta], way.branch)
-    taken = bench.watch.seconds({"ours": evaluate_all, "loop": loop}, 2)
-    rates = way.episodes / taken["ours"], "the field's loop", len(listed) / taken["loop"]
-    what = f"evaluation with ResNet-50 at {how.size}², {way.episodes} episodes of {len(some)} images"
-    bench.ratios.append(ratio(what, "episodes/s", *rates, 5.0))
+    loop = partial(loops.score_one_by_one, peer.network(), small, listed, size, [0.2], "main")
+    taken = bench.watch.seconds({"ours": from_files, "loop": loop}, 2)
+    rates = count / taken["ours"], "the field's loop", len(listed) / taken["loop"]
+    what = f"with ResNet-50 at {size}², {count} episodes of {len(small.entries)} images"
+    bench.ratios.append(ratio(f"evaluation {what}, from files", "episodes/s", *rates, 5.0))
+    with bench.fresh(small.entries) as benchmark:
+        same = scene(benchmark)
+        works = {
+            name: partial(evaluate.evaluate, peer.heads, same, wanted)
+            for name, wanted in (("one", one), ("rows", rows))
+        }
+        taken = bench.watch.seconds(works, 3 if on_gpu else 1)
+    each = 1000 * taken["one"] / count
+    if on_gpu:
+        bench.ratios.append(ratio(f"an episode {what}, features kept", "ms", each, *goal(each, 0.5)))
+    bench.ratios.append(ratio(f"Table 3's four rows {what}", "s", taken["rows"], "one row", taken["one"], 2.0))
 
-    trained = DPNet(network.backbone, width=how.width, dilations=how.dilations, dropout=0.0).to(bench.device)
-    optimizer = torch.optim.SGD(trained.head.parameters(), how.learning_rate, 0.9, weight_decay=how.weight_decay)
+
+def goal(values: np.ndarray, most: float) -> tuple[str, np.ndarray, float]:
+    """What a line is compared with where only a number is aimed at."""
+    return "the goal", np.full_like(values, most), 1.0
+
+
+def peer_training(bench: Bench) -> None:
+    """A training step with ResNet-50 at 321², against a loop that does what the field's scripts do."""
+    peer, on_gpu = Peer(bench), bench.device == "cuda"
+    how, network = peer.how, peer.network()
+    optimizer = torch.optim.SGD(network.head.parameters(), how.learning_rate, 0.9, weight_decay=how.weight_decay)
     images = torch.randint(0, 256, (2 * how.batch, 3, how.size, how.size), dtype=torch.uint8, device=bench.device)
     target = (torch.rand(2 * how.batch, 1, 21, 21, device=bench.device) < 0.3).float()
     target = torch.nn.functional.interpolate(target, (how.size, how.size))[:, 0].long()
     supports, queries, masks, target = *images.chunk(2), *target.chunk(2)
-    loop = partial(loops.train_step, trained, optimizer, supports, masks, queries, target)
-    taken = bench.watch.seconds({"ours": stepper(bench, [run], network.backbone, 1), "loop": loop}, 2)
-    what = f"training step with ResNet-50 at {how.size}², encoded at each step"
-    bench.ratios.append(ratio(what, "steps/s", 1 / taken["ours"], "the field's loop, fp32", 1 / taken["loop"], 4.0))
+    loop = partial(loops.train_step, network, optimizer, supports, masks, queries, target)
+    count = 50 if on_gpu else 1  # steps per measurement
+    works = {
+        "ours": stepper(bench, [peer.one], peer.backbone, count),
+        "rows": stepper(bench, [*peer.heads], peer.backbone, count),
+        "loop": lambda: [loop() for _ in range(min(count, 5))],
+    }
+    if on_gpu:
+        works["eager"] = stepper(bench, [peer.one], peer.backbone, count, graph=False)
+    taken = bench.watch.seconds(works, 5 if on_gpu else 2)
+    taken = {name: 1000 * t / (min(count, 5) if name == "loop" else count) for name, t in taken.items()}
+    what = f"training step with ResNet-50 at {how.size}², batch {how.batch}, encoded at each step"
+    rates = 1000 / taken["ours"], "the field's loop, fp32", 1000 / taken["loop"]
+    bench.ratios.append(ratio(what, "steps/s", *rates, 4.0))
+    if on_gpu:
+        print({name: spread(values) for name, values in taken.items()}, "ms a step", flush=True)
+        bench.ratios.append(ratio(what, "ms", taken["ours"], *goal(taken["ours"], 5.0)))
+        bench.ratios.append(
+            ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"])
+        )
+    bench.ratios.append(ratio(f"{what}, of Table 3's three heads", "ms", taken["rows"], "one", taken["ours"], 2.0))
+
+
+def kinds(bench: Bench) -> None:
+    """A training step by kind of operation: with ResNet-50 at 321² on a GPU, else of Table 3's heads."""
+    if bench.device == "cuda":
+        peer, count = Peer(bench), 20
+        what = f"training step with ResNet-50 at {peer.how.size}²"
+        work = stepper(bench, [peer.one], peer.backbone, count)
+    else:
+        what, count = "training step of Table 3's three heads, features kept", STEPS
+        work = stepper(bench, bench.runs("table3", 10_000, "flip"))
+    work()
+    spent = by_kind(work, bench.device)
+    bench.measured["kinds of operations"] = {
+        f"{what} (ms)": {k: round(1000 * v / count, 3) for k, v in spent.items()}
+    }
 
 
 def stepper(
-    bench: Bench, runs: list[Run], backbone: backbones.Backbone | None = None, count: int = STEPS
+    bench: Bench, runs: list[Run], backbone: backbones.Backbone | None = None, count: int = STEPS, graph: bool = True
 ) -> Callable[[], None]:
     """Some steps of a cohort at a time."""
     backbone = backbone or bench.backbone
@@ -276,11 +361,12 @@ def stepper(
     positions = sorted({i for pool in pools.values() for i in pool})
     source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
     batches = train.batches(source, bench.data, pools, runs[0], 0)
+    at_once = train.graphed(members, backbone) if graph else None
 
     def work() -> None:
         for _ in range(count):
             step, batch = next(batches)
-            train.advance(members, backbone, batch, step)
+            train.advance(members, backbone, batch, step, at_once)
 
     return work
 
@@ -315,6 +401,7 @@ def shots(bench: Bench) -> None:
         growth["ours (ms)"].append(spread(1000 * taken["ours"] / bench.episodes))
         growth["reference (ms)"].append(spread(1000 * taken["loops"] / few))
     bench.growth["shots"] = growth
+    bench.measured["growth"] = bench.growth
 
 
 def sides(bench: Bench) -> None:
@@ -346,7 +433,7 @@ def sides(bench: Bench) -> None:
     bench.growth["image size"] = growth
 
 
-def comparison(bench: Bench) -> dict[str, Any]:
+def comparison(bench: Bench) -> None:
     """Time and memory of the cycle comparison against the grid, whole and in blocks."""
     results: dict[str, Any] = {"channels": 1024, "block": modules.BLOCK, "x": list(GRIDS)}
     generator = torch.Generator().manual_seed(0)
@@ -360,10 +447,10 @@ def comparison(bench: Bench) -> dict[str, Any]:
                 work()
             memory.append(round(largest.bytes / 2**20, 1))
         results |= {f"{name} (ms)": times, f"{name}, largest tensor beside the features (MiB)": memory}
-    return results
+    bench.measured["comparison"] = results
 
 
-def where(bench: Bench) -> dict[str, dict[str, float]]:
+def where(bench: Bench) -> None:
     """Where the time goes: in the backbone, the comparison, the heads, data and scoring."""
     step = stepper(bench, bench.runs("table3", 10_000, "geometric"))
     step()
@@ -371,10 +458,29 @@ def where(bench: Bench) -> dict[str, dict[str, float]]:
         evaluate.evaluate(bench.heads, bench.scene(benchmark), bench.wanted(bench.episodes))
     with bench.watch.shares(IN_TRAINING, "data") as stepping:
         step()
-    return {
+    bench.measured["where the time goes"] = {
         "evaluation of Table 3's four rows (s)": {k: round(v, 3) for k, v in scoring.items()},
         "training step of Table 3's four rows (ms)": {k: round(1000 * v / STEPS, 2) for k, v in stepping.items()},
     }
+
+
+PARTS: dict[str, tuple[Callable[[Bench], None], ...]] = {
+    "cpu": (
+        check,
+        evaluation,
+        thresholds,
+        training,
+        where,
+        kinds,
+        peer_evaluation,
+        peer_training,
+        loading,
+        shots,
+        sides,
+        comparison,
+    ),
+    "cuda": (peer_training, peer_evaluation, kinds),
+}
 
 
 def main() -> None:
@@ -385,11 +491,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of all results [results]")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
+    parser.add_argument("--only", default="", help="some parts, joined by commas: a look, without a picture")
     options = parser.parse_args()
-    measured = measure(options.preset, Places(options.data, options.results, options.device))
+    runner.settle()
+    measured = measure(options.preset, Places(options.data, options.results, options.device), only=options.only)
     file = options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
-    speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
+    if not options.only and options.device == "cpu":
+        speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
     write(file.with_suffix(".md"), speed_words.in_words(measured).encode())
     print(f"{speed_words.in_words(measured)}\n{file.name}: written, in words and with its plot, to {file.parent}")
 

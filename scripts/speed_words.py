@@ -9,12 +9,16 @@ from dpnet.companion.readme import markdown
 
 def in_words(measured: dict[str, Any]) -> str:
     """The ratios as Markdown, and what they rest on: both sides answer the same; what half precision costs."""
-    checks = measured["checks"]
-    return (
+    text = (
         f"{markdown(ratios(measured))}\n\n"
-        f"{measured['device']}, {measured['threads']} threads, torch {measured['torch'].split('+')[0]}; `shapes` at "
-        f"`{measured['preset']}` ({measured['backbone']}, {measured['size']}²); medians of {measured['repeats']} "
-        "turns, a ratio being that of each turn's own. "
+        f"{measured['device']}, {measured['threads']} thread(s), torch {measured['torch'].split('+')[0]}; medians of "
+        f"{measured['repeats']} turns, a ratio being that of each turn's own."
+    )
+    if (checks := measured.get("checks")) is None:
+        return f"{text}\n"
+    return (
+        f"{text} Without another size: `shapes` at `{measured['preset']}` ({measured['backbone']}, "
+        f"{measured['size']}²). "
         f"The reference's answers are ours: {checks['pixels that differ (%)']:.3g} % of pixels differ (features are "
         f"kept in fp16), {checks['pixels that differ, three scales (%)']:.3g} % with three scales. "
         f"{checks['precision']} against fp32: at most {checks['mIoU that differs (points)']:.2g} points of mIoU in "

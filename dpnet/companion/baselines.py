@@ -62,7 +62,7 @@ def _matches(scene: Scene, batch: Sequence[Episode], kind: Pseudo) -> Tensor:
     """Cells that any support reaches, against the labels of the pixels where they lie."""
     raw_s, masks = scene.supports(batch, "right")
     raw_q = scene.raw([e.query for e in batch])
-    reached = (shared_counts(scene.backbone, raw_s, raw_q, masks, kind) > 0).any(1).cpu()
+    reached = (shared_counts(scene.backbone, raw_s, raw_q, masks, kind) > 0).any(1)
     truth = torch.cat([at_cells(scene.target(e)[None], raw_q.shape[-2:]) for e in batch])
     return episode_counts(reached, truth.flatten(1))
 

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +30,33 @@ class FeatureBank:
     data: np.ndarray | None  # [n, 1 or 2 (mirrored), C, h, w] float16; None: too large to be stored
     row_of: dict[int, int]  # position in `Benchmark.entries` -> row of `data`
     encoded: Rows  # for what is not stored
+    # What a GPU has read: (position, whether mirrored) -> fp16 [C, h, w], as long as it has room.
+    on_gpu: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None) -> Tensor:
+    def __call__(self, positions: Sequence[int], mirrored: np.ndarray | None = None, device: str = "cpu") -> Tensor:
         """float32 [n, C, h, w] of n images, those of the mirror image where `mirrored` (bool [n]) is true."""
+        which = [0] * len(positions) if mirrored is None else mirrored.astype(int).tolist()
+        keys = list(zip(positions, which, strict=True))
+        if device == "cuda":
+            lacking = sorted({*keys} - self.on_gpu.keys())
+            free, total = torch.cuda.mem_get_info()
+            if lacking and free < total / 4:
+                self.on_gpu.clear()
+                lacking = sorted({*keys})
+            if lacking:
+                self.on_gpu.update(zip(lacking, sent(self._read(lacking), device), strict=True))
+            rows = torch.stack([self.on_gpu[key] for key in keys])
+        else:
+            rows = torch.from_numpy(self._read(keys))
+        return rows.to(torch.float32, memory_format=torch.channels_last)
+
+    def _read(self, keys: list[tuple[int, int]]) -> np.ndarray:
         data, row_of = self.data, self.row_of
         if data is None:
-            distinct = sorted(set(positions))
+            distinct = sorted({position for position, _ in keys})
             parts = [self.encoded(distinct[start : start + BATCH]) for start in range(0, len(distinct), BATCH)]
             data, row_of = np.concatenate(parts), {p: row for row, p in enumerate(distinct)}
-        rows = [row_of[p] for p in positions]
-        which = np.zeros(len(rows), int) if mirrored is None else mirrored.astype(int)
-        return torch.from_numpy(data[rows, which]).to(torch.float32, memory_format=torch.channels_last)
+        return data[[row_of[position] for position, _ in keys], [mirror for _, mirror in keys]]
 
 
 def features(
@@ -62,6 +78,12 @@ def features(
         file = benchmark.root / "features" / name
         data = _stored(file, positions, shape, np.float16, encoded, f"features of {split} images")
     return FeatureBank(data, {p: row for row, p in enumerate(positions)}, encoded)
+
+
+def sent(array: np.ndarray, device: str) -> Tensor:
+    """An array on a device; a GPU fetches it when it comes to it, and nobody waits."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor.to(device)
 
 
 def pixels(benchmark: Benchmark, split: str, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:

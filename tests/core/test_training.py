@@ -207,7 +207,8 @@ def test_geometric_augmentation_moves_image_and_label_alike() -> None:
     labels = torch.zeros(8, 65, 65, dtype=torch.uint8)
     labels[:, 20:40, 25:50] = 3
     images = ((labels == 3) * 200).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    moved, drawn = augment.geometric(images, labels, augment.motions(np.random.default_rng(0), 8))
+    theta = torch.from_numpy(augment.motions(np.random.default_rng(0), 8)).float()
+    moved, drawn = augment.geometric(images, labels, theta)
     assert drawn.unique().tolist() == [0, 3, 255]
     background, inside, outside = (moved.mean(1)[drawn == label].mean().item() for label in (0, 3, 255))
     assert background < 0.05
