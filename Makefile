@@ -31,7 +31,7 @@ BROWSER = $(shell grep -rl --include='test_*.py' 'from chromium import' tests)
 TARGETS := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 diversity all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare report speed explore site test-site test-faults test lint unit tiny nbval clean
+.PHONY: help setup prepare report speed head head-card explore site test-site test-faults test lint unit tiny nbval clean
 .PHONY: $(TARGETS:%=reproduce-%) $(TARGETS:%=plan-%) $(TARGETS:%=publish-%) publish-report publish-speed publish-choose
 
 help:  ## this list
@@ -76,6 +76,12 @@ report: $(READY)  ## tables, figures and reports from your own results; trains n
 
 speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (5 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" $(OWN) --device "$(DEVICE)"
+
+head: $(READY)  ## train the head that comes with the package on all of pascal-part; goes on where it was stopped
+	@$(PY) scripts/head.py train --data "$(DATA)" --preset "$(PRESET)" --device "$(DEVICE)"
+
+head-card: $(READY)  ## measure it, and the heads of the folds in RESULTS: the tables of docs/head.md
+	@$(PY) scripts/head.py card --data "$(DATA)" --preset "$(PRESET)" --device "$(DEVICE)" $(OWN)
 
 explore: $(READY)  ## JupyterLab on stored predictions: move the threshold and see the answer
 	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" $(OWN)

@@ -32,6 +32,7 @@ SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), parti
 BENCHMARKS = "shapes, pascal, pascal-part, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
+SUPPORTS = "labelled pictures: a folder of photos/, labels/ and names.txt, one in VOC's layout, or COCO's JSON"
 OPTIONS: dict[str, dict[str, Any]] = {
     "benchmark": {"help": BENCHMARKS},
     "--benchmark": {"default": "shapes", "help": f"{BENCHMARKS} [shapes]"},
@@ -70,6 +71,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--mask": {"type": Path, "action": "append", "required": True, "help": MASK},
     "--soft": {"action": "store_true", "help": "masks have shades: above one half is foreground"},
     "--label": {"help": "which label of a LabelMe file is meant"},
+    "photos": {"type": Path, "help": "the folder of photographs to label"},
+    "--support of label": {"type": Path, "required": True, "dest": "supports", "help": SUPPORTS},
+    "--out of label": {"type": Path, "required": True, "help": "the folder to write"},
+    "--threshold": {"type": float, "default": 0.5, "help": "probability from which a pixel gets a class [0.5]"},
     "--query": {"type": Path, "required": True, "help": "the image to segment"},
     "--out": {"type": Path, "required": True, "help": "PNG to write: 0 background, 1 foreground"},
     "--out of export": {"type": Path, "required": True, "help": ".pt2 file to write, for torch.export.load"},
@@ -92,6 +97,7 @@ VERBS = {  # and their options
     "train": _ONE_FOLD,
     "evaluate": _ONE_FOLD,
     "predict": f"--checkpoint --beta {_PICTURES}",
+    "label": "photos --support --out --threshold --checkpoint --beta",
     "export": "--checkpoint --beta --out --shots",
     "report": "--results --benchmark --preset",
     "site": "--results",

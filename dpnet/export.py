@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dpnet.heads import Trained, load
 from dpnet.io import DPNetError, write
 from dpnet.modules import resize
-from dpnet.predict import BETA, Segmenter, Trained, load
+from dpnet.predict import BETA, Segmenter
 
 
 class Program(nn.Module):

@@ -1,33 +1,22 @@
 """Segment your own images: supports with masks are taken once, and queries then, by a trained head."""
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dpnet.config import Variant
 from dpnet.data import images
 from dpnet.data.images import Source
-from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json
-from dpnet.model import FOREGROUND, DPNet, shared_counts, soft_masks
+from dpnet.heads import Trained, load
+from dpnet.io import DPNetError
+from dpnet.model import FOREGROUND, shared_counts, soft_masks
 from dpnet.modules import resize
 
 BETA = 0.2  # as in the paper's tests
-HEAD = Path(__file__).with_name("head.safetensors")  # the head that comes with the package: docs/head.md
-
-
-class Trained(NamedTuple):
-    """A network that is ready to segment."""
-
-    model: DPNet  # in evaluation mode, on the CPU
-    size: int  # side in pixels of the square that it sees
 
 
 class Encoded(NamedTuple):
@@ -36,43 +25,6 @@ class Encoded(NamedTuple):
     raw: Tensor  # backbone features [1, K, C_b, h, w]
     masks: Tensor  # on the grid [1, K, h, w]
     P: Tensor  # prototypes [1, K, C]
-
-
-def load(checkpoint: str | Path | None = None) -> Trained:
-    """The network of a trained run (its folder, or the file in it), or of a head's file; None: the package's head."""
-    file = Path(checkpoint or HEAD)
-    file = file / CHECKPOINT if file.is_dir() or not file.suffix else file
-    about, source = _about(file), file if file == HEAD else file.parent / "run.json"
-    if file == HEAD and about is None:
-        raise DPNetError(f"{HEAD}: missing: make it (`make head`), or name a trained run with --checkpoint")
-    if not isinstance(about, dict) or about.get("kind") != "Run":
-        raise DPNetError(f"{source}: missing, or not a training's: give a folder of results/*/runs/")
-    if not file.exists():
-        raise DPNetError(
-            f"{file.parent}: no {CHECKPOINT} in it: published results come without; train it here, "
-            f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
-        )
-    try:
-        t, readings = about["training"], vars(Variant(**about["variant"]))
-        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
-        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
-            raise ValueError("its size, width and dilations are not whole numbers from 1")
-        model = DPNet(t["backbone"], width=width, dilations=dilations, dropout=t["dropout"], **readings)
-        model.head.load_state_dict(load_checkpoint(file.parent, file.name))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        what = f"does not describe the network beside it ({why})"
-        raise DPNetError(f"{source}: {what}: give another run, or train it again") from error
-    return Trained(model.eval().requires_grad_(False), size)
-
-
-def _about(file: Path) -> Any:
-    """What describes a head: in its file, else in the run.json beside it."""
-    with suppress(SafetensorError, OSError), safe_open(file, "pt") as stored:
-        if "run" in (noted := stored.metadata() or {}):
-            return json.loads(noted["run"])
-    beside = file.parent / "run.json"
-    return read_json(beside) if beside.exists() else None
 
 
 class Segmenter:

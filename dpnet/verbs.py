@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,18 @@ def predict(options: argparse.Namespace) -> None:
         levels = Image.fromarray((probability * 65535).round().astype("uint16"))
         write(options.probability, images.png(levels), "--probability")
     print(f"{options.out}: {mask.mean():.1%} of the query is foreground")
+
+
+def label(options: argparse.Namespace) -> None:
+    """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
+    from dpnet import label
+    from dpnet.companion import runner
+
+    runner.settle()
+    started = time.monotonic()
+    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
+    print(table.to_string(index=False))
+    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {time.monotonic() - started:.0f} s")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":

@@ -119,4 +119,8 @@ OF_SCORES = {
     "lint": lambda _: f"{len(paper.lint())}",
     "candidates": lambda scores: f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}",
 }
-OF_DEVICE = {"speed": ("md", "make speed"), "faults": ("csv", "make test-faults")}  # kind of file, what writes it
+OF_DEVICE = {  # kind of file, what writes it
+    "speed": ("md", "make speed"),
+    "faults": ("csv", "make test-faults"),
+    "head": ("csv", "make head-card"),
+}

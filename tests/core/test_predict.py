@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny import RECIPE
 
 import dpnet
-from dpnet import cli, evaluate, export, predict, train
+from dpnet import cli, evaluate, export, heads, predict, train
 from dpnet import data as benchmarks
 from dpnet.companion import examples, presets
 from dpnet.companion.store import Store
@@ -90,15 +90,15 @@ def test_a_folder_without_a_trained_run_is_named(folder: Path, tmp_path: Path) -
     ):  # fmt: skip
         (tmp_path / "run" / "run.json").write_text(json.dumps(content))
         with pytest.raises(DPNetError, match=rf"^.*run.run\.json: .*{message}.*$"):
-            predict.load(tmp_path / "run")
+            heads.load(tmp_path / "run")
     shutil.copytree(folder, tmp_path / "published", ignore=lambda *_: ["checkpoint.safetensors"])
     with pytest.raises(DPNetError, match=r"published: no checkpoint.*make reproduce-table3 BENCHMARK=shapes"):
-        predict.load(tmp_path / "published")
+        heads.load(tmp_path / "published")
 
 
 def test_your_own_image_is_segmented_as_in_the_evaluation(folder: Path, tmp_path: Path) -> None:
     data = benchmarks.prepare("shapes", tmp_path, RECIPE)
-    class_id, trained = 7, predict.load(folder)
+    class_id, trained = 7, heads.load(folder)
     first, second = data.images_of(class_id, "val")[:2]
     episode = Episode(class_id, first, (second,))
     query, support = data.entries[first], data.entries[second]

@@ -29,8 +29,9 @@ from samples import (
 from scipy.ndimage import binary_erosion
 
 from dpnet import cli
-from dpnet.data import checks, custom, images, load, prepare
-from dpnet.data.custom import cut_folds, divide, prepare_coco, prepare_folder, prepare_voc, read_label_map
+from dpnet.data import checks, forms, images, load, prepare
+from dpnet.data.custom import cut_folds, divide, prepare_coco, prepare_folder, prepare_voc
+from dpnet.data.forms import read_label_map
 from dpnet.data.index import Entry, png
 from dpnet.episodes import test_episodes as list_of
 
@@ -110,7 +111,7 @@ NAME = st.from_regex(r"[a-zäöü0-9][a-zäöü0-9 ()'.&+-]{0,8}[a-zäöü]", fu
 @example(names=["happy", "sad", "unlabeled", "neutral"], cvat=False)  # of which none is void
 @given(names=st.lists(NAME, min_size=1, max_size=9, unique_by=str.casefold), cvat=st.booleans())
 def test_a_list_of_names_is_never_trimmed_or_moved(names, cvat, tmp_path):
-    reserved = custom.NOTHING | custom.NOBODY_KNOWS | custom.TITLES
+    reserved = forms.NOTHING | forms.NOBODY_KNOWS | forms.TITLES
     names = [name for name in names if name.lower() not in reserved and not re.match(r"\d+\s", name)]
     lines = [f"{name}:{i},0,7::" for i, name in enumerate(names)] if cvat else names
     (tmp_path / "names.txt").write_text("\n".join(lines), "utf-8")
