@@ -32,10 +32,10 @@ SHOTS, SCALES = (1, 5), ((1.0,), (0.7, 1.0, 1.3))
 THRESHOLDS = tuple(t / 20 for t in range(6, 20))
 SUPPORTS, PHOTOGRAPHS = 3, 200  # of each class; of a folder, drawn from all test images, whatever they show
 PAIRS = 12  # of support and query for each class of COCO
-IN_VOC = set(
-    "airplane bicycle bird boat bottle bus car cat chair cow dog horse motorcycle person sheep couch train tv".split()
+IN_VOC = (  # as COCO calls them
+    *("airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog"),
+    *("horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv"),
 )
-IN_VOC |= {"dining table", "potted plant"}
 COCO = io.ROOT.parent / "shared" / "data" / "coco_sample"
 
 
@@ -114,9 +114,9 @@ def outside(file: Path, trained: Trained) -> pd.DataFrame:
             pairs, counts = [*permutations(images, 2)], np.zeros(2)
             for query, support in pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]:
                 mask = (some.label(support) == c).astype(np.uint8)
-                found = Segmenter(trained).support([some.image(support)], [mask]).segment(some.image(query))[0] == 1
+                marked = Segmenter(trained).support([some.image(support)], [mask]).segment(some.image(query))[0] == 1
                 truth, counted = some.label(query) == c, some.label(query) != VOID
-                counts += [(found & truth).sum(), ((found | truth) & counted).sum()]
+                counts += [(marked & truth).sum(), ((marked | truth) & counted).sum()]
             if pairs:
                 lines.append(
                     (name, len(images), min(len(pairs), PAIRS), round(100 * counts[0] / max(counts[1], 1), 1))
@@ -127,8 +127,7 @@ def outside(file: Path, trained: Trained) -> pd.DataFrame:
 def labelling(setting: Setting, at: Places) -> pd.DataFrame:
     """A folder in which most photographs lack a class: precision, recall and IoU of each class, by threshold.
 
-    The classes of a fold are left out of training. `base` are those of the next fold, which it was trained on: on them
-    a threshold can be chosen.
+    The classes of a fold are left out of training; `base` are those of the next fold, on which a threshold is chosen.
     """
     lines = []
     for benchmark, fold, trained in of_folds(setting, at):
