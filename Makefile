@@ -103,7 +103,7 @@ lint: $(READY)
 	@$(PY) -m mypy dpnet
 
 # Two processes of one thread each share two cores better than one process of two threads.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile
 
 unit: $(READY)
 	@$(PYTEST) --durations=10 -m "not long" $(patsubst %,--ignore %,$(BROWSER) $(TINY))

@@ -58,20 +58,21 @@ def prepare(options: argparse.Namespace) -> None:
 
 def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchmark":
     """Your own images; what was read, and which classes are not tested, is printed."""
-    from dpnet.data import custom
+    from dpnet.data import custom, forms
 
-    forms = {"--voc": options.voc, "--coco": options.coco, "--labels": options.labels}
-    given = [name for name, value in forms.items() if value]
+    ways = {"--voc": options.voc, "--coco": options.coco, "--labels": options.labels}
+    given = [name for name, value in ways.items() if value]
     if len(given) != 1 or (options.labels and None in (options.images, options.classes)):
         what = f"{' and '.join(given)} are given" if len(given) > 1 else "more is needed"
         raise DPNetError(f"{what}: {custom.USAGE}")
+    root = data / "folder"
     if options.coco:
-        made = custom.prepare_coco(options.coco, data, options.coco_val, options.images, options.folds, size)
+        own = forms.of_coco(options.coco, root, options.coco_val, options.images)
     elif options.voc:
-        made = custom.prepare_voc(options.voc, data, options.folds, options.classes, size)
+        own = forms.of_voc(options.voc, root, options.classes)
     else:
-        files = options.images, options.labels, options.classes
-        made = custom.prepare_folder(*files, data, options.folds, options.lists, size)
+        own = forms.of_pngs(options.images, options.labels, options.classes, root, options.lists)
+    made = custom.prepare(own, root, options.folds, size)
 
     def names(classes: Iterable[int]) -> str:
         return ", ".join(made.classes[c - 1] for c in sorted(classes))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dpnet.config import VOID
 from dpnet.data import checks, index
-from dpnet.data.forms import Own, need_names, of_coco, of_pngs, of_voc
+from dpnet.data.forms import Own, need_names, of_pngs
 from dpnet.data.index import SPLITS, Benchmark, Entry, Folds, counting, split_folds
 from dpnet.io import DPNetError
 
@@ -25,21 +25,7 @@ def prepare_folder(
     sub-folders train and val are the split; else it is made. `size` is the side of the network's square.
     """
     root = Path(data) / "folder"
-    return _index(root, of_pngs(Path(photos), Path(labels), Path(names), root, lists), folds, size)
-
-
-def prepare_voc(voc: Path, data: Path, folds: str = "", classes: Path | None = None, size: int = SIZE) -> Benchmark:
-    """Index a folder in VOC's layout, as CVAT (labelmap.txt) and labelme2voc (class_names.txt) write it."""
-    root = Path(data) / "folder"
-    return _index(root, of_voc(Path(voc), root, classes), folds, size)
-
-
-def prepare_coco(
-    train: Path, data: Path, val: Path | None = None, photos: Path | None = None, folds: str = "", size: int = SIZE
-) -> Benchmark:
-    """Index COCO instances JSON, one file or train and val; photographs lie in their folder, or beside the JSON."""
-    root = Path(data) / "folder"
-    return _index(root, of_coco(Path(train), root, val, photos), folds, size)
+    return prepare(of_pngs(Path(photos), Path(labels), Path(names), root, lists), root, folds, size)
 
 
 def divide(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -86,8 +72,8 @@ def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     return tested
 
 
-def _index(root: Path, own: Own, folds: str, size: int) -> Benchmark:
-    """Index own data, once its labels are made."""
+def prepare(own: Own, root: Path, folds: str = "", size: int = SIZE) -> Benchmark:
+    """Make what labels are still to be made of own data, and index it in `root`, the data folder's `folder`."""
     need_names(own, 3)
     names, notes = own.names, own.notes
     novel = cut_folds(names, folds)

@@ -29,9 +29,9 @@ from samples import (
 from scipy.ndimage import binary_erosion
 
 from dpnet import cli
-from dpnet.data import checks, forms, images, load, prepare
-from dpnet.data.custom import cut_folds, divide, prepare_coco, prepare_folder, prepare_voc
-from dpnet.data.forms import read_label_map
+from dpnet.data import checks, custom, forms, images, load, prepare
+from dpnet.data.custom import cut_folds, divide, prepare_folder
+from dpnet.data.forms import of_coco, of_voc, read_label_map
 from dpnet.data.index import Entry, png
 from dpnet.episodes import test_episodes as list_of
 
@@ -39,6 +39,14 @@ from dpnet.episodes import test_episodes as list_of
 def prepared(own, **more):
     parts = [own / "images", own / "labels", own / "names.txt"]
     return prepare_folder(*parts, own.parent / "data", **more)
+
+
+def prepare_voc(voc, data, folds="", classes=None, **more):
+    return custom.prepare(of_voc(voc, data / "folder", classes), data / "folder", folds, **more)
+
+
+def prepare_coco(train, data, val=None, photos=None, folds="", **more):
+    return custom.prepare(of_coco(train, data / "folder", val, photos), data / "folder", folds, **more)
 
 
 def labels_of(benchmark):
