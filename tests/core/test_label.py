@@ -110,9 +110,9 @@ def test_a_folder_is_labelled_and_read_back(photos: Path, tmp_path: Path, capsys
     keys = ["more/p4", "p0", "p1", "p2", "p3"]
     coco = COCO(str(out / "instances.json"))
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(NAMES)
-    areas, total = dict.fromkeys(NAMES, 0), 0
+    areas, total, sums = dict.fromkeys(NAMES, 0), 0, dict.fromkeys(NAMES, 0.0)
     for number, key in enumerate(keys, 1):
-        expected, _ = segmenter.segment(photos / f"{key}.jpg", 0.3)
+        expected, probability = segmenter.segment(photos / f"{key}.jpg", 0.3)
         np.testing.assert_array_equal(index.decode(out / "SegmentationClass" / f"{key}.png", mask=True), expected)
         back = np.zeros_like(expected)
         for one in coco.loadAnns(coco.getAnnIds([number])):
@@ -122,8 +122,11 @@ def test_a_folder_is_labelled_and_read_back(photos: Path, tmp_path: Path, capsys
         total += expected.size
         for c, name in enumerate(NAMES, 1):
             areas[name] += int((expected == c).sum())
+            sums[name] += float(probability[expected == c].sum())
     table = pd.read_csv(out / "table.csv").set_index("class")
     assert table["share of area"].to_dict() == pytest.approx({n: a / total for n, a in areas.items()}, abs=1e-4)
+    means = {name: sums[name] / area for name, area in areas.items() if area}
+    assert table["mean confidence"].dropna().to_dict() == pytest.approx(means, abs=1e-3)
     assert images.photograph(out / "contact_sheet.png").width == 1200
     # VOC's layout is own data again.
     words = ["prepare", "folder", "--voc", str(out), "--root", str(tmp_path / "data"), "--preset", "tiny"]
