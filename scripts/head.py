@@ -109,7 +109,7 @@ def outside(file: Path, trained: Trained) -> pd.DataFrame:
         own = forms.of_coco(file, Path(aside), photos=next(file.parents[1].glob("train*")))
         entries = index.scan(Path(aside), own.make(), len(own.names), "reading COCO")
         some, lines = Benchmark("coco", Path(aside), own.names, (), (), entries), []
-        for c, name in progress([*enumerate(own.names, 1)], "classes outside VOC", "class"):
+        for c, name in progress([*enumerate(own.names, 1)], "classes outside VOC", "name"):
             images = [] if name in IN_VOC else [e for e in entries if c in index.counting(e)]
             pairs, counts = [*permutations(images, 2)], np.zeros(2)
             for query, support in pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]:
