@@ -16,7 +16,7 @@ import numpy as np
 import speed_plot
 import speed_words
 import torch
-from instruments import Largest, Stopwatch, by_kind, ratio, spread
+from instruments import Largest, Stopwatch, arithmetic, by_kind, peak, ratio, spread
 
 from dpnet import backbones, data, episodes, evaluate, io, modules, train
 from dpnet.companion import experiments, presets, runner
@@ -28,7 +28,7 @@ from dpnet.metrics import mean_iou
 from dpnet.model import DPNet, Head, shared_counts, soft_masks
 
 PRACTICE = 200  # steps that the heads are trained, so that their discriminator has something to say
-FEW = 20  # episodes and images that the loops are given: their cost per episode does not change
+FEW = 12  # episodes and images that the loops are given: their cost per episode does not change
 STEPS = 4  # of a training, per measurement
 PER_IMAGE = 2.5  # episodes of a list per image: 1,000 over the 400 or so of a PASCAL fold
 COUNTS = (25, 100, 400)  # episodes of a list
@@ -65,7 +65,8 @@ class Bench:
         self.backbone = backbones.build(self.training.backbone).to(at.device)
         self.ratios: list[dict[str, Any]] = []
         self.growth: dict[str, Any] = {}
-        self.measured: dict[str, Any] = {"ratios": self.ratios}
+        self.memory: dict[str, float] = {}  # MiB
+        self.measured: dict[str, Any] = {"ratios": self.ratios, "growth": self.growth, "memory": self.memory}
 
     @cached_property
     def heads(self) -> dict[Run, Head]:
@@ -193,6 +194,7 @@ def evaluation(bench: Bench) -> None:
     for how, name, budget in (("from files", "files", 4.0), ("features and labels kept", "stored", None)):
         rates = count / taken[name], "one at a time", FEW / taken["loops"]
         bench.ratios.append(ratio(f"{what}, {how}", "episodes/s", *rates, budget))
+    bench.memory["evaluation of Table 3's four rows, from files"] = peak(partial(from_files, count), bench.device)
     bench.growth["episodes"] = {
         "x": list(growth),
         "ours (s)": [spread(values) for values in growth.values()],
@@ -219,19 +221,63 @@ def training(bench: Bench) -> None:
         three, sixteen = (bench.runs(target, 10_000, augment) for target in ("table3", "table5"))
         alone = [run for run in three if run.variant == Variant()]
         cohorts = {"1": alone, "three": three, "4": sixteen[:4], "16": sixteen}
-        taken = bench.watch.seconds({name: stepper(bench, runs) for name, runs in cohorts.items()})
-        taken = {name: 1000 * values / STEPS for name, values in taken.items()}
+        works = {name: stepper(bench, runs) for name, runs in cohorts.items()}
+        if augment == "flip":
+            works["plain"] = plain_stepper(bench, three)
+        taken = {name: 1000 * values / STEPS for name, values in bench.watch.seconds(works).items()}
         budgets = (2.0, 9.0) if augment == "geometric" else (1.6, 6.0)
         for name, what, budget in zip(
             ("three", "16"), ("Table 3's four rows", "Table 5's sixteen"), budgets, strict=True
         ):
             line = f"training step of {what}, {how}", "ms", taken[name], "one alone", taken["1"]
             bench.ratios.append(ratio(*line, budget))
+        if "plain" in taken:
+            line = f"training step of Table 3's four rows, {how}", "ms", taken["three"], "plain steps", taken["plain"]
+            bench.ratios.append(ratio(*line, 0.6))
         bench.growth[f"variants, {how}"] = {
             "x": [1, 4, 16],
             "ours (ms)": [spread(taken[name]) for name in ("1", "4", "16")],
             "reference (ms)": [spread(n * taken["1"]) for n in (1, 4, 16)],
         }
+        bench.memory[f"training step of Table 5's sixteen, {how}"] = peak(works["16"], bench.device)
+
+
+def plain_stepper(bench: Bench, runs: list[Run]) -> Callable[[], None]:
+    """The same steps as the equations tell them, one head after the other, in the same precision."""
+    how, members = (
+        runs[0].training,
+        [train.begin(r, bench.backbone.channels, bench.scratch / "nothing", bench.device) for r in runs],
+    )
+    batches = drawn(bench, runs[0], bench.backbone)
+
+    def work() -> None:
+        for _ in range(STEPS):
+            _, batch = next(batches)
+            for member in members:
+                with train.autocast(how, bench.device):
+                    raw_s, rest = batch.raw_s[:, 0], (batch.raw_q, batch.masks, batch.target)
+                    loops.descend(bench.backbone, member.head, member.optimizer, raw_s, *rest)
+
+    return work
+
+
+def threads(bench: Bench) -> None:
+    """One pass and one step of Table 3's rows with one thread and with two; the default is one."""
+    wanted, scene, before = bench.wanted(COUNTS[1]), bench.scene(), torch.get_num_threads()
+    works = {
+        "evaluation (ms)": lambda: evaluate.evaluate(bench.heads, scene, wanted),
+        "training (ms)": stepper(bench, bench.runs("table3", 10_000, "flip")),
+    }
+    growth: dict[str, list[Any]] = {"x": [1, 2], **{name: [] for name in works}}
+    try:
+        for number in growth["x"]:
+            torch.set_num_threads(number)
+            taken = bench.watch.seconds(works)
+            growth["evaluation (ms)"].append(spread(1000 * taken["evaluation (ms)"] / COUNTS[1]))
+            growth["training (ms)"].append(spread(1000 * taken["training (ms)"] / STEPS))
+    finally:
+        torch.set_num_threads(before)
+    bench.growth["threads"] = growth
 
 
 class Peer:
@@ -264,7 +310,7 @@ class Peer:
 def peer_evaluation(bench: Bench) -> None:
     """An episode with ResNet-50 at 321², against a loop that does what the field's scripts do."""
     peer, on_gpu = Peer(bench), bench.device == "cuda"
-    size, small = peer.how.size, peer.images(30 if on_gpu else 3)
+    size, small = peer.how.size, peer.images(30 if on_gpu else 2)
     count = round(PER_IMAGE * len(small.entries))
     listed = episodes.test_episodes(small, 0, 1, 0, count)[:2]
     one = {peer.one: [Evaluation(count)]}
@@ -284,16 +330,17 @@ def peer_evaluation(bench: Bench) -> None:
     rates = count / taken["ours"], "the field's loop", len(listed) / taken["loop"]
     what = f"with ResNet-50 at {size}², {count} episodes of {len(small.entries)} images"
     bench.ratios.append(ratio(f"evaluation {what}, from files", "episodes/s", *rates, 5.0))
+    if not on_gpu:
+        return
     with bench.fresh(small.entries) as benchmark:
         same = scene(benchmark)
         works = {
             name: partial(evaluate.evaluate, peer.heads, same, wanted)
             for name, wanted in (("one", one), ("rows", rows))
         }
-        taken = bench.watch.seconds(works, 3 if on_gpu else 1)
+        taken = bench.watch.seconds(works)
     each = 1000 * taken["one"] / count
-    if on_gpu:
-        bench.ratios.append(ratio(f"an episode {what}, features kept", "ms", each, *goal(each, 0.5)))
+    bench.ratios.append(ratio(f"an episode {what}, features kept", "ms", each, *goal(each, 0.5)))
     bench.ratios.append(ratio(f"Table 3's four rows {what}", "s", taken["rows"], "one row", taken["one"], 2.0))
 
 
@@ -313,41 +360,44 @@ def peer_training(bench: Bench) -> None:
     supports, queries, masks, target = *images.chunk(2), *target.chunk(2)
     loop = partial(loops.train_step, network, optimizer, supports, masks, queries, target)
     count = 50 if on_gpu else 1  # steps per measurement
+    few = min(count, 5)
     works = {
         "ours": stepper(bench, [peer.one], peer.backbone, count),
-        "rows": stepper(bench, [*peer.heads], peer.backbone, count),
-        "loop": lambda: [loop() for _ in range(min(count, 5))],
+        "loop": lambda: [loop() for _ in range(few)],
     }
     if on_gpu:
+        works["three"] = stepper(bench, [*peer.heads], peer.backbone, count)
         works["eager"] = stepper(bench, [peer.one], peer.backbone, count, graph=False)
     taken = bench.watch.seconds(works, 5 if on_gpu else 2)
-    taken = {name: 1000 * t / (min(count, 5) if name == "loop" else count) for name, t in taken.items()}
+    taken = {name: 1000 * values / (few if name == "loop" else count) for name, values in taken.items()}
     what = f"training step with ResNet-50 at {how.size}², batch {how.batch}, encoded at each step"
     rates = 1000 / taken["ours"], "the field's loop, fp32", 1000 / taken["loop"]
     bench.ratios.append(ratio(what, "steps/s", *rates, 4.0))
     if on_gpu:
         print({name: spread(values) for name, values in taken.items()}, "ms a step", flush=True)
         bench.ratios.append(ratio(what, "ms", taken["ours"], *goal(taken["ours"], 5.0)))
-        bench.ratios.append(
-            ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"])
-        )
-    bench.ratios.append(ratio(f"{what}, of Table 3's three heads", "ms", taken["rows"], "one", taken["ours"], 2.0))
+        bench.ratios.append(ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"]))
+        three = f"{what}, of Table 3's three heads"
+        bench.ratios.append(ratio(three, "ms", taken["three"], "one", taken["ours"], 2.0))
+    bench.memory[what] = peak(works["ours"], bench.device)
 
 
 def kinds(bench: Bench) -> None:
-    """A training step by kind of operation: with ResNet-50 at 321² on a GPU, else of Table 3's heads."""
+    """A training step by kind of operation, beside its arithmetic: with ResNet-50 on a GPU, else Table 3's heads."""
     if bench.device == "cuda":
         peer, count = Peer(bench), 20
-        what = f"training step with ResNet-50 at {peer.how.size}²"
-        work = stepper(bench, [peer.one], peer.backbone, count)
+        what, runs, backbone = f"training step with ResNet-50 at {peer.how.size}²", [peer.one], peer.backbone
     else:
-        what, count = "training step of Table 3's three heads, features kept", STEPS
-        work = stepper(bench, bench.runs("table3", 10_000, "flip"))
+        what, count = "training step of Table 3's four rows, features kept", STEPS
+        runs, backbone = bench.runs("table3", 10_000, "flip"), bench.backbone
+    work = stepper(bench, runs, backbone, count)
     work()
-    spent = by_kind(work, bench.device)
+    taken = float(np.median(bench.watch.seconds({"": work})[""])) / count
     bench.measured["kinds of operations"] = {
-        f"{what} (ms)": {k: round(1000 * v / count, 3) for k, v in spent.items()}
+        f"{what} (ms)": {kind: round(1000 * v / count, 3) for kind, v in by_kind(work, bench.device).items()}
     }
+    products = arithmetic(stepper(bench, runs, backbone, 1, graph=False), bench.device)
+    bench.measured["arithmetic"] = {"what": what, "ms": 1000 * taken, **products}
 
 
 def stepper(
@@ -356,11 +406,8 @@ def stepper(
     """Some steps of a cohort at a time."""
     backbone = backbone or bench.backbone
     nothing = bench.scratch / "nothing"  # no state from which to go on
-    how, members = runs[0].training, [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
-    pools = episodes.training_pools(bench.data, 0, how.novel, how.least)
-    positions = sorted({i for pool in pools.values() for i in pool})
-    source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
-    batches = train.batches(source, bench.data, pools, runs[0], 0)
+    members = [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
+    batches = drawn(bench, runs[0], backbone)
     at_once = train.graphed(members, backbone) if graph else None
 
     def work() -> None:
@@ -369,6 +416,15 @@ def stepper(
             train.advance(members, backbone, batch, step, at_once)
 
     return work
+
+
+def drawn(bench: Bench, run: Run, backbone: backbones.Backbone) -> Iterator[tuple[int, train.Batch]]:
+    """The batches of a run."""
+    how = run.training
+    pools = episodes.training_pools(bench.data, 0, how.novel, how.least)
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
+    return train.batches(source, bench.data, pools, run, 0)
 
 
 def loading(bench: Bench) -> None:
@@ -391,17 +447,16 @@ def shots(bench: Bench) -> None:
     few = FEW // 4
     growth: dict[str, list[Any]] = {"x": list(SHOTS), "ours (ms)": [], "reference (ms)": []}
     for shot in SHOTS:
-        way = Evaluation(bench.episodes, shot=shot)
+        way = Evaluation(min(COUNTS[1], bench.episodes), shot=shot)
 
         def from_files(way: Evaluation = way) -> None:
             with bench.fresh() as benchmark:
                 evaluate.evaluate({bench.full: bench.heads[bench.full]}, bench.scene(benchmark), {bench.full: [way]})
 
         taken = bench.watch.seconds({"ours": from_files, "loops": partial(bench.by_loops, bench.full, way, few)}, 1)
-        growth["ours (ms)"].append(spread(1000 * taken["ours"] / bench.episodes))
+        growth["ours (ms)"].append(spread(1000 * taken["ours"] / way.episodes))
         growth["reference (ms)"].append(spread(1000 * taken["loops"] / few))
     bench.growth["shots"] = growth
-    bench.measured["growth"] = bench.growth
 
 
 def sides(bench: Bench) -> None:
@@ -442,7 +497,7 @@ def comparison(bench: Bench) -> None:
         for side in GRIDS:
             F_s, F_q = (torch.randn(1, 1024, side**2, generator=generator).to(bench.device) for _ in range(2))
             work = partial(modules.cycle_matches, F_s, F_q, modules.BLOCK if name == "blocks" else side**2)
-            times.append(spread(1000 * bench.watch.seconds({"": work}, 2)[""]))
+            times.append(spread(1000 * bench.watch.seconds({"": work}, 1)[""]))
             with Largest(F_s.shape) as largest:
                 work()
             memory.append(round(largest.bytes / 2**20, 1))
@@ -472,6 +527,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], ...]] = {
         training,
         where,
         kinds,
+        threads,
         peer_evaluation,
         peer_training,
         loading,
@@ -492,14 +548,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of all results [results]")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     parser.add_argument("--only", default="", help="some parts, joined by commas: a look, without a picture")
+    parser.add_argument(
+        "--again", type=Path, help="the .json of a measurement, whose words and picture are made anew"
+    )
     options = parser.parse_args()
-    runner.settle()
-    measured = measure(options.preset, Places(options.data, options.results, options.device), only=options.only)
-    file = options.results / "speed" / f"{measured['device']}.json"
+    if options.again:
+        measured = io.read_json(options.again)
+    else:
+        runner.settle()
+        at = Places(options.data, options.results, options.device)
+        measured = measure(options.preset, at, only=options.only)
+    file = options.again or options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
-    if not options.only and options.device == "cpu":
-        speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
     write(file.with_suffix(".md"), speed_words.in_words(measured).encode())
+    if not options.only:
+        speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
     print(f"{speed_words.in_words(measured)}\n{file.name}: written, in words and with its plot, to {file.parent}")
 
 
