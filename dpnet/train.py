@@ -98,7 +98,7 @@ def train(
     for step, batch in progress(steps, what, "step", training.steps - start):
         if len(joined := [m for m in members if m.step == step]) > len(due):
             due, work = joined, graphed(joined, backbone)
-        advance(due, backbone, batch, step, work)
+        advance(due, batch, step, work)
         if time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
@@ -110,10 +110,8 @@ def train(
     return {m.run: m.head.eval() for m in members}
 
 
-def advance(
-    members: Sequence[Member], backbone: Backbone, batch: Batch, step: int, work: Callable[..., Tensor] | None = None
-) -> None:
-    """One optimiser step of some variants, on what they share; `work`: as `graphed` made it of them."""
+def advance(members: Sequence[Member], batch: Batch, step: int, work: Callable[..., Tensor]) -> None:
+    """One optimiser step of some variants, on what they share; `work` is their `graphed`."""
     for member in members:
         # Dropout and learning rate are functions of the step alone, so a resumed run is the same.
         t = member.run.training
@@ -121,8 +119,7 @@ def advance(
         rate = t.learning_rate * (1 - step / t.steps) ** t.decay * min(1, (step + 1) / t.warmup)
         for group in member.optimizer.param_groups:
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-    result = work(*batch) if work else descend(members, backbone, *batch)
-    for member, of_member in zip(members, result.clone(), strict=True):
+    for member, of_member in zip(members, work(*batch).clone(), strict=True):
         member.record(of_member)
 
 
@@ -269,10 +266,8 @@ def moved_images(benchmark: Benchmark, backbone: Backbone, training: Training, p
             return backbone(moved).float(), drawn
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        rows = [row_of[i] for i in positions]
-        theta = augment.motions(rng, len(positions)).astype(np.float32)
-        raw, drawn = encoded(*(cache.sent(a, backbone.device.type) for a in (images[rows], labels[rows], theta)))
-        return raw, drawn
+        rows, theta = [row_of[i] for i in positions], augment.motions(rng, len(positions)).astype(np.float32)
+        return encoded(*(cache.sent(a, backbone.device.type) for a in (images[rows], labels[rows], theta)))
 
     return draw
 

@@ -376,7 +376,9 @@ def peer_training(bench: Bench) -> None:
     if on_gpu:
         print({name: spread(values) for name, values in taken.items()}, "ms a step", flush=True)
         bench.ratios.append(ratio(what, "ms", taken["ours"], *goal(taken["ours"], 5.0)))
-        bench.ratios.append(ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"]))
+        bench.ratios.append(
+            ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"])
+        )
         three = f"{what}, of Table 3's three heads"
         bench.ratios.append(ratio(three, "ms", taken["three"], "one", taken["ours"], 2.0))
     bench.memory[what] = peak(works["ours"], bench.device)
@@ -408,12 +410,12 @@ def stepper(
     nothing = bench.scratch / "nothing"  # no state from which to go on
     members = [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
     batches = drawn(bench, runs[0], backbone)
-    at_once = train.graphed(members, backbone) if graph else None
+    step_of = train.graphed(members, backbone) if graph else partial(train.descend, members, backbone)
 
     def work() -> None:
         for _ in range(count):
             step, batch = next(batches)
-            train.advance(members, backbone, batch, step, at_once)
+            train.advance(members, batch, step, step_of)
 
     return work
 
@@ -479,7 +481,7 @@ def sides(bench: Bench) -> None:
         works: dict[str, Callable[[], Any]] = {
             "backbone (ms)": partial(encode, images),
             "comparison (ms)": partial(shared_counts, bench.backbone, batch.raw_s, batch.raw_q, batch.masks, "cycle"),
-            "head (ms)": partial(train.advance, [member], bench.backbone, batch, 0),
+            "head (ms)": partial(train.advance, [member], batch, 0, partial(train.descend, [member], bench.backbone)),
         }
         taken = bench.watch.seconds(works)
         taken["head (ms)"] = taken["head (ms)"] - taken["comparison (ms)"]  # a step compares, too
