@@ -80,6 +80,7 @@ class Stopwatch:
 # Operations of a CPU (with the shapes of their inputs) and kernels of a GPU, by their names; the first that fits.
 KINDS = {
     "3×3 convolutions": r"conv.*, 3, 3\]",
+    "1×1 convolutions": r"conv.*, 1, 1\]",
     "convolutions": r"conv(?!ert)|cudnn|xmma_[fdw]|fprop|dgrad|wgrad|nchw|nhwc",
     "matrix products": r"gemm|nvjet|cutlass|mm ",
     "optimiser": r"fused_(sgd|adam)|multi_tensor|_foreach|FusedSgd|FusedAdam|FusedOptimizer",

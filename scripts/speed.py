@@ -4,33 +4,29 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import loops
 import numpy as np
+import peer
 import speed_plot
 import speed_words
 import torch
-from instruments import Largest, Stopwatch, arithmetic, by_kind, peak, ratio, spread
+from bench import FEW, STEPS, Bench, plain_stepper, stepper
+from instruments import Largest, arithmetic, by_kind, peak, ratio, spread
 
-from dpnet import backbones, data, episodes, evaluate, io, modules, train
+from dpnet import backbones, evaluate, io, modules, train
 from dpnet.companion import experiments, presets, runner
-from dpnet.config import Evaluation, Run, Variant
+from dpnet.config import Evaluation, Variant
 from dpnet.data import cache
-from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, Places, progress, to_json, write
 from dpnet.metrics import mean_iou
-from dpnet.model import DPNet, Head, shared_counts, soft_masks
+from dpnet.model import Head, shared_counts, soft_masks
 
-PRACTICE = 200  # steps that the heads are trained, so that their discriminator has something to say
-FEW = 12  # episodes and images that the loops are given: their cost per episode does not change
-STEPS = 4  # of a training, per measurement
-PER_IMAGE = 2.5  # episodes of a list per image: 1,000 over the 400 or so of a PASCAL fold
 COUNTS = (25, 100, 400)  # episodes of a list
 SHOTS = (1, 2, 5)
 SIDES = (161, 241, 321)  # pixels of an image
@@ -52,65 +48,6 @@ IN_TRAINING: Functions = {
     "comparison": [(train, "shared_counts")],
     "heads": [(train, "advance")],
 }
-
-
-class Bench:
-    """Heads, data and backbone that all measurements share, and what was measured."""
-
-    def __init__(self, preset: str, at: Places, scratch: Path, repeats: int) -> None:
-        self.setting = presets.resolve("shapes", preset)
-        self.training, self.episodes = self.setting.training, self.setting.episodes
-        self.device, self.scratch, self.watch = at.device, scratch, Stopwatch(at.device, repeats)
-        self.data = data.prepare("shapes", at.data, self.setting.recipe)
-        self.backbone = backbones.build(self.training.backbone).to(at.device)
-        self.ratios: list[dict[str, Any]] = []
-        self.growth: dict[str, Any] = {}
-        self.memory: dict[str, float] = {}  # MiB
-        self.measured: dict[str, Any] = {"ratios": self.ratios, "growth": self.growth, "memory": self.memory}
-
-    @cached_property
-    def heads(self) -> dict[Run, Head]:
-        """Table 3's three, trained for a moment."""
-        runs = self.runs("table3", min(PRACTICE, self.training.steps), "flip")
-        return train.train({run: self.scratch / run.id for run in runs}, self.data, self.backbone, self.device)
-
-    @property
-    def full(self) -> Run:
-        """The full model's."""
-        return next(run for run in self.heads if run.variant == Variant())
-
-    def runs(self, target: str, steps: int, augment: Literal["flip", "geometric"]) -> list[Run]:
-        """What a table trains on fold 0, with another number of steps."""
-        training = replace(self.training, steps=steps, augment=augment)
-        variants = dict.fromkeys(row.variant for row in experiments.get(target).rows)
-        return [Run("shapes", self.setting.recipe, training, 0, 0, variant) for variant in variants]
-
-    def scene(self, benchmark: Benchmark | None = None) -> evaluate.Scene:
-        """Fold 0 of a benchmark; by default of the one whose features are stored."""
-        return evaluate.Scene(benchmark or self.data, self.backbone, self.training.size, 0, 0)
-
-    def wanted(self, count: int) -> dict[Run, list[Evaluation]]:
-        """Table 3's four rows: three heads, and the auxiliary branch of the full one."""
-        wanted = {run: [Evaluation(count)] for run in self.heads}
-        wanted[self.full].append(Evaluation(count, branch="aux"))
-        return wanted
-
-    @contextmanager
-    def fresh(self, entries: tuple[Entry, ...] | None = None) -> Iterator[Benchmark]:
-        """The same files, or some, of which nothing has been computed yet."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            for name in ("images", "labels"):
-                (Path(folder) / name).symlink_to((self.data.root / name).resolve())
-            yield replace(self.data, root=Path(folder), entries=entries or self.data.entries)
-
-    def by_loops(self, run: Run, evaluation: Evaluation, few: int = FEW) -> np.ndarray:
-        """The plain loops' counts of a few episodes, int64 [E, 2, 3]."""
-        network = DPNet(self.backbone, width=self.training.width, dilations=self.training.dilations)
-        network.head = self.heads[run]
-        network.to(self.device).eval()
-        listed = episodes.test_episodes(self.data, 0, evaluation.shot, 0, self.episodes)[:few]
-        ways = [evaluation.beta], evaluation.branch, evaluation.scales
-        return loops.score_one_by_one(network, self.data, listed, self.training.size, *ways)[0]
 
 
 def measure(preset: str, at: Places, repeats: int = 3, only: str = "") -> dict[str, Any]:
@@ -242,25 +179,6 @@ def training(bench: Bench) -> None:
         bench.memory[f"training step of Table 5's sixteen, {how}"] = peak(works["16"], bench.device)
 
 
-def plain_stepper(bench: Bench, runs: list[Run]) -> Callable[[], None]:
-    """The same steps as the equations tell them, one head after the other, in the same precision."""
-    how, members = (
-        runs[0].training,
-        [train.begin(r, bench.backbone.channels, bench.scratch / "nothing", bench.device) for r in runs],
-    )
-    batches = drawn(bench, runs[0], bench.backbone)
-
-    def work() -> None:
-        for _ in range(STEPS):
-            _, batch = next(batches)
-            for member in members:
-                with train.autocast(how, bench.device):
-                    raw_s, rest = batch.raw_s[:, 0], (batch.raw_q, batch.masks, batch.target)
-                    loops.descend(bench.backbone, member.head, member.optimizer, raw_s, *rest)
-
-    return work
-
-
 def threads(bench: Bench) -> None:
     """One pass and one step of Table 3's rows with one thread and with two; the default is one."""
     wanted, scene, before = bench.wanted(COUNTS[1]), bench.scene(), torch.get_num_threads()
@@ -280,115 +198,11 @@ def threads(bench: Bench) -> None:
     bench.growth["threads"] = growth
 
 
-class Peer:
-    """ResNet-50 at 321², as the paper trains it: Table 3's rows, of which `one` is the full model."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.how = bench, presets.resolve("shapes", "paper").training
-        if bench.setting.preset == "tiny":  # a rehearsal
-            self.how = replace(self.how, size=bench.training.size, width=bench.training.width)
-        self.backbone = backbones.build("resnet50", None).to(bench.device)
-        runs = [replace(run, training=self.how) for run in bench.runs("table3", 1, "flip")]
-        self.one = next(run for run in runs if run.variant == Variant())
-        channels = self.backbone.channels
-        self.heads = {run: train.build_head(run, channels).to(bench.device).eval() for run in runs}
-
-    def images(self, each: int) -> Benchmark:
-        """So many images of each tested class, with some episodes per image as the field's lists have them."""
-        data = self.bench.data
-        some = sorted({i for c in data.tested[0] for i in data.images_of(c, "val")[:each]})
-        return replace(data, entries=tuple(data.entries[i] for i in some))
-
-    def network(self) -> DPNet:
-        """The full model, for a loop."""
-        how = self.how
-        network = DPNet(self.backbone, width=how.width, dilations=how.dilations, dropout=0.0).to(self.bench.device)
-        network.head = self.heads[self.one]
-        return network.eval()
-
-
-def peer_evaluation(bench: Bench) -> None:
-    """An episode with ResNet-50 at 321², against a loop that does what the field's scripts do."""
-    peer, on_gpu = Peer(bench), bench.device == "cuda"
-    size, small = peer.how.size, peer.images(30 if on_gpu else 2)
-    count = round(PER_IMAGE * len(small.entries))
-    listed = episodes.test_episodes(small, 0, 1, 0, count)[:2]
-    one = {peer.one: [Evaluation(count)]}
-    rows = {run: [Evaluation(count)] for run in peer.heads} | {
-        peer.one: [Evaluation(count), Evaluation(count, branch="aux")]
-    }
-
-    def scene(benchmark: Benchmark) -> evaluate.Scene:
-        return evaluate.Scene(benchmark, peer.backbone, size, 0, 0)
-
-    def from_files() -> None:
-        with bench.fresh(small.entries) as benchmark:
-            evaluate.evaluate(peer.heads, scene(benchmark), one)
-
-    loop = partial(loops.score_one_by_one, peer.network(), small, listed, size, [0.2], "main")
-    taken = bench.watch.seconds({"ours": from_files, "loop": loop}, 2)
-    rates = count / taken["ours"], "the field's loop", len(listed) / taken["loop"]
-    what = f"with ResNet-50 at {size}², {count} episodes of {len(small.entries)} images"
-    bench.ratios.append(ratio(f"evaluation {what}, from files", "episodes/s", *rates, 5.0))
-    if not on_gpu:
-        return
-    with bench.fresh(small.entries) as benchmark:
-        same = scene(benchmark)
-        works = {
-            name: partial(evaluate.evaluate, peer.heads, same, wanted)
-            for name, wanted in (("one", one), ("rows", rows))
-        }
-        taken = bench.watch.seconds(works)
-    each = 1000 * taken["one"] / count
-    bench.ratios.append(ratio(f"an episode {what}, features kept", "ms", each, *goal(each, 0.5)))
-    bench.ratios.append(ratio(f"Table 3's four rows {what}", "s", taken["rows"], "one row", taken["one"], 2.0))
-
-
-def goal(values: np.ndarray, most: float) -> tuple[str, np.ndarray, float]:
-    """What a line is compared with where only a number is aimed at."""
-    return "the goal", np.full_like(values, most), 1.0
-
-
-def peer_training(bench: Bench) -> None:
-    """A training step with ResNet-50 at 321², against a loop that does what the field's scripts do."""
-    peer, on_gpu = Peer(bench), bench.device == "cuda"
-    how, network = peer.how, peer.network()
-    optimizer = torch.optim.SGD(network.head.parameters(), how.learning_rate, 0.9, weight_decay=how.weight_decay)
-    images = torch.randint(0, 256, (2 * how.batch, 3, how.size, how.size), dtype=torch.uint8, device=bench.device)
-    target = (torch.rand(2 * how.batch, 1, 21, 21, device=bench.device) < 0.3).float()
-    target = torch.nn.functional.interpolate(target, (how.size, how.size))[:, 0].long()
-    supports, queries, masks, target = *images.chunk(2), *target.chunk(2)
-    loop = partial(loops.train_step, network, optimizer, supports, masks, queries, target)
-    count = 50 if on_gpu else 1  # steps per measurement
-    few = min(count, 5)
-    works = {
-        "ours": stepper(bench, [peer.one], peer.backbone, count),
-        "loop": lambda: [loop() for _ in range(few)],
-    }
-    if on_gpu:
-        works["three"] = stepper(bench, [*peer.heads], peer.backbone, count)
-        works["eager"] = stepper(bench, [peer.one], peer.backbone, count, graph=False)
-    taken = bench.watch.seconds(works, 5 if on_gpu else 2)
-    taken = {name: 1000 * values / (few if name == "loop" else count) for name, values in taken.items()}
-    what = f"training step with ResNet-50 at {how.size}², batch {how.batch}, encoded at each step"
-    rates = 1000 / taken["ours"], "the field's loop, fp32", 1000 / taken["loop"]
-    bench.ratios.append(ratio(what, "steps/s", *rates, 4.0))
-    if on_gpu:
-        print({name: spread(values) for name, values in taken.items()}, "ms a step", flush=True)
-        bench.ratios.append(ratio(what, "ms", taken["ours"], *goal(taken["ours"], 5.0)))
-        bench.ratios.append(
-            ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"])
-        )
-        three = f"{what}, of Table 3's three heads"
-        bench.ratios.append(ratio(three, "ms", taken["three"], "one", taken["ours"], 2.0))
-    bench.memory[what] = peak(works["ours"], bench.device)
-
-
 def kinds(bench: Bench) -> None:
     """A training step by kind of operation, beside its arithmetic: with ResNet-50 on a GPU, else Table 3's heads."""
     if bench.device == "cuda":
-        peer, count = Peer(bench), 20
-        what, runs, backbone = f"training step with ResNet-50 at {peer.how.size}²", [peer.one], peer.backbone
+        resnet, count = peer.Peer(bench), 20
+        what, runs, backbone = f"training step with ResNet-50 at {resnet.how.size}²", [resnet.one], resnet.backbone
     else:
         what, count = "training step of Table 3's four rows, features kept", STEPS
         runs, backbone = bench.runs("table3", 10_000, "flip"), bench.backbone
@@ -400,33 +214,6 @@ def kinds(bench: Bench) -> None:
     }
     products = arithmetic(stepper(bench, runs, backbone, 1, graph=False), bench.device)
     bench.measured["arithmetic"] = {"what": what, "ms": 1000 * taken, **products}
-
-
-def stepper(
-    bench: Bench, runs: list[Run], backbone: backbones.Backbone | None = None, count: int = STEPS, graph: bool = True
-) -> Callable[[], None]:
-    """Some steps of a cohort at a time."""
-    backbone = backbone or bench.backbone
-    nothing = bench.scratch / "nothing"  # no state from which to go on
-    members = [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
-    batches = drawn(bench, runs[0], backbone)
-    step_of = train.graphed(members, backbone) if graph else partial(train.descend, members, backbone)
-
-    def work() -> None:
-        for _ in range(count):
-            step, batch = next(batches)
-            train.advance(members, batch, step, step_of)
-
-    return work
-
-
-def drawn(bench: Bench, run: Run, backbone: backbones.Backbone) -> Iterator[tuple[int, train.Batch]]:
-    """The batches of a run."""
-    how = run.training
-    pools = episodes.training_pools(bench.data, 0, how.novel, how.least)
-    positions = sorted({i for pool in pools.values() for i in pool})
-    source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
-    return train.batches(source, bench.data, pools, run, 0)
 
 
 def loading(bench: Bench) -> None:
@@ -530,14 +317,14 @@ PARTS: dict[str, tuple[Callable[[Bench], None], ...]] = {
         where,
         kinds,
         threads,
-        peer_evaluation,
-        peer_training,
+        peer.evaluation,
+        peer.training,
         loading,
         shots,
         sides,
         comparison,
     ),
-    "cuda": (peer_training, peer_evaluation, kinds),
+    "cuda": (peer.training, peer.evaluation, kinds),
 }
 
 

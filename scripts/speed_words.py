@@ -40,7 +40,7 @@ def in_words(measured: dict[str, Any]) -> str:
     if work := measured.get("arithmetic"):
         alone = 1000 * work["GFLOP"] / work["GFLOP/s"]
         parts.append(
-            f"A {work['what']} has {work['GFLOP']:,.0f} GFLOP in its convolutions and products. One large product "
+            f"A {work['what']} has {_number(work['GFLOP'])} GFLOP in its convolutions and products. One large product "
             f"runs at {work['GFLOP/s']:,.0f} GFLOP/s in bf16; at that speed they take {alone:.3g} ms of the step's "
             f"{work['ms']:.3g} ms, {100 * alone / work['ms']:.0f} %."
         )
@@ -75,7 +75,7 @@ def spent(measured: dict[str, Any]) -> pd.DataFrame:
     for what, parts in {**measured.get("where the time goes", {}), **measured.get("kinds of operations", {})}.items():
         total = sum(parts.values())
         ordered = sorted(parts.items(), key=lambda part: -part[1])
-        shares = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in ordered)
+        shares = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in ordered if value >= total / 200)
         lines.append({"where the time goes": what.rpartition(" (")[0], "shares": shares})
     return pd.DataFrame(lines)
 

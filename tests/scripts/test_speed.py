@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import bench
 import instruments
 import loops
 import matplotlib.pyplot as plt
@@ -64,17 +65,17 @@ def test_the_largest_tensor_is_seen() -> None:
 def test_what_answers_otherwise_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(speed, "PRACTICE", 1)
+    monkeypatch.setattr(bench, "PRACTICE", 1)
     at = Places(tmp_path_factory.mktemp("data"), tmp_path, "cpu")
-    bench = speed.Bench("tiny", at, tmp_path, 1)
-    speed.check(bench)
-    checks = bench.measured["checks"]
+    at_tiny = bench.Bench("tiny", at, tmp_path, 1)
+    speed.check(at_tiny)
+    checks = at_tiny.measured["checks"]
     assert checks["rows"] == 5
     assert checks["episodes"] == presets.resolve("shapes", "tiny").episodes
     honest = loops.score_one_by_one
     monkeypatch.setattr(loops, "score_one_by_one", lambda *asked: honest(*asked)[:, :, ::-1])
     with pytest.raises(DPNetError, match="no timing is worth that"):
-        speed.check(bench)
+        speed.check(at_tiny)
 
 
 def test_growth_is_a_power_of_what_cost_depends_on() -> None:
