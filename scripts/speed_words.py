@@ -40,9 +40,9 @@ def in_words(measured: dict[str, Any]) -> str:
     if work := measured.get("arithmetic"):
         alone = 1000 * work["GFLOP"] / work["GFLOP/s"]
         parts.append(
-            f"A {work['what']} has {_number(work['GFLOP'])} GFLOP in its convolutions and products. One large product "
-            f"runs at {work['GFLOP/s']:,.0f} GFLOP/s in bf16; at that speed they take {alone:.3g} ms of the step's "
-            f"{work['ms']:.3g} ms, {100 * alone / work['ms']:.0f} %."
+            f"A {work['what']} has {_number(work['GFLOP'])} GFLOP in its convolutions and products. One large "
+            f"product runs at {work['GFLOP/s']:,.0f} GFLOP/s in bf16; at that speed they take {alone:.3g} ms of the "
+            f"step's {work['ms']:.3g} ms, {100 * alone / work['ms']:.0f} %."
         )
     return "\n\n".join(parts) + "\n"
 
