@@ -50,12 +50,11 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     if scores.store.root.parent == folder:
         return pd.DataFrame()
     published = _published(scores)
-    known = _means(published, experiment) if published else None
-    by_seed = [_means(published.of_seed(s), experiment).value for s in published.seeds] if published else []
+    known = means(published, experiment) if published else None
     lines = []
-    for (kind, name), own in _means(scores, experiment).iterrows():
-        trainings = [round(value, 2) for value in (each[kind, name] for each in by_seed) if not np.isnan(value)]
-        least, most = prediction_interval(trainings, len(scores.seeds))
+    for (kind, name), own in means(scores, experiment).iterrows():
+        trainings = () if known is None else known.by_training[kind, name]
+        least, most = prediction_interval(trainings, max(len(own.by_training), 1))
         if np.isnan(own.value):
             verdict = NOT_RUN
         elif published is None:
@@ -67,7 +66,7 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         else:
             verdict = WITHIN if least <= own.value <= most else OUTSIDE
         theirs = known.loc[(kind, name), ["value", "low", "high"]] if known is not None else [np.nan] * 3
-        lines.append([kind, name, own.paper, *theirs, tuple(trainings), least, most, own.value, verdict])
+        lines.append([kind, name, own.paper, *theirs, trainings, least, most, own.value, verdict])
     columns = "kind name paper published low high trainings least most yours verdict"
     return pd.DataFrame(lines, columns=columns.split())
 
@@ -81,8 +80,8 @@ def _published(scores: Scores) -> Scores | None:
     return published if published.about["digest"] == scores.about["digest"] else None
 
 
-def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """By kind and name: value, low, high, paper, and the ids of the runs behind them."""
+def means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """Each row and effect, mean of folds, paper's metric: value, low, high, by_training, paper, ids of the runs."""
     both = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
     both = both.assign(kind="effect")
     if experiment.rows:
@@ -92,7 +91,9 @@ def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         runs = [[run for run in text.split() if run != "-"] for text in both.runs]
     else:
         runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
-    return both.assign(runs=runs).set_index(["kind", "name"])[["value", "low", "high", "paper", "runs"]]
+    each = [tuple(map(float, text.split())) for text in both.by_training]
+    both = both.assign(runs=runs, by_training=each).set_index(["kind", "name"])
+    return both[["value", "low", "high", "by_training", "paper", "runs"]]
 
 
 def _same(scores: Scores, published: Scores, run: str) -> bool:

@@ -27,11 +27,6 @@ from dpnet.io import DPNetError, write
 
 TEMPLATE = Path(__file__).with_name("report.md")
 NOT_COMPARABLE = "**Not the paper's setting: directions compare, values do not.**"
-ONE_SEED = "; with one seed they do not say how much another training would, and a point or two may be that."
-SEVERAL_SEEDS = (
-    " and, roughly, how much other trainings would: a bootstrap over so few seeds is too narrow rather than too "
-    "wide, and each seed's own difference stands beside it."
-)
 
 
 def csvs(scores: Scores, experiment: Experiment) -> dict[str, pd.DataFrame]:
@@ -120,8 +115,9 @@ def as_markdown(scores: Scores) -> str:
         same=statuses.get("same direction", 0),
         opposite=statuses.get("opposite direction", 0),
         undecided=statuses.get("undecided", 0),
+        too_few=statuses.get(results.TOO_FEW, 0),
         not_run=statuses.get("not run", 0),
-        trainings=SEVERAL_SEEDS if "by seed" in claims else ONE_SEED,
+        rests=tables.rests(scores, table3),
         claims=readme.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
         best_weights=_best_weights(scores),
         support=tables.support_verdict(scores, table3),
@@ -195,6 +191,6 @@ def _best_weights(scores: Scores) -> str:
         return ""
     return (
         f"Table 5's claim is that {best['theirs']} is the best of sixteen. Here it is number {best['rank']} with "
-        f"{best['miou']:.1f}; the highest is {best['ours']} with {best['highest']:.1f}, which its being picked "
-        "among sixteen flatters."
+        f"{best['miou']:.1f}; the highest of the others is {best['ours']} with {best['highest']:.1f}, which "
+        "its being picked among fifteen flatters."
     )

@@ -70,11 +70,11 @@ def test_another_training_is_judged_by_the_spread_of_the_published(published: Pa
     tidy = compare.compared(results.load(TINY, tmp_path / "own", 1), TABLE_3).set_index(["kind", "name"])
     for row in TABLE_3.rows:
         values = [
-            np.mean([theirs.of_seed(s).samples(theirs.of_row(row), f, "canet")[0] for f in theirs.folds])
+            np.mean([theirs.samples([(1.0, theirs.of_row(row))], f, "canet")[s, 0] for f in theirs.folds])
             for s in range(4)
         ]
         half = 3.182446 * np.std(values, ddof=1) * np.sqrt(1.25)  # t of three degrees of freedom
-        value = results.load(TINY, own.store.root.parent, 1).samples(own.of_row(row), MEAN, "canet")[0]
+        value = own.estimate([(1.0, own.of_row(row))], MEAN, "canet").value
         line = tidy.loc["row", row.label]
         assert line.trainings == pytest.approx(values, abs=0.006)
         assert (line.least, line.most) == pytest.approx((np.mean(values) - half, np.mean(values) + half), abs=0.05)

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from invented import TINY, add_seed, scores_in
+from invented import TINY, scores_in
 
 from dpnet import io
 from dpnet.companion import experiments, notebooks, paper, readme, report, results, tables, verdicts
@@ -17,7 +18,7 @@ TABLE_3 = experiments.get("table3")
 
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
-    return scores_in(tmp_path_factory.mktemp("results"))
+    return scores_in(tmp_path_factory.mktemp("results"), seeds=3)
 
 
 def test_what_the_paper_claims_is_compared_with_runs(invented: Scores) -> None:
@@ -33,14 +34,22 @@ def test_what_the_paper_claims_is_compared_with_runs(invented: Scores) -> None:
     assert all(where in page for where in paper.lint()["where"])
 
 
-def test_each_seed_has_its_own_difference(tmp_path: Path) -> None:
-    scores_in(tmp_path)
-    add_seed(tmp_path, 1)
-    both = results.load(TINY, tmp_path)
-    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["MSF"] for s in both.seeds]
-    claims = verdicts.claims(both).set_index("effect")
-    assert claims["by seed"]["MSF"] == ", ".join(f"{value:+.1f}" for value in alone)
-    assert "by seed" not in verdicts.claims(both.of_seed(0))
+def test_fewer_than_three_trainings_have_no_verdict_and_say_so(invented: Scores) -> None:
+    for seeds in (1, 2):
+        few = results.load(TINY, invented.store.root.parent, seeds)
+        assert set(verdicts.claims(few).query(f"trainings == '{seeds}'").status) == {"needs 3 seeds"}
+        assert verdicts.outcome(few, TABLE_3)[0] == "needs 3 seeds"
+        assert verdicts.outcome(few, experiments.get("fig3"))[0] == "needs 3 seeds"
+    assert "from one training" in verdicts.opening(results.load(TINY, invented.store.root.parent, 1), TABLE_3)
+    assert "the mean of 3 trainings. Of the variance" in verdicts.opening(invented, TABLE_3)
+
+
+def test_undecided_effects_say_how_many_trainings_would_tell_them(invented: Scores) -> None:
+    effects = results.effects(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'").set_index("effect")
+    assert effects.needed["PIM"] == 3  # it is 0 in all trainings
+    assert effects.needed.drop("PIM").dropna().index.tolist() == ["CCM"]
+    assert "(+1.7): these are enough" in tables.to_tell(invented, TABLE_3)
+    assert [tables.needed(n) for n in (np.nan, np.inf, 14.0)] == ["—", "not with these images", "14"]
 
 
 def test_targets_are_not_run_incomplete_or_have_an_outcome(invented: Scores, tmp_path: Path) -> None:
