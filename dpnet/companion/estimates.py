@@ -48,7 +48,7 @@ def estimate(samples: np.ndarray) -> Estimate:
 
 
 def _half_width(of_images: float, of_trainings: float | np.ndarray, trainings: int | np.ndarray) -> np.ndarray:
-    """Each part with its own quantile: hundreds of images, but few trainings (Banerjee 1960: never too narrow)."""
+    """Each part with its own quantile: hundreds of images, but few trainings (Banerjee 1960: at least 95 %)."""
     quantiles = stdtrit(np.inf, 0.975), stdtrit(np.maximum(np.subtract(trainings, 1), 1), 0.975)
     return np.asarray(np.sqrt(quantiles[0] ** 2 * of_images + quantiles[1] ** 2 * of_trainings))
 
