@@ -19,15 +19,7 @@ from dpnet.io import DPNetError, read_json
 IDENTICAL, WITHIN, OUTSIDE = "identical", "within the spread of the published trainings", "outside it"
 NO_SPREAD, NOT_PUBLISHED = "no spread published", "not published"
 OTHER, NOT_RUN = "other data or preset", "not run"
-IN_WORDS = {
-    IDENTICAL: "identical to the published, with the same counts in every episode",
-    WITHIN: WITHIN,
-    OUTSIDE: "outside the spread of the published trainings",
-    NO_SPREAD: "other than the one published training, which has no spread to judge by",
-    NOT_PUBLISHED: "not published",
-    OTHER: "not comparable, since nothing is published on these data at this preset",
-    NOT_RUN: "not run here",
-}
+VERDICTS = (IDENTICAL, WITHIN, OUTSIDE, NO_SPREAD, NOT_PUBLISHED, OTHER, NOT_RUN)
 
 
 def prediction_interval(trainings: Sequence[float], more: int = 1) -> tuple[float, float]:
@@ -130,11 +122,8 @@ def closing(scores: Scores, experiment: Experiment) -> str:
     if tidy.empty:
         return ""
     counts = tidy.verdict.value_counts()
-    what = "effect" if len(tidy) == 1 else "rows and effects"
-    (first, number), *others = [(IN_WORDS[verdict], counts[verdict]) for verdict in IN_WORDS if verdict in counts]
-    if not others:
-        return f"{'All ' if number > 1 else 'The '}{number} {what} of yours: {first}."
-    return f"Of {len(tidy)} {what} of yours: " + "; ".join(f"{n} {w}" for w, n in ((first, number), *others)) + "."
+    each = "; ".join(f"{counts[verdict]} of {len(tidy)} {verdict}" for verdict in VERDICTS if verdict in counts)
+    return f"Your rows and effects: {each}."
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:

@@ -90,8 +90,10 @@ def _ablation(scores: Scores) -> str:
     short = tables.beside(scores, TABLE_3)[["PIM", "MSF", "CCM", "mean", "paper mean"]]
     short = short.set_axis(["PIM", "MSF", "CCM", "ours", "paper"], axis="columns")
     short = short.assign(**{"gain over the row above": ["", *ours], "paper's gain": ["", *theirs]})
-    whole = f"All three over none: {whole}; in the paper {papers_whole}. {tables.rests(scores, TABLE_3)}"
-    return f"\n{markdown(short)}\n\n{whole}\n"
+    last = (
+        f"All three over none: {whole}; in the paper {papers_whole}. Trainings: {tables.trainings(scores, TABLE_3)}."
+    )
+    return f"\n{markdown(short)}\n\n{last}\n"
 
 
 def _measured(what: str, device: str) -> str:

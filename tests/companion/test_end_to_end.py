@@ -150,7 +150,7 @@ def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_i
     (copy / ".venv").symlink_to(ROOT / ".venv")
     printed = make("reproduce-table3", folder, "RESULTS=results/local", "JOBS=2", at=copy)
     assert "12 of 12 runs to train" in printed
-    assert "All 9 rows and effects of yours: identical to the published" in printed
+    assert "Your rows and effects: 9 of 9 identical" in printed
     assert subprocess.run([*git, "status", "--short"], capture_output=True, check=True).stdout == b""
     text = (copy / "results" / "local" / "shapes-tiny" / "table3.ipynb").read_text()
     assert "Yours beside the published" in text
