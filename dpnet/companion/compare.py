@@ -122,8 +122,8 @@ def closing(scores: Scores, experiment: Experiment) -> str:
     if tidy.empty:
         return ""
     counts = tidy.verdict.value_counts()
-    each = "; ".join(f"{counts[verdict]} of {len(tidy)} {verdict}" for verdict in VERDICTS if verdict in counts)
-    return f"Your rows and effects: {each}."
+    each = "; ".join(f"{verdict} ({counts[verdict]} of {len(tidy)})" for verdict in VERDICTS if verdict in counts)
+    return f"Verdicts on your rows and effects: {each}."
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:

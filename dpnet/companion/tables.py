@@ -182,7 +182,7 @@ def rests(scores: Scores, experiment: Experiment) -> str:
     share = ours.of_images / (ours.of_images + ours.of_trainings)
     return (
         f"Each number is the mean of {several} trainings. Of the variance behind the interval of the mean of "
-        f"{experiment.best.label}, {share:.0%} is from the images and {1 - share:.0%} from the trainings."
+        f"“{experiment.best.label}”, {share:.0%} is from the images and {1 - share:.0%} from the trainings."
     )
 
 

@@ -47,7 +47,7 @@ def test_the_interval_contains_the_mean_of_more_trainings_in_95_of_100_cases(n: 
 def test_the_same_counts_are_identical_and_one_other_count_is_not(published: Path, tmp_path: Path) -> None:
     own = scores_in(tmp_path / "own")
     assert set(verdicts(tmp_path / "own").values()) == {compare.IDENTICAL}
-    assert "Your rows and effects: 9 of 9 identical." in compare.closing(own, TABLE_3)
+    assert "your rows and effects: identical (9 of 9)." in compare.closing(own, TABLE_3)
     rewrite_pim(own, fold=2)
     changed = verdicts(tmp_path / "own")
     assert {name for name, verdict in changed.items() if verdict == compare.NO_SPREAD} == {
@@ -82,7 +82,7 @@ def test_another_training_is_judged_by_the_spread_of_the_published(published: Pa
         assert line.verdict == (compare.WITHIN if inside else compare.OUTSIDE)
     assert {compare.WITHIN, compare.OUTSIDE} <= set(tidy.verdict)
     own = results.load(TINY, tmp_path / "own", 1)
-    assert compare.closing(own, TABLE_3).startswith("Your rows and effects: ")
+    assert compare.closing(own, TABLE_3).startswith("Verdicts on your rows and effects: ")
     assert list(compare.table(own, TABLE_3).columns) == ["", "paper", "published", "trainings", "yours", "verdict"]
     figure = figures.compared(own, TABLE_3)
     assert [len(axis.get_yticklabels()) for axis in figure.axes] == [4, 5]
@@ -93,7 +93,7 @@ def test_other_data_and_what_is_published_itself_are_not_compared(published: Pat
     about = json.loads((published / "shapes-tiny" / "benchmark.json").read_text())
     write(published / "shapes-tiny" / "benchmark.json", json.dumps({**about, "digest": "f" * 64}).encode())
     assert set(verdicts(tmp_path / "own").values()) == {compare.OTHER}
-    assert "9 of 9 other data or preset" in compare.closing(own, TABLE_3)
+    assert "other data or preset (9 of 9)" in compare.closing(own, TABLE_3)
     assert compare.compared(results.load(TINY, published), TABLE_3).empty
     assert compare.closing(results.load(TINY, published), TABLE_3) == ""
 
