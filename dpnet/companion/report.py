@@ -155,7 +155,7 @@ def _numbers(scores: Scores) -> str:
             if experiment.name == "table5":
                 table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
             parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
-            parts += [tables.rests(scores, experiment), *tables.missing(scores, experiment)]
+            parts += [*tables.rests(scores, experiment), *tables.missing(scores, experiment)]
     return "\n\n".join(parts)
 
 

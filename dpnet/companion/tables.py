@@ -118,12 +118,11 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
         below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
         effects = wide(headline(scores, experiment, scores.columns), ["effect"])
         parts += ["Paired effects (95 % interval)", effects, f"Baselines, {metric}", below]
-        parts += [rests(scores, experiment), to_tell(scores, experiment)]
-        parts += [support_verdict(scores, experiment), *missing(scores, experiment)]
+        parts += [*rests(scores, experiment), support_verdict(scores, experiment), *missing(scores, experiment)]
     parts.append(f"Protocol: {protocol(scores, experiment)}")
     if not scores.comparable(experiment):
         parts.append("Not the paper's setting: compare directions, not values.")
-    texts = (textwrap.fill(p, 110) if isinstance(p, str) else p.to_string(index=False) for p in parts if len(p))
+    texts = (textwrap.fill(p, 110) if isinstance(p, str) else p.to_string(index=False) for p in parts)
     return "\n\n".join(texts)
 
 
@@ -170,37 +169,30 @@ def trainings(scores: Scores, experiment: Experiment) -> str:
     return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
 
 
-def rests(scores: Scores, experiment: Experiment) -> str:
-    """In words: what the means rest on, and what the full model's interval is made of; "" where nothing was run."""
-    several = trainings(scores, experiment)
-    if not experiment.rows:
-        return f"Nothing is trained here: each number is the mean over {several} lists of episodes."
-    if several in ("0", "1"):
+def rests(scores: Scores, experiment: Experiment) -> list[str]:
+    """In words: what the means rest on, and how many trainings would tell the undecided effects."""
+    several, best = trainings(scores, experiment), [(1.0, scores.of_row(experiment.best))] if experiment.rows else []
+    if not best:
+        return [f"Nothing is trained here: each number is the mean over {several} lists of episodes."]
+    ours = scores.estimate(best, MEAN, experiment.metric)
+    if ours.trainings < 2:
         few = f"Each number is from one training: its interval is for other images only, a verdict {TOO_FEW}."
-        return few if several == "1" else ""
-    ours = scores.estimate([(1.0, scores.of_row(experiment.best))], MEAN, experiment.metric)
-    share = ours.of_images / (ours.of_images + ours.of_trainings)
-    return (
+        return [few] if several != "0" else []
+    share = ours.of_images / max(ours.of_images + ours.of_trainings, 1e-12)
+    text = (
         f"Each number is the mean of {several} trainings. Of the variance behind the interval of the mean of "
         f"“{experiment.best.label}”, {share:.0%} is from the images and {1 - share:.0%} from the trainings."
     )
+    lines = headline(scores, experiment).dropna(subset="needed").to_dict("records")
+    numbers = ["these are enough" if row["needed"] <= row["trainings"] else needed(row["needed"]) for row in lines]
+    each = [f"{row['effect']} ({row['paper']:+.1f}): {n}" for row, n in zip(lines, numbers, strict=True)]
+    told = "Trainings in all that would tell an effect of the paper's size from none: "
+    return [text, f"{told}{'; '.join(each)}."] if each else [text]
 
 
 def needed(number: float) -> str:
     """How many trainings would tell an undecided effect, "—" of others."""
     return NOTHING if np.isnan(number) else "not with these images" if np.isinf(number) else f"{number:.0f}"
-
-
-def to_tell(scores: Scores, experiment: Experiment) -> str:
-    """In words: the trainings that would tell the undecided effects, were they as large as the paper's."""
-    lines = headline(scores, experiment).dropna(subset="needed").to_dict("records")
-    each = [
-        f"{row['effect']} ({row['paper']:+.1f}): "
-        + ("these are enough" if row["needed"] <= row["trainings"] else needed(row["needed"]))
-        for row in lines
-    ]
-    told = "Trainings in all that would tell an effect of the paper's size from none: "
-    return f"{told}{'; '.join(each)}." if each else ""
 
 
 def missing(scores: Scores, experiment: Experiment) -> list[str]:

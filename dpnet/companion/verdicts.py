@@ -104,8 +104,8 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
     answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}."
     lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
+    lines += tables.rests(scores, experiment)
     if experiment.rows:
-        lines[-1] += " (Points of mIoU, mean of the folds, 95 % interval.)"
-        lines += [tables.rests(scores, experiment), tables.to_tell(scores, experiment)]
+        lines[2] += " (Points of mIoU, mean of the folds, 95 % interval.)"
         lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
-    return "\n\n".join(filter(None, lines))
+    return "\n\n".join(lines)

@@ -49,7 +49,7 @@ def test_undecided_effects_say_how_many_trainings_would_tell_them(invented: Scor
     effects = results.effects(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'").set_index("effect")
     assert effects.needed["PIM"] == 3  # it is 0 in all trainings
     assert effects.needed.drop("PIM").dropna().index.tolist() == ["CCM"]
-    assert "(+1.7): these are enough" in tables.to_tell(invented, TABLE_3)
+    assert "(+1.7): these are enough" in tables.rests(invented, TABLE_3)[1]
     assert [tables.needed(n) for n in (np.nan, np.inf, 14.0)] == ["—", "not with these images", "14"]
 
 
