@@ -9,7 +9,6 @@ from scipy.special import stdtrit
 
 RESAMPLES = 2000  # of the bootstrap
 ENOUGH = 3  # trainings for a verdict
-MOST = 1000  # trainings that are thought of
 CountsOfSeed = tuple[np.ndarray, np.ndarray]  # int64 [E, 2, 3], and the class of each episode, int64 [E]
 
 
@@ -25,7 +24,7 @@ class Estimate(NamedTuple):
 
     def needed(self, effect: float) -> float:
         """Trainings in all with which the interval of such an effect leaves out zero; inf: not with these images."""
-        trainings = np.arange(ENOUGH, MOST)
+        trainings = np.arange(ENOUGH, 1000)
         of_trainings = self.of_trainings * self.trainings / trainings
         enough = trainings[_half_width(self.of_images, of_trainings, trainings) < abs(effect)]
         return float(enough[0]) if len(enough) else np.inf
