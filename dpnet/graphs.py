@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class Graphed:
@@ -37,3 +38,11 @@ class Graphed:
             self.graph.register_generator_state(generator)
         with torch.cuda.graph(self.graph):
             self.outputs = self.function(*self.inputs)
+
+
+def let_record(optimizer: Optimizer) -> None:
+    """Let a graph read the learning rate from the GPU; the step before it is recorded is no fault to warn of."""
+    vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group.update(lr=torch.as_tensor(group["lr"], device=device), capturable=True)

@@ -1,9 +1,8 @@
-"""Counts per episode, and everything that follows from them: both metrics, intervals, paired differences.
+"""Counts per episode, and what follows from them: both metrics.
 
 A row of counts is int64 [2, 3]: prediction (background, foreground) x target (background, foreground, void).
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ from dpnet.config import VOID
 
 Metric = Literal["canet", "pfenet"]
 METRICS: tuple[Metric, ...] = ("canet", "pfenet")
-RESAMPLES = 2000  # of the bootstrap
 VALUES = "a prediction has values 0 and 1, a target 0, 1 and 255 (void)"
 
 
@@ -71,7 +69,7 @@ def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: 
 
 
 def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: np.ndarray) -> np.ndarray:
-    """`mean_iou` under each row of weights [R, E], from `draws`: float64 [R]; equal weights pair results up."""
+    """`mean_iou` under each row of weights [R, E]: float64 [R]; equal weights pair results up."""
     # Sums of integers below 2^53 are exact in float64.
     hit, union = intersection_union(counts, metric)
     per_class = []
@@ -80,38 +78,3 @@ def bootstrap(counts: np.ndarray, classes: np.ndarray, metric: Metric, weights: 
         both = weights[:, of_class] @ np.stack([hit[of_class], union[of_class]], 1).astype(np.float64)
         per_class.append(both[:, 0] / np.maximum(both[:, 1], 1))
     return 100 * np.mean(per_class, 0) if per_class else np.full(len(weights), np.nan)
-
-
-def queries(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Equal numbers for episodes of equal queries, int64 [E]: class and pixels of its label tell an image apart."""
-    label = np.concatenate([classes[:, None], counts.sum(1)], 1)
-    return np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def draws(classes: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
-    """How often each resample draws each episode.
-
-    Query images are drawn, within their class, each with all its episodes: a few images make many episodes, and
-    these are no independent trials. So no class ever vanishes, and all that share a seed and a list pair up.
-    `query` is from `queries`; the result is float64 [RESAMPLES, E].
-    """
-    return _draws(classes.astype(np.int64).tobytes(), query.astype(np.int64).tobytes(), seed).astype(np.float64)
-
-
-@lru_cache(32)  # every row of a table draws from the same few lists
-def _draws(classes: bytes, query: bytes, seed: int) -> np.ndarray:
-    class_ids, images = (np.frombuffer(part, np.int64) for part in (classes, query))
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((RESAMPLES, len(images)), np.uint16)
-    for c in np.unique(class_ids):
-        of_class = class_ids == c
-        distinct, which = np.unique(images[of_class], return_inverse=True)
-        n = len(distinct)
-        weights[:, of_class] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)[:, which]
-    return weights
-
-
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples [R] -> (low, high)."""
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(low), float(high)

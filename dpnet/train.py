@@ -22,7 +22,7 @@ from dpnet.config import VOID, Run, Training, Variant
 from dpnet.data import cache
 from dpnet.data.index import Benchmark
 from dpnet.episodes import training_batch, training_pools
-from dpnet.graphs import Graphed
+from dpnet.graphs import Graphed, let_record
 from dpnet.io import DPNetError, load_state, progress, save_checkpoint, save_every, save_state, write
 from dpnet.model import Head, Output, shared_counts, soft_masks
 from dpnet.modules import enlarge
@@ -98,7 +98,7 @@ def train(
     for step, batch in progress(steps, what, "step", training.steps - start):
         if len(joined := [m for m in members if m.step == step]) > len(due):
             due, work = joined, graphed(joined, backbone)
-        advance(due, backbone, batch, step, work)
+        advance(due, batch, step, work)
         if time.monotonic() - saved > every:
             saved = time.monotonic()
             for member in members:
@@ -110,20 +110,16 @@ def train(
     return {m.run: m.head.eval() for m in members}
 
 
-def advance(
-    members: Sequence[Member], backbone: Backbone, batch: Batch, step: int, work: Callable[..., Tensor] | None = None
-) -> None:
-    """One optimiser step of some variants, on what they share; `work`: as `graphed` made it of them."""
+def advance(members: Sequence[Member], batch: Batch, step: int, work: Callable[..., Tensor]) -> None:
+    """One optimiser step of some variants, on what they share; `work` is their `graphed`."""
     for member in members:
         # Dropout and learning rate are functions of the step alone, so a resumed run is the same.
-        run, training = member.run, member.run.training
-        member.generator.manual_seed(run.seed * 1_000_003 + step)
-        rate = training.learning_rate * (1 - step / training.steps) ** training.decay
-        rate *= min(1, (step + 1) / training.warmup)
+        t = member.run.training
+        member.generator.manual_seed(member.run.seed * 1_000_003 + step)
+        rate = t.learning_rate * (1 - step / t.steps) ** t.decay * min(1, (step + 1) / t.warmup)
         for group in member.optimizer.param_groups:
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-    result = work(*batch) if work else descend(members, backbone, *batch)
-    for member, of_member in zip(members, result.clone(), strict=True):
+    for member, of_member in zip(members, work(*batch).clone(), strict=True):
         member.record(of_member)
 
 
@@ -222,10 +218,8 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         member.step, member.curve, member.recent = state["step"], state["curve"], state["recent"]
-    if torch.device(device).type == "cuda":  # for a graph, which reads the rate from the device; not the first step
-        vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
-        for group in optimizer.param_groups:
-            group.update(lr=torch.tensor(t.learning_rate, device=device), capturable=True)
+    if torch.device(device).type == "cuda":
+        let_record(optimizer)
     return member
 
 
@@ -272,10 +266,8 @@ def moved_images(benchmark: Benchmark, backbone: Backbone, training: Training, p
             return backbone(moved).float(), drawn
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        rows = [row_of[i] for i in positions]
-        theta = augment.motions(rng, len(positions)).astype(np.float32)
-        raw, drawn = encoded(*(cache.sent(a, backbone.device.type) for a in (images[rows], labels[rows], theta)))
-        return raw, drawn
+        rows, theta = [row_of[i] for i in positions], augment.motions(rng, len(positions)).astype(np.float32)
+        return encoded(*(cache.sent(a, backbone.device.type) for a in (images[rows], labels[rows], theta)))
 
     return draw
 

@@ -86,9 +86,10 @@ def practise(net: DPNet, drawn: Scenes, fold: int, seed: int, steps: int) -> lis
     optimizer = torch.optim.AdamW(net.head.parameters(), SHORT.learning_rate, weight_decay=SHORT.weight_decay)
     member = train.Member(run, net.head.train(), optimizer, torch.Generator())
     pools = training_pools(drawn.benchmark, fold, "drop")
+    work = train.graphed([member], net.backbone)
     of_images = lambda positions, _: (raw[positions], drawn.labels[positions])  # noqa: E731
     for step, batch in train.batches(of_images, drawn.benchmark, pools, run, 0):
-        train.advance([member], net.backbone, batch, step)
+        train.advance([member], batch, step, work)
     net.head.eval()
     return [[*part[-1, :1], *part[:, 1:].mean(0)] for part in np.array_split(member.curve, 10)]
 

@@ -137,7 +137,8 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
     table = pd.DataFrame(lines, columns=columns).round(3)
     if not only:
         file = at.results / setting.name / FILE
-        write(file, table.to_csv(index=False, lineterminator="\n").encode())
+        for name, content in ((FILE, table), ("recipe_printed.csv", choose_plot.printed(table))):
+            write(file.with_name(name), content.to_csv(index=False, lineterminator="\n").encode())
         choose_plot.plot(table, candidates).savefig(file.with_suffix(".png"), dpi=100, metadata={"Software": None})
     return table
 
@@ -156,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     at = Places(options.data, options.results, options.device)
     table = choose(presets.resolve(options.benchmark, options.preset), at, options.only, options.jobs)
-    print(choose_plot.summary(table).round(2).to_string())
+    print(choose_plot.printed(table).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -36,14 +36,11 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
     return per_scene.mean().groupby("candidate", sort=False).mean(), np.sqrt(variance), half
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per candidate: minutes of one core, the mean of each row and effect, and how far it is known."""
+def printed(table: pd.DataFrame) -> pd.DataFrame:
+    """A line per candidate for people: minutes of one core, each row and effect, and how far it is known."""
     mean, _, half = moments(table)
-    names = [name for name in mean.columns if name != "minutes"]
-    columns = {"minutes": mean.minutes}
-    for name in names:
-        columns |= {name: mean[name], f"± {name}": half[name]}
-    return pd.DataFrame(columns)
+    cells = {n: [f"{m:.1f} ± {h:.1f}" for m, h in zip(mean[n], half[n], strict=True)] for n in mean if n != "minutes"}
+    return pd.DataFrame({"candidate": mean.index, "minutes": mean.minutes.round(1).to_numpy(), **cells})
 
 
 def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from dpnet.backbones import Backbone
 from dpnet.data.index import Benchmark
 from dpnet.episodes import Episode
 from dpnet.model import DPNet, Head, shared_counts, soft_masks
@@ -119,10 +120,22 @@ def train_step(
 
     supports, queries uint8 [B, 3, S, S]; masks and target [B, S, S] with 0, 1 and 255. Returns the loss.
     """
-    backbone, head = network.backbone, network.head
     with torch.no_grad():
-        raw_s, raw_q = backbone(supports), backbone(queries)
+        raw_s, raw_q = network.backbone(supports), network.backbone(queries)
     y_s = soft_masks(masks[:, None], raw_s.shape[-2:])
+    return descend(network.backbone, network.head, optimizer, raw_s, raw_q, y_s, target)
+
+
+def descend(
+    backbone: Backbone,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    raw_s: torch.Tensor,
+    raw_q: torch.Tensor,
+    y_s: torch.Tensor,
+    target: torch.Tensor,
+) -> float:
+    """A step of one head: raw_s, raw_q [B, C_b, h, w], y_s [B, 1, h, w], target as in `loss`. Returns the loss."""
     C = shared_counts(backbone, raw_s[:, None], raw_q, y_s, head.variant.pseudo).reshape(y_s.shape) > 0
     answer = segment(head, backbone.features(raw_s), y_s, backbone.features(raw_q), C, head.variant.beta)
     total = loss(answer, target, C)

@@ -4,33 +4,29 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import loops
 import numpy as np
+import peer
 import speed_plot
 import speed_words
 import torch
-from instruments import Largest, Stopwatch, by_kind, ratio, spread
+from bench import FEW, STEPS, Bench, plain_stepper, stepper
+from instruments import Largest, arithmetic, by_kind, peak, ratio, spread
 
-from dpnet import backbones, data, episodes, evaluate, io, modules, train
+from dpnet import backbones, evaluate, io, modules, train
 from dpnet.companion import experiments, presets, runner
-from dpnet.config import Evaluation, Run, Variant
+from dpnet.config import Evaluation, Variant
 from dpnet.data import cache
-from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, Places, progress, to_json, write
 from dpnet.metrics import mean_iou
-from dpnet.model import DPNet, Head, shared_counts, soft_masks
+from dpnet.model import Head, shared_counts, soft_masks
 
-PRACTICE = 200  # steps that the heads are trained, so that their discriminator has something to say
-FEW = 20  # episodes and images that the loops are given: their cost per episode does not change
-STEPS = 4  # of a training, per measurement
-PER_IMAGE = 2.5  # episodes of a list per image: 1,000 over the 400 or so of a PASCAL fold
 COUNTS = (25, 100, 400)  # episodes of a list
 SHOTS = (1, 2, 5)
 SIDES = (161, 241, 321)  # pixels of an image
@@ -52,64 +48,6 @@ IN_TRAINING: Functions = {
     "comparison": [(train, "shared_counts")],
     "heads": [(train, "advance")],
 }
-
-
-class Bench:
-    """Heads, data and backbone that all measurements share, and what was measured."""
-
-    def __init__(self, preset: str, at: Places, scratch: Path, repeats: int) -> None:
-        self.setting = presets.resolve("shapes", preset)
-        self.training, self.episodes = self.setting.training, self.setting.episodes
-        self.device, self.scratch, self.watch = at.device, scratch, Stopwatch(at.device, repeats)
-        self.data = data.prepare("shapes", at.data, self.setting.recipe)
-        self.backbone = backbones.build(self.training.backbone).to(at.device)
-        self.ratios: list[dict[str, Any]] = []
-        self.growth: dict[str, Any] = {}
-        self.measured: dict[str, Any] = {"ratios": self.ratios}
-
-    @cached_property
-    def heads(self) -> dict[Run, Head]:
-        """Table 3's three, trained for a moment."""
-        runs = self.runs("table3", min(PRACTICE, self.training.steps), "flip")
-        return train.train({run: self.scratch / run.id for run in runs}, self.data, self.backbone, self.device)
-
-    @property
-    def full(self) -> Run:
-        """The full model's."""
-        return next(run for run in self.heads if run.variant == Variant())
-
-    def runs(self, target: str, steps: int, augment: Literal["flip", "geometric"]) -> list[Run]:
-        """What a table trains on fold 0, with another number of steps."""
-        training = replace(self.training, steps=steps, augment=augment)
-        variants = dict.fromkeys(row.variant for row in experiments.get(target).rows)
-        return [Run("shapes", self.setting.recipe, training, 0, 0, variant) for variant in variants]
-
-    def scene(self, benchmark: Benchmark | None = None) -> evaluate.Scene:
-        """Fold 0 of a benchmark; by default of the one whose features are stored."""
-        return evaluate.Scene(benchmark or self.data, self.backbone, self.training.size, 0, 0)
-
-    def wanted(self, count: int) -> dict[Run, list[Evaluation]]:
-        """Table 3's four rows: three heads, and the auxiliary branch of the full one."""
-        wanted = {run: [Evaluation(count)] for run in self.heads}
-        wanted[self.full].append(Evaluation(count, branch="aux"))
-        return wanted
-
-    @contextmanager
-    def fresh(self, entries: tuple[Entry, ...] | None = None) -> Iterator[Benchmark]:
-        """The same files, or some, of which nothing has been computed yet."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            for name in ("images", "labels"):
-                (Path(folder) / name).symlink_to((self.data.root / name).resolve())
-            yield replace(self.data, root=Path(folder), entries=entries or self.data.entries)
-
-    def by_loops(self, run: Run, evaluation: Evaluation, few: int = FEW) -> np.ndarray:
-        """The plain loops' counts of a few episodes, int64 [E, 2, 3]."""
-        network = DPNet(self.backbone, width=self.training.width, dilations=self.training.dilations)
-        network.head = self.heads[run]
-        network.to(self.device).eval()
-        listed = episodes.test_episodes(self.data, 0, evaluation.shot, 0, self.episodes)[:few]
-        ways = [evaluation.beta], evaluation.branch, evaluation.scales
-        return loops.score_one_by_one(network, self.data, listed, self.training.size, *ways)[0]
 
 
 def measure(preset: str, at: Places, repeats: int = 3, only: str = "") -> dict[str, Any]:
@@ -193,6 +131,7 @@ def evaluation(bench: Bench) -> None:
     for how, name, budget in (("from files", "files", 4.0), ("features and labels kept", "stored", None)):
         rates = count / taken[name], "one at a time", FEW / taken["loops"]
         bench.ratios.append(ratio(f"{what}, {how}", "episodes/s", *rates, budget))
+    bench.memory["evaluation of Table 3's four rows, from files"] = peak(partial(from_files, count), bench.device)
     bench.growth["episodes"] = {
         "x": list(growth),
         "ours (s)": [spread(values) for values in growth.values()],
@@ -219,156 +158,62 @@ def training(bench: Bench) -> None:
         three, sixteen = (bench.runs(target, 10_000, augment) for target in ("table3", "table5"))
         alone = [run for run in three if run.variant == Variant()]
         cohorts = {"1": alone, "three": three, "4": sixteen[:4], "16": sixteen}
-        taken = bench.watch.seconds({name: stepper(bench, runs) for name, runs in cohorts.items()})
-        taken = {name: 1000 * values / STEPS for name, values in taken.items()}
+        works = {name: stepper(bench, runs) for name, runs in cohorts.items()}
+        if augment == "flip":
+            works["plain"] = plain_stepper(bench, three)
+        taken = {name: 1000 * values / STEPS for name, values in bench.watch.seconds(works).items()}
         budgets = (2.0, 9.0) if augment == "geometric" else (1.6, 6.0)
         for name, what, budget in zip(
             ("three", "16"), ("Table 3's four rows", "Table 5's sixteen"), budgets, strict=True
         ):
             line = f"training step of {what}, {how}", "ms", taken[name], "one alone", taken["1"]
             bench.ratios.append(ratio(*line, budget))
+        if "plain" in taken:
+            line = f"training step of Table 3's four rows, {how}", "ms", taken["three"], "plain steps", taken["plain"]
+            bench.ratios.append(ratio(*line, 0.6))
         bench.growth[f"variants, {how}"] = {
             "x": [1, 4, 16],
             "ours (ms)": [spread(taken[name]) for name in ("1", "4", "16")],
             "reference (ms)": [spread(n * taken["1"]) for n in (1, 4, 16)],
         }
+        bench.memory[f"training step of Table 5's sixteen, {how}"] = peak(works["16"], bench.device)
 
 
-class Peer:
-    """ResNet-50 at 321², as the paper trains it: Table 3's rows, of which `one` is the full model."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.how = bench, presets.resolve("shapes", "paper").training
-        if bench.setting.preset == "tiny":  # a rehearsal
-            self.how = replace(self.how, size=bench.training.size, width=bench.training.width)
-        self.backbone = backbones.build("resnet50", None).to(bench.device)
-        runs = [replace(run, training=self.how) for run in bench.runs("table3", 1, "flip")]
-        self.one = next(run for run in runs if run.variant == Variant())
-        channels = self.backbone.channels
-        self.heads = {run: train.build_head(run, channels).to(bench.device).eval() for run in runs}
-
-    def images(self, each: int) -> Benchmark:
-        """So many images of each tested class, with some episodes per image as the field's lists have them."""
-        data = self.bench.data
-        some = sorted({i for c in data.tested[0] for i in data.images_of(c, "val")[:each]})
-        return replace(data, entries=tuple(data.entries[i] for i in some))
-
-    def network(self) -> DPNet:
-        """The full model, for a loop."""
-        how = self.how
-        network = DPNet(self.backbone, width=how.width, dilations=how.dilations, dropout=0.0).to(self.bench.device)
-        network.head = self.heads[self.one]
-        return network.eval()
-
-
-def peer_evaluation(bench: Bench) -> None:
-    """An episode with ResNet-50 at 321², against a loop that does what the field's scripts do."""
-    peer, on_gpu = Peer(bench), bench.device == "cuda"
-    size, small = peer.how.size, peer.images(30 if on_gpu else 3)
-    count = round(PER_IMAGE * len(small.entries))
-    listed = episodes.test_episodes(small, 0, 1, 0, count)[:2]
-    one = {peer.one: [Evaluation(count)]}
-    rows = {run: [Evaluation(count)] for run in peer.heads} | {
-        peer.one: [Evaluation(count), Evaluation(count, branch="aux")]
-    }
-
-    def scene(benchmark: Benchmark) -> evaluate.Scene:
-        return evaluate.Scene(benchmark, peer.backbone, size, 0, 0)
-
-    def from_files() -> None:
-        with bench.fresh(small.entries) as benchmark:
-            evaluate.evaluate(peer.heads, scene(benchmark), one)
-
-    loop = partial(loops.score_one_by_one, peer.network(), small, listed, size, [0.2], "main")
-    taken = bench.watch.seconds({"ours": from_files, "loop": loop}, 2)
-    rates = count / taken["ours"], "the field's loop", len(listed) / taken["loop"]
-    what = f"with ResNet-50 at {size}², {count} episodes of {len(small.entries)} images"
-    bench.ratios.append(ratio(f"evaluation {what}, from files", "episodes/s", *rates, 5.0))
-    with bench.fresh(small.entries) as benchmark:
-        same = scene(benchmark)
-        works = {
-            name: partial(evaluate.evaluate, peer.heads, same, wanted)
-            for name, wanted in (("one", one), ("rows", rows))
-        }
-        taken = bench.watch.seconds(works, 3 if on_gpu else 1)
-    each = 1000 * taken["one"] / count
-    if on_gpu:
-        bench.ratios.append(ratio(f"an episode {what}, features kept", "ms", each, *goal(each, 0.5)))
-    bench.ratios.append(ratio(f"Table 3's four rows {what}", "s", taken["rows"], "one row", taken["one"], 2.0))
-
-
-def goal(values: np.ndarray, most: float) -> tuple[str, np.ndarray, float]:
-    """What a line is compared with where only a number is aimed at."""
-    return "the goal", np.full_like(values, most), 1.0
-
-
-def peer_training(bench: Bench) -> None:
-    """A training step with ResNet-50 at 321², against a loop that does what the field's scripts do."""
-    peer, on_gpu = Peer(bench), bench.device == "cuda"
-    how, network = peer.how, peer.network()
-    optimizer = torch.optim.SGD(network.head.parameters(), how.learning_rate, 0.9, weight_decay=how.weight_decay)
-    images = torch.randint(0, 256, (2 * how.batch, 3, how.size, how.size), dtype=torch.uint8, device=bench.device)
-    target = (torch.rand(2 * how.batch, 1, 21, 21, device=bench.device) < 0.3).float()
-    target = torch.nn.functional.interpolate(target, (how.size, how.size))[:, 0].long()
-    supports, queries, masks, target = *images.chunk(2), *target.chunk(2)
-    loop = partial(loops.train_step, network, optimizer, supports, masks, queries, target)
-    count = 50 if on_gpu else 1  # steps per measurement
+def threads(bench: Bench) -> None:
+    """One pass and one step of Table 3's rows with one thread and with two; the default is one."""
+    wanted, scene, before = bench.wanted(COUNTS[1]), bench.scene(), torch.get_num_threads()
     works = {
-        "ours": stepper(bench, [peer.one], peer.backbone, count),
-        "rows": stepper(bench, [*peer.heads], peer.backbone, count),
-        "loop": lambda: [loop() for _ in range(min(count, 5))],
+        "evaluation (ms)": lambda: evaluate.evaluate(bench.heads, scene, wanted),
+        "training (ms)": stepper(bench, bench.runs("table3", 10_000, "flip")),
     }
-    if on_gpu:
-        works["eager"] = stepper(bench, [peer.one], peer.backbone, count, graph=False)
-    taken = bench.watch.seconds(works, 5 if on_gpu else 2)
-    taken = {name: 1000 * t / (min(count, 5) if name == "loop" else count) for name, t in taken.items()}
-    what = f"training step with ResNet-50 at {how.size}², batch {how.batch}, encoded at each step"
-    rates = 1000 / taken["ours"], "the field's loop, fp32", 1000 / taken["loop"]
-    bench.ratios.append(ratio(what, "steps/s", *rates, 4.0))
-    if on_gpu:
-        print({name: spread(values) for name, values in taken.items()}, "ms a step", flush=True)
-        bench.ratios.append(ratio(what, "ms", taken["ours"], *goal(taken["ours"], 5.0)))
-        bench.ratios.append(
-            ratio(f"{what}, as a graph", "ms", taken["ours"], "operation by operation", taken["eager"])
-        )
-    bench.ratios.append(ratio(f"{what}, of Table 3's three heads", "ms", taken["rows"], "one", taken["ours"], 2.0))
+    growth: dict[str, list[Any]] = {"x": [1, 2], **{name: [] for name in works}}
+    try:
+        for number in growth["x"]:
+            torch.set_num_threads(number)
+            taken = bench.watch.seconds(works)
+            growth["evaluation (ms)"].append(spread(1000 * taken["evaluation (ms)"] / COUNTS[1]))
+            growth["training (ms)"].append(spread(1000 * taken["training (ms)"] / STEPS))
+    finally:
+        torch.set_num_threads(before)
+    bench.growth["threads"] = growth
 
 
 def kinds(bench: Bench) -> None:
-    """A training step by kind of operation: with ResNet-50 at 321² on a GPU, else of Table 3's heads."""
+    """A training step by kind of operation, beside its arithmetic: with ResNet-50 on a GPU, else Table 3's heads."""
     if bench.device == "cuda":
-        peer, count = Peer(bench), 20
-        what = f"training step with ResNet-50 at {peer.how.size}²"
-        work = stepper(bench, [peer.one], peer.backbone, count)
+        resnet, count = peer.Peer(bench), 20
+        what, runs, backbone = f"training step with ResNet-50 at {resnet.how.size}²", [resnet.one], resnet.backbone
     else:
-        what, count = "training step of Table 3's three heads, features kept", STEPS
-        work = stepper(bench, bench.runs("table3", 10_000, "flip"))
+        what, count = "training step of Table 3's four rows, features kept", STEPS
+        runs, backbone = bench.runs("table3", 10_000, "flip"), bench.backbone
+    work = stepper(bench, runs, backbone, count)
     work()
-    spent = by_kind(work, bench.device)
+    taken = float(np.median(bench.watch.seconds({"": work})[""])) / count
     bench.measured["kinds of operations"] = {
-        f"{what} (ms)": {k: round(1000 * v / count, 3) for k, v in spent.items()}
+        f"{what} (ms)": {kind: round(1000 * v / count, 3) for kind, v in by_kind(work, bench.device).items()}
     }
-
-
-def stepper(
-    bench: Bench, runs: list[Run], backbone: backbones.Backbone | None = None, count: int = STEPS, graph: bool = True
-) -> Callable[[], None]:
-    """Some steps of a cohort at a time."""
-    backbone = backbone or bench.backbone
-    nothing = bench.scratch / "nothing"  # no state from which to go on
-    how, members = runs[0].training, [train.begin(r, backbone.channels, nothing, bench.device) for r in runs]
-    pools = episodes.training_pools(bench.data, 0, how.novel)
-    positions = sorted({i for pool in pools.values() for i in pool})
-    source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
-    batches = train.batches(source, bench.data, pools, runs[0], 0)
-    at_once = train.graphed(members, backbone) if graph else None
-
-    def work() -> None:
-        for _ in range(count):
-            step, batch = next(batches)
-            train.advance(members, backbone, batch, step, at_once)
-
-    return work
+    products = arithmetic(stepper(bench, runs, backbone, 1, graph=False), bench.device)
+    bench.measured["arithmetic"] = {"what": what, "ms": 1000 * taken, **products}
 
 
 def loading(bench: Bench) -> None:
@@ -391,17 +236,16 @@ def shots(bench: Bench) -> None:
     few = FEW // 4
     growth: dict[str, list[Any]] = {"x": list(SHOTS), "ours (ms)": [], "reference (ms)": []}
     for shot in SHOTS:
-        way = Evaluation(bench.episodes, shot=shot)
+        way = Evaluation(min(COUNTS[1], bench.episodes), shot=shot)
 
         def from_files(way: Evaluation = way) -> None:
             with bench.fresh() as benchmark:
                 evaluate.evaluate({bench.full: bench.heads[bench.full]}, bench.scene(benchmark), {bench.full: [way]})
 
         taken = bench.watch.seconds({"ours": from_files, "loops": partial(bench.by_loops, bench.full, way, few)}, 1)
-        growth["ours (ms)"].append(spread(1000 * taken["ours"] / bench.episodes))
+        growth["ours (ms)"].append(spread(1000 * taken["ours"] / way.episodes))
         growth["reference (ms)"].append(spread(1000 * taken["loops"] / few))
     bench.growth["shots"] = growth
-    bench.measured["growth"] = bench.growth
 
 
 def sides(bench: Bench) -> None:
@@ -424,7 +268,7 @@ def sides(bench: Bench) -> None:
         works: dict[str, Callable[[], Any]] = {
             "backbone (ms)": partial(encode, images),
             "comparison (ms)": partial(shared_counts, bench.backbone, batch.raw_s, batch.raw_q, batch.masks, "cycle"),
-            "head (ms)": partial(train.advance, [member], bench.backbone, batch, 0),
+            "head (ms)": partial(train.advance, [member], batch, 0, partial(train.descend, [member], bench.backbone)),
         }
         taken = bench.watch.seconds(works)
         taken["head (ms)"] = taken["head (ms)"] - taken["comparison (ms)"]  # a step compares, too
@@ -442,7 +286,7 @@ def comparison(bench: Bench) -> None:
         for side in GRIDS:
             F_s, F_q = (torch.randn(1, 1024, side**2, generator=generator).to(bench.device) for _ in range(2))
             work = partial(modules.cycle_matches, F_s, F_q, modules.BLOCK if name == "blocks" else side**2)
-            times.append(spread(1000 * bench.watch.seconds({"": work}, 2)[""]))
+            times.append(spread(1000 * bench.watch.seconds({"": work}, 1)[""]))
             with Largest(F_s.shape) as largest:
                 work()
             memory.append(round(largest.bytes / 2**20, 1))
@@ -472,14 +316,15 @@ PARTS: dict[str, tuple[Callable[[Bench], None], ...]] = {
         training,
         where,
         kinds,
-        peer_evaluation,
-        peer_training,
+        threads,
+        peer.evaluation,
+        peer.training,
         loading,
         shots,
         sides,
         comparison,
     ),
-    "cuda": (peer_training, peer_evaluation, kinds),
+    "cuda": (peer.training, peer.evaluation, kinds),
 }
 
 
@@ -492,14 +337,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of all results [results]")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     parser.add_argument("--only", default="", help="some parts, joined by commas: a look, without a picture")
+    parser.add_argument(
+        "--again", type=Path, help="the .json of a measurement, whose words and picture are made anew"
+    )
     options = parser.parse_args()
-    runner.settle()
-    measured = measure(options.preset, Places(options.data, options.results, options.device), only=options.only)
-    file = options.results / "speed" / f"{measured['device']}.json"
+    if options.again:
+        measured = io.read_json(options.again)
+    else:
+        runner.settle()
+        at = Places(options.data, options.results, options.device)
+        measured = measure(options.preset, at, only=options.only)
+    file = options.again or options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
-    if not options.only and options.device == "cpu":
-        speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
     write(file.with_suffix(".md"), speed_words.in_words(measured).encode())
+    if not options.only:
+        speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
     print(f"{speed_words.in_words(measured)}\n{file.name}: written, in words and with its plot, to {file.parent}")
 
 

@@ -14,6 +14,8 @@ MARKERS = "osD"
 
 def plot(measured: dict[str, Any]) -> Figure:
     """Cost against episodes, variants, supports, image size and grid, and where the time goes."""
+    if "comparison" not in measured:  # of a GPU
+        return _kinds_alone(measured["kinds of operations"])
     figure, panels = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
     growth, compared = measured["growth"], measured["comparison"]
     encoded, stored = growth["variants, encoded at each step"], growth["variants, features kept"]
@@ -49,6 +51,17 @@ def plot(measured: dict[str, Any]) -> Figure:
         axis.grid(axis="y", color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _kinds_alone(spent: dict[str, dict[str, float]]) -> Figure:
+    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    ((what, parts),) = spent.items()
+    title, _, unit = what.rpartition(" (")
+    axis.barh(list(parts), list(parts.values()), color=COLOURS[0])
+    axis.set(title=title, xlabel=unit[:-1])
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

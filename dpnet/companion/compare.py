@@ -19,15 +19,7 @@ from dpnet.io import DPNetError, read_json
 IDENTICAL, WITHIN, OUTSIDE = "identical", "within the spread of the published trainings", "outside it"
 NO_SPREAD, NOT_PUBLISHED = "no spread published", "not published"
 OTHER, NOT_RUN = "other data or preset", "not run"
-IN_WORDS = {
-    IDENTICAL: "identical to the published, with the same counts in every episode",
-    WITHIN: WITHIN,
-    OUTSIDE: "outside the spread of the published trainings",
-    NO_SPREAD: "other than the one published training, which has no spread to judge by",
-    NOT_PUBLISHED: "not published",
-    OTHER: "not comparable, since nothing is published on these data at this preset",
-    NOT_RUN: "not run here",
-}
+VERDICTS = (IDENTICAL, WITHIN, OUTSIDE, NO_SPREAD, NOT_PUBLISHED, OTHER, NOT_RUN)
 
 
 def prediction_interval(trainings: Sequence[float], more: int = 1) -> tuple[float, float]:
@@ -50,12 +42,11 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     if scores.store.root.parent == folder:
         return pd.DataFrame()
     published = _published(scores)
-    known = _means(published, experiment) if published else None
-    by_seed = [_means(published.of_seed(s), experiment).value for s in published.seeds] if published else []
+    known = means(published, experiment) if published else None
     lines = []
-    for (kind, name), own in _means(scores, experiment).iterrows():
-        trainings = [round(value, 2) for value in (each[kind, name] for each in by_seed) if not np.isnan(value)]
-        least, most = prediction_interval(trainings, len(scores.seeds))
+    for (kind, name), own in means(scores, experiment).iterrows():
+        trainings = () if known is None else known.by_training[kind, name]
+        least, most = prediction_interval(trainings, max(len(own.by_training), 1))
         if np.isnan(own.value):
             verdict = NOT_RUN
         elif published is None:
@@ -67,7 +58,7 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         else:
             verdict = WITHIN if least <= own.value <= most else OUTSIDE
         theirs = known.loc[(kind, name), ["value", "low", "high"]] if known is not None else [np.nan] * 3
-        lines.append([kind, name, own.paper, *theirs, tuple(trainings), least, most, own.value, verdict])
+        lines.append([kind, name, own.paper, *theirs, trainings, least, most, own.value, verdict])
     columns = "kind name paper published low high trainings least most yours verdict"
     return pd.DataFrame(lines, columns=columns.split())
 
@@ -81,8 +72,8 @@ def _published(scores: Scores) -> Scores | None:
     return published if published.about["digest"] == scores.about["digest"] else None
 
 
-def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """By kind and name: value, low, high, paper, and the ids of the runs behind them."""
+def means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """Each row and effect, mean of folds, paper's metric: value, low, high, by_training, paper, ids of the runs."""
     both = tables.headline(scores, experiment).rename(columns={"effect": "name", "difference": "value"})
     both = both.assign(kind="effect")
     if experiment.rows:
@@ -92,7 +83,9 @@ def _means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         runs = [[run for run in text.split() if run != "-"] for text in both.runs]
     else:
         runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
-    return both.assign(runs=runs).set_index(["kind", "name"])[["value", "low", "high", "paper", "runs"]]
+    each = [tuple(map(float, text.split())) for text in both.by_training]
+    both = both.assign(runs=runs, by_training=each).set_index(["kind", "name"])
+    return both[["value", "low", "high", "by_training", "paper", "runs"]]
 
 
 def _same(scores: Scores, published: Scores, run: str) -> bool:
@@ -129,11 +122,8 @@ def closing(scores: Scores, experiment: Experiment) -> str:
     if tidy.empty:
         return ""
     counts = tidy.verdict.value_counts()
-    what = "effect" if len(tidy) == 1 else "rows and effects"
-    (first, number), *others = [(IN_WORDS[verdict], counts[verdict]) for verdict in IN_WORDS if verdict in counts]
-    if not others:
-        return f"{'All ' if number > 1 else 'The '}{number} {what} of yours: {first}."
-    return f"Of {len(tidy)} {what} of yours: " + "; ".join(f"{n} {w}" for w, n in ((first, number), *others)) + "."
+    each = "; ".join(f"{verdict} ({counts[verdict]} of {len(tidy)})" for verdict in VERDICTS if verdict in counts)
+    return f"Verdicts on your rows and effects: {each}."
 
 
 def as_text(scores: Scores, experiment: Experiment) -> str:

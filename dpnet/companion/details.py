@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dpnet.companion import experiments, paper
+from dpnet.companion.estimates import RESAMPLES, by_image, queries, resampling
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.results import MEAN, Scores, cell, direction, resampling
-from dpnet.metrics import RESAMPLES, mean_iou, queries
+from dpnet.companion.results import MEAN, Scores, cell, direction
+from dpnet.metrics import mean_iou
 
 RATES = ("cells", "precision", "recall")  # candidates per episode; on the foreground, of all; of all on it, reached
 
@@ -22,13 +23,15 @@ def matches(scores: Scores) -> pd.DataFrame:
         [_matched(scores, f"matches-{name}", fold) for fold in scores.folds] for name in ("cosine", "cycle")
     )
     lines = []
-    both = {"cosine": cosine, "cycle": cycle, "cycle - cosine": list(np.subtract(cycle, cosine))}
+    both = {"cosine": cosine, "cycle": cycle, "cycle - cosine": [a - b for a, b in zip(cycle, cosine, strict=True)]}
     for name, of_folds in both.items():
-        for fold, part in zip(scores.columns, [*of_folds, np.mean(of_folds, 0)], strict=True):
+        lists = min(map(len, of_folds))
+        for fold, part in zip(scores.columns, [*of_folds, np.mean([p[:lists] for p in of_folds], 0)], strict=True):
             line: dict[str, Any] = {"matches": name, "fold": fold}
-            for rate, samples in zip(RATES, part.T, strict=True):
+            for rate, samples in zip(RATES, np.moveaxis(part, 2, 0), strict=True):
                 of_rate = cell(samples, rate)
                 line |= {rate: of_rate[rate], f"{rate}_low": of_rate["low"], f"{rate}_high": of_rate["high"]}
+                line |= {"trainings": of_rate["trainings"], f"{rate}_by_training": of_rate["by_training"]}
             lines.append(line)
     return pd.DataFrame(lines)
 
@@ -36,23 +39,26 @@ def matches(scores: Scores) -> pd.DataFrame:
 def gain(scores: Scores) -> pd.DataFrame:
     """What the way back adds to the precision of the candidates, in the form of `results.effects`."""
     columns = {"precision": "difference", "precision_low": "low", "precision_high": "high"}
+    columns |= {"precision_by_training": "by_training"}
     tidy = matches(scores).query("matches == 'cycle - cosine'").rename(columns=columns)
     status = [direction(row, 1.0) for row in tidy.to_dict("records")]
-    return tidy.assign(effect="cycle over cosine matches", metric=PAPER_METRIC, paper=np.nan, status=status)
+    unstated = {"metric": PAPER_METRIC, "paper": np.nan, "needed": np.nan}
+    return tidy.assign(effect="cycle over cosine matches", status=status, **unstated)
 
 
 def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:
-    """`RATES`: the value, then its resamples, float64 [1 + R, 3]; NaN where not run."""
+    """`RATES` for each seed: the value, then its resamples, float64 [S, 1 + R, 3]."""
     lists, pixels = (scores.counts(scores.baseline(of), fold) for of in (name, "prototype"))
-    if not lists or not pixels:
-        return np.full((1 + RESAMPLES, len(RATES)), np.nan)
+    if not (seeds := min(len(lists), len(pixels))):
+        return np.empty((0, 1 + RESAMPLES, len(RATES)))
+    query, classes, weights = resampling(fold, pixels[:seeds])  # pixels tell queries apart, cells may not
     of_seeds = []
-    # Pixels tell queries apart, cells may not.
-    for (counts, _), weights in zip(lists, resampling(fold, pixels), strict=True):
-        hit, false, missed = (weights @ counts[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
+    for (counts, _), own in zip(lists[:seeds], query, strict=True):
+        of_image, episodes = by_image(counts, own, len(classes)), np.bincount(own, minlength=len(classes))
+        hit, false, missed = (weights @ of_image[:, i, j] for i, j in ((1, 1), (1, 0), (0, 1)))
         rates = [100 * hit / np.maximum(hit + false, 1), 100 * hit / np.maximum(hit + missed, 1)]
-        of_seeds.append(np.stack([weights @ counts[:, 1].sum(1) / weights.sum(1), *rates], 1))
-    return np.asarray(np.mean(of_seeds, 0))
+        of_seeds.append(np.stack([weights @ of_image[:, 1].sum(1) / (weights @ episodes), *rates], 1))
+    return np.stack(of_seeds)
 
 
 def by_class(scores: Scores, experiment: Experiment) -> pd.DataFrame:
@@ -81,7 +87,7 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         if not right or not wrong:
             continue
         parts = []
-        for seed, (counts, classes), (wrong_counts, _) in zip(scores.seeds, right, wrong, strict=True):
+        for seed, (counts, classes), (wrong_counts, _) in zip(scores.seeds, right, wrong, strict=False):
             listed = scores.store.episodes(fold, seed, best.shot, scores.setting.episodes)
             wrong_class = np.array([entry[3] for entry in listed])
             asked = wrong_class > 0  # a query that lacks no class of its fold has no wrong support
@@ -99,20 +105,22 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 def best_weights(scores: Scores) -> dict[str, Any] | None:
     """Where the paper's best pair of loss weights stands among ours; None if a cell was not run."""
     table5 = experiments.get("table5")
-    cells = np.stack([scores.samples(scores.of_row(row), MEAN, PAPER_METRIC) for row in table5.rows])
-    values, papers = cells[:, 0], paper.by_row(5, table5.keys)
+    papers = paper.by_row(5, table5.keys)
+    best = int(np.argmax([papers[*row.key.values(), MEAN] for row in table5.rows]))
+    parts = [(1.0, scores.of_row(row)) for row in table5.rows]
+    values = np.array([scores.estimate([part], MEAN, PAPER_METRIC).value for part in parts])
     if np.isnan(values).any():
         return None
-    ours, theirs = int(values.argmax()), int(np.argmax([papers[*row.key.values(), MEAN] for row in table5.rows]))
-    gap = cell(cells[theirs] - cells[ours], "difference")
+    rival = int(np.where(np.arange(len(values)) == best, -1, values).argmax())  # the best of the others
+    gap = cell(scores.samples([parts[best], (-1.0, parts[rival][1])], MEAN, PAPER_METRIC), "difference")
     return {
-        "theirs": table5.rows[theirs].label,
-        "ours": table5.rows[ours].label,
-        "rank": 1 + int((values > values[theirs]).sum()),
-        "miou": values[theirs],
-        "highest": values[ours],
+        "theirs": table5.rows[best].label,
+        "ours": table5.rows[rival].label,
+        "rank": 1 + int((values > values[best]).sum()),
+        "miou": values[best],
+        "highest": values[rival],
         **gap,
-        "status": "same direction" if ours == theirs else direction(gap, 1.0),
+        "status": direction(gap, 1.0),
     }
 
 

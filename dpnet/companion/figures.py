@@ -23,73 +23,79 @@ from dpnet.config import Run
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
 METRIC_NAMES = {"canet": "CANet metric (void is background)", "pfenet": "PFENet metric (void left out)"}
+BASELINE_DASHES = {"prototype": "-", "prototype-wrong": ":", "objects": "--"}
 OUTLINE = (1.0, 0.85, 0.0)
 
 
 def of_target(scores: Scores, experiment: Experiment) -> Figure:
-    """The picture of a target: heat maps, a curve over thresholds or diversities, or a table's points."""
-    special = {"table5": heat_maps, "fig5": thresholds, "diversity": gains}
-    return special.get(experiment.name, table)(scores, experiment)
+    """The picture of a target: a curve over thresholds or diversities, or a table's rows and effects."""
+    return {"fig5": thresholds, "diversity": gains}.get(experiment.name, table)(scores, experiment)
 
 
 def table(scores: Scores, experiment: Experiment) -> Figure:
-    """A table as points with 95 % intervals, per fold and metric, between its baselines."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    tidy, below = results.rows(scores, experiment), results.baselines(scores, experiment)
-    at, suffix = np.arange(len(scores.columns)), results.suffix(experiment, experiment.best)
-    labels = [row.label for row in experiment.rows]
-    lines = {"prototype": "-", "prototype-wrong": ":", "objects": "--"}
-    dashes = {BASELINES[name] + suffix: dash for name, dash in lines.items()}
+    """Rows (among their baselines) and effects: each training as a dot beside the mean and its 95 % interval."""
+    metric, suffix = experiment.best.metric or experiment.metric, results.suffix(experiment, experiment.best)
+    below = results.baselines(scores, experiment).query(f"fold == '{MEAN}' and metric == '{metric}'")
+    tidy = compare.means(scores, experiment).reset_index()
+    tidy = tidy[(tidy.kind == "row") | tidy.name.isin([effect.name for effect in experiment.effects])]
+    dashes = {BASELINES[name] + suffix: dash for name, dash in BASELINE_DASHES.items()}
+    dashes[f"{experiment.best.label}, wrong support"] = "-."
+    figure, panels = _lines(tidy)
     handles: dict[str, Any] = {}
-    for axis, (metric, title) in zip(panels, METRIC_NAMES.items(), strict=True):
-        of_panel = [row.label for row in experiment.rows if row.metric in (None, metric)]
-        of_rows = tidy[tidy.metric == metric].groupby(experiment.keys, sort=False)
-        for number, (label, (_, cells)) in enumerate(zip(of_panel, of_rows, strict=True)):
-            x = at + (number - (len(of_panel) - 1) / 2) * 0.14
-            handles[label] = _intervals(axis, x, cells, labels.index(label), fmt="", linestyle="")
-        *_, controlled = (row.label for row in experiment.controlled_rows if row.label in of_panel)
-        for name, dash in {**dashes, f"{controlled}, wrong support": "-."}.items():
-            cells = below[(below.yardstick == name) & (below.metric == metric)]
-            line = axis.hlines(cells.miou, at - 0.4, at + 0.4, color="0.35", linestyle=dash, linewidth=1.2)
-            handles[name if name in dashes else f"the model, wrong support{suffix}"] = line
-        axis.set_xticks(at, [fold if fold == MEAN else f"fold {fold}" for fold in scores.columns])
-        _plain(axis, title)
-    panels[0].set(ylabel="mIoU (%), 95 % interval", ylim=(0, None))
-    order = sorted(handles, key=lambda name: name not in labels)  # rows, then lines
-    figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    for axis, (kind, lines) in zip(panels, tidy.groupby("kind", sort=False), strict=True):
+        y, error = np.arange(len(lines)), [lines.value - lines.low, lines.high - lines.value]
+        handles["a training"] = _trainings(axis, lines.by_training, y + 0.2)
+        style = {"fmt": "D", "color": COLOURS[0], "markersize": 5, "capsize": 3}
+        handles["mean, 95 % interval"] = axis.errorbar(lines.value, y - 0.1, xerr=error, **style)
+        if kind == "effect":
+            (handles["the paper's effect, on its own data"],) = axis.plot(lines.paper, y - 0.1, "x", color=COLOURS[3])
+        for name, value in below.groupby("yardstick").miou.first().items() if kind == "row" else []:
+            if name in dashes:
+                handles[name] = axis.axvline(value, color="0.35", linestyle=dashes[name], linewidth=1.2)
+    own = any(row.metric for row in experiment.rows)
+    panels[0].set_xlabel(f"{'vertical lines: ' if own else ''}{METRIC_NAMES[metric]}")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def _lines(tidy: pd.DataFrame) -> tuple[Figure, np.ndarray]:
+    """A panel for each kind ("row", "effect"), with a line of its own for each name."""
+    kinds = [(kind, of_kind) for kind, of_kind in tidy.groupby("kind", sort=False)]
+    size = (5.5 * len(kinds), 1.6 + 0.4 * max(len(of_kind) for _, of_kind in kinds))
+    figure, panels = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    for axis, (kind, lines) in zip(panels[0], kinds, strict=True):
+        if kind == "effect":
+            axis.axvline(0, color="0.6", linewidth=1)
+        axis.set_yticks(np.arange(len(lines)), [textwrap.fill(name, 34) for name in lines.name])
+        axis.set_ylim(len(lines) - 0.4, -0.6)
+        _plain(axis, {"row": "mIoU (%), mean of folds", "effect": "effects (points), mean of folds"}[kind])
+        axis.grid(axis="x", color="0.9")
+    return figure, panels[0]
+
+
+def _trainings(axis: Axes, trainings: pd.Series, y: np.ndarray) -> Any:
+    """A dot for each training: a tuple of values for each line."""
+    dots = [(value, at) for at, values in zip(y, trainings, strict=True) for value in values]
+    return axis.plot(*zip(*dots, strict=True) if dots else [[], []], "o", color="0.35", markersize=3.5, alpha=0.7)[0]
 
 
 def _intervals(axis: Axes, x: Any, cells: pd.DataFrame, style: int, **options: Any) -> Any:
-    """Points with their intervals."""
+    """Means with their intervals, joined, and beside them a dot for each training."""
     middle = cells.difference if "difference" in cells else cells.miou
-    error = [middle - cells.low, cells.high - middle]
+    each, error = cells.by_training.str.split(expand=True).astype(float), [middle - cells.low, cells.high - middle]
+    axis.plot(x + 0.008, each, ".", color=COLOURS[style], alpha=0.5, markersize=4)
     return axis.errorbar(x, middle, error, marker=MARKERS[style], color=COLOURS[style], markersize=5, **options)
 
 
-def heat_maps(scores: Scores, experiment: Experiment) -> Figure:
-    """Table 5: the mean over folds for each pair of loss weights, ours and the paper's, each on its own scale."""
-    tidy = results.rows(scores, experiment).query(f"metric == 'canet' and fold == '{MEAN}'")
-    figure, panels = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
-    for axis, column, title in zip(panels, ("miou", "paper"), ("ours", "the paper's"), strict=True):
-        cells = tidy.pivot(index="lambda2_dis", columns="lambda1_aux", values=column)
-        sns.heatmap(
-            cells, ax=axis, annot=True, fmt=".1f", cmap="cividis", square=True, linewidths=1, mask=cells.isna(),
-            cbar_kws={"label": "mIoU (%), CANet metric", "shrink": 0.9}, cbar=not cells.isna().all(axis=None),
-        )  # fmt: skip
-        axis.set_title(title, fontsize=11)
-        axis.set(xlabel="λ1, weight of the auxiliary loss", ylabel="λ2, weight of the discriminator's loss")
-        axis.tick_params(length=0, rotation=0)
-    return figure
-
-
 def thresholds(scores: Scores, experiment: Experiment) -> Figure:
-    """Fig. 5: mIoU against beta, mean of folds with its 95 % interval; the vertical axis does not begin at zero."""
+    """Fig. 5: mIoU against beta, mean of folds, each training and the mean; the vertical axis begins above zero."""
     figure, axis = plt.subplots(figsize=(6.8, 4), layout="constrained")
     tidy = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
     for number, (metric, title) in enumerate(METRIC_NAMES.items()):
         mean = tidy[tidy.metric == metric]
-        axis.plot(mean.beta, mean.miou, marker=MARKERS[number], color=COLOURS[number], label=title)
+        each, style = mean.by_training.str.split(expand=True).astype(float), {"color": COLOURS[number]}
+        axis.plot(mean.beta, each, linewidth=0.7, alpha=0.5, **style)
+        axis.plot(mean.beta, mean.miou, marker=MARKERS[number], label=title, **style)
         axis.fill_between(mean.beta, mean.low, mean.high, color=COLOURS[number], alpha=0.2, linewidth=0)
     bottom = axis.get_ylim()[0]
     for beta, name, dash in ((0.2, " the paper's test", ":"), (0.5, " training", "--")):
@@ -132,21 +138,12 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
 def compared(scores: Scores, experiment: Experiment) -> Figure:
     """One's own values among the published trainings: a line for each row (left) and each effect (right)."""
     tidy = compare.compared(scores, experiment)
-    kinds = [(kind, of_kind) for kind, of_kind in tidy.groupby("kind", sort=False)]
-    size = (5.5 * len(kinds), 1.4 + 0.32 * max(len(of_kind) for _, of_kind in kinds))
-    figure, panels = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
-    for axis, (kind, lines) in zip(panels[0], kinds, strict=True):
+    figure, panels = _lines(tidy)
+    for axis, (_, lines) in zip(panels, tidy.groupby("kind", sort=False), strict=True):
         y = np.arange(len(lines))
-        if kind == "effect":
-            axis.axvline(0, color="0.6", linewidth=1)
         (band,) = axis.plot(lines[["least", "most"]].T, [y, y], color="0.8", linewidth=7, solid_capstyle="butt")[:1]
-        dots = [(value, at) for at, trainings in zip(y, lines.trainings, strict=True) for value in trainings]
-        (dot,) = axis.plot(*zip(*dots, strict=True) if dots else [[], []], "o", color="0.35", markersize=4)
+        dot = _trainings(axis, lines.trainings, y)
         (own,) = axis.plot(lines.yours, y, "D", color=COLOURS[1], markersize=7, markerfacecolor="none")
-        axis.set_yticks(y, [textwrap.fill(name, 34) for name in lines.name])
-        axis.set_ylim(len(lines) - 0.4, -0.6)
-        _plain(axis, {"row": "mIoU (%), mean of folds", "effect": "effects, in points"}[kind])
-        axis.grid(axis="x", color="0.9")
     figure.legend(
         [dot, band, own], ["published trainings", "where one more is expected (95 %)", "yours"],
         loc="outside lower center", ncols=3, frameon=False,

@@ -12,7 +12,7 @@ from dpnet.companion import experiments, figures, paper, presets, tables, verdic
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.companion.runner import Cohort
 from dpnet.io import DPNetError, write
-from dpnet.metrics import METRICS, interval
+from dpnet.metrics import METRICS
 
 MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<where>[\w-]+) -->).*?(<!-- end -->)", re.DOTALL)
 TABLE_3 = experiments.get("table3")
@@ -76,9 +76,8 @@ def _expect(scores: Scores) -> str:
     """The full model's mean under both metrics, with intervals."""
     parts = []
     for metric in METRICS:
-        samples = scores.samples(scores.of_row(TABLE_3.best), MEAN, metric)
-        low, high = interval(samples[1:])
-        parts.append(f"**{samples[0]:.1f}** [{low:.1f}, {high:.1f}] ({tables.METRIC_NAMES[metric]})")
+        ours = scores.estimate([(1.0, scores.of_row(TABLE_3.best))], MEAN, metric)
+        parts.append(f"**{ours.value:.1f}** [{ours.low:.1f}, {ours.high:.1f}] ({tables.METRIC_NAMES[metric]})")
     return " and ".join(parts)
 
 
@@ -91,7 +90,10 @@ def _ablation(scores: Scores) -> str:
     short = tables.beside(scores, TABLE_3)[["PIM", "MSF", "CCM", "mean", "paper mean"]]
     short = short.set_axis(["PIM", "MSF", "CCM", "ours", "paper"], axis="columns")
     short = short.assign(**{"gain over the row above": ["", *ours], "paper's gain": ["", *theirs]})
-    return f"\n{markdown(short)}\n\nAll three over none: {whole}; in the paper {papers_whole}.\n"
+    last = (
+        f"All three over none: {whole}; in the paper {papers_whole}. Trainings: {tables.trainings(scores, TABLE_3)}."
+    )
+    return f"\n{markdown(short)}\n\n{last}\n"
 
 
 def _measured(what: str, device: str) -> str:

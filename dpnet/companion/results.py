@@ -1,9 +1,9 @@
 """The paper's tables beside ours: records on disk -> one tidy frame -> values with 95 % intervals -> tidy tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from itertools import count, product
+from itertools import count, product, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +12,17 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import experiments, paper, presets
-from dpnet.companion.experiments import PAPER_METRIC, Experiment, Row
+from dpnet.companion.estimates import ENOUGH, RESAMPLES, CountsOfSeed, Estimate, by_image, estimate, resampling
+from dpnet.companion.experiments import Experiment, Row
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Record, Store
 from dpnet.config import Variant
 from dpnet.io import DPNetError, read_json
-from dpnet.metrics import METRICS, RESAMPLES, Metric, bootstrap, draws, interval, queries
+from dpnet.metrics import METRICS, Metric, bootstrap
 from dpnet.model import DPNet
 
 MEAN = "mean"
+TOO_FEW = f"needs {ENOUGH} seeds"  # the status of what has an interval, but no verdict yet
 FULL_MODEL = Row({}, "the full model")
 BASELINES = {
     "prototype": "training-free prototype",
@@ -30,7 +32,7 @@ BASELINES = {
 }
 COLUMNS = ["fold", "seed", "variant", "shot", "diversity", "folder", "record", "evaluation"]
 Selection = tuple[tuple[str, Any], ...]  # columns of the frame, and the values that are selected
-CountsOfSeed = tuple[np.ndarray, np.ndarray]  # int64 [E, 2, 3], and the class of each episode, int64 [E]
+Sum = Sequence[tuple[float, Selection]]  # of rows, with their weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Scores:
     setting: Setting
     frame: pd.DataFrame  # a row per record and evaluation (or baseline, of variant ""), sorted by fold and seed
     store: Store  # where their counts are
-    seeds: range  # those that are read
+    seeds: range  # those that are read, where they are there: each is another training
     about: dict[str, Any]  # what `benchmark.json` says: class names, folds, tested classes, numbers of images
 
     @property
@@ -52,10 +54,6 @@ class Scores:
     def columns(self) -> list[str]:
         """The folds, then their mean."""
         return [*map(str, self.folds), MEAN]
-
-    def of_seed(self, seed: int) -> "Scores":
-        """The same, of one seed alone."""
-        return replace(self, seeds=range(seed, seed + 1))
 
     def comparable(self, experiment: Experiment) -> bool:
         """Whether absolute values may be compared with the paper's: its data, at its own schedule."""
@@ -80,27 +78,42 @@ class Scores:
         return self.frame[same & self.frame.seed.isin(self.seeds)]
 
     def counts(self, selection: Selection, fold: int) -> list[CountsOfSeed]:
-        """Counts and classes of a fold, for each seed; empty if a seed is missing, or has no episodes."""
-        records = self.records(selection)
-        of_fold = records[records.fold == fold]
-        lists = [self.store.counts(*pair) for pair in zip(of_fold.record, of_fold.evaluation, strict=True)]
-        whole = len(lists) == len(self.seeds) and all(len(classes) for _, classes in lists)
-        return lists if whole else []
+        """Counts and classes of a fold, for each seed, up to the first that is missing or has no episodes."""
+        return _counts(self, selection, fold)
 
-    def samples(self, selection: Selection, fold: int | str, metric: Metric) -> np.ndarray:
-        """A cell's value, then its bootstrap resamples (paired within a fold), float64 [1 + R]; NaN if not run."""
-        if fold == MEAN:
-            return np.asarray(np.mean([self.samples(selection, f, metric) for f in self.folds], 0))
-        return _samples(self, selection, int(fold), metric)
+    def trainings(self, parts: Sum, fold: int | str) -> int:
+        """How many seeds all parts of a sum have, for the mean on every fold."""
+        return min(len(self.counts(selection, f)) for _, selection in parts for f in self._of(fold))
 
-    def run_ids(self, selection: Selection, fold: str) -> str:
-        """Ids of the records behind a cell, joined by spaces."""
-        records = self.records(selection)
-        return " ".join(records[records.fold.isin(self.folds if fold == MEAN else [int(fold)])].folder)
+    def samples(self, parts: Sum, fold: int | str, metric: Metric) -> np.ndarray:
+        """A cell or a weighted sum in each training: its value, then resamples of the images, float64 [S, 1 + R].
+
+        Images are drawn alike for all parts and seeds, so that 1 and -1 give a paired difference.
+        """
+        trainings = self.trainings(parts, fold)
+        of_folds = [
+            [w * _samples(self, selection, f, trainings, metric) for w, selection in parts] for f in self._of(fold)
+        ]
+        return np.asarray(np.sum(of_folds, 1).mean(0))
+
+    def estimate(self, parts: Sum, fold: int | str, metric: Metric) -> Estimate:
+        """`samples` as a mean over trainings with its interval."""
+        return estimate(self.samples(parts, fold, metric))
+
+    def runs(self, parts: Sum, fold: int | str) -> str:
+        """Ids of the records behind `samples`, joined by spaces; a minus between the parts."""
+        seeds, texts = self.seeds[: self.trainings(parts, fold)], []
+        for _, selection in parts:
+            records = self.records(selection)
+            texts.append(" ".join(records[records.fold.isin(self._of(fold)) & records.seed.isin(seeds)].folder))
+        return " - ".join(texts)
+
+    def _of(self, fold: int | str) -> list[int]:
+        return self.folds if fold == MEAN else [int(fold)]
 
     def missing_folds(self, selection: Selection) -> list[int]:
         """The folds for whose want no mean exists."""
-        return [fold for fold in self.folds if np.isnan(self.samples(selection, fold, PAPER_METRIC)[0])]
+        return [fold for fold in self.folds if not self.counts(selection, fold)]
 
 
 def load(setting: Setting, results: Path | None = None, seeds: int | None = None) -> Scores:
@@ -142,37 +155,37 @@ def _lines(file: Path, store: Store, setting: Setting) -> Iterator[dict[str, Any
             yield dict(zip(COLUMNS, row, strict=True))
 
 
-def resampling(fold: int, lists: list[CountsOfSeed]) -> list[np.ndarray]:
-    """How often each episode counts, for each seed: once, then in each resample, of the same images: [1 + R, E]."""
-    counts, classes = (np.concatenate(part) for part in zip(*lists, strict=True))
-    weights = np.concatenate([np.ones((1, len(classes))), draws(classes, queries(counts, classes), fold)])
-    return np.split(weights, np.cumsum([len(own) for _, own in lists])[:-1], axis=1)
+@lru_cache(2048)
+def _counts(scores: Scores, selection: Selection, fold: int) -> list[CountsOfSeed]:
+    records = scores.records(selection)
+    of_fold = records[records.fold == fold].set_index("seed")[["record", "evaluation"]].T.to_dict("list")
+    lists = (scores.store.counts(*of_fold[seed]) for seed in takewhile(of_fold.__contains__, scores.seeds))
+    return list(takewhile(lambda of_seed: len(of_seed[1]) > 0, lists))
 
 
-@lru_cache(4096)  # a report asks for the same cells many times
-def _samples(scores: Scores, selection: Selection, fold: int, metric: Metric) -> np.ndarray:
-    """The mean over seeds; with several, they are resampled too."""
-    lists = scores.counts(selection, fold)
+@lru_cache(1024)  # a report asks for the same cells many times
+def _samples(scores: Scores, selection: Selection, fold: int, trainings: int, metric: Metric) -> np.ndarray:
+    lists = scores.counts(selection, fold)[:trainings]
     if not lists:
-        return np.full(1 + RESAMPLES, np.nan)
-    pairs = zip(lists, resampling(fold, lists), strict=True)
-    stacked = np.stack([bootstrap(*of_seed, metric, weights) for of_seed, weights in pairs])
-    if len(stacked) > 1:
-        drawn = np.random.default_rng(fold).integers(len(stacked), size=stacked[:, 1:].shape)
-        stacked[:, 1:] = np.take_along_axis(stacked[:, 1:], drawn, 0)
-    return np.asarray(stacked.mean(0))
+        return np.empty((0, 1 + RESAMPLES))
+    query, classes, weights = resampling(fold, lists)
+    of_images = [by_image(counts, own, len(classes)) for (counts, _), own in zip(lists, query, strict=True)]
+    return np.stack([bootstrap(counts, classes, metric, weights) for counts in of_images])
 
 
-def cell(samples: np.ndarray, name: str = "miou") -> dict[str, float]:
-    """A value with its interval, two decimals."""
-    low, high = interval(samples[1:])
-    return {name: round(float(samples[0]), 2), "low": round(low, 2), "high": round(high, 2)}
+def cell(samples: np.ndarray, name: str = "miou") -> dict[str, Any]:
+    """A mean over trainings with its interval, two decimals; how many trainings, and the value of each."""
+    ours, each = estimate(samples), " ".join(f"{value:.2f}" for value in samples[:, 0])
+    of_mean = {name: round(ours.value, 2), "low": round(ours.low, 2), "high": round(ours.high, 2)}
+    return of_mean | {"trainings": ours.trainings, "by_training": each}
 
 
-def direction(difference: dict[str, float], theirs: float) -> str:
+def direction(difference: dict[str, Any], theirs: float) -> str:
     """In words how a difference, with its interval, lies to zero, and to what the paper has."""
     if np.isnan(difference["difference"]):
         return "not run"
+    if difference["trainings"] < ENOUGH:
+        return TOO_FEW
     ours = 1 if difference["low"] > 0 else -1 if difference["high"] < 0 else 0
     if not ours:
         return "undecided"
@@ -190,8 +203,8 @@ def table(
 ) -> pd.DataFrame:
     """A table of the paper, ours beside it, from the runs in a results folder (None: the project's).
 
-    Tidy: the columns that name the row, then fold (a number or "mean"), metric, miou, low, high (95 %), paper, delta,
-    status, runs.
+    Tidy: the columns that name the row, then fold (a number or "mean"), metric, miou (the mean over trainings), low,
+    high (95 %), trainings, by_training, paper, delta, status, runs; `seeds`: how many are read, None: all.
     """
     setting = presets.resolve(benchmark, preset)
     return rows(load(setting, Path(results) if results else None, seeds), experiments.get(f"table{number}"))
@@ -207,21 +220,21 @@ def rows(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         millions = round(sum(p.numel() for p in network.parameters()) / 1e6, 1)
         model = {"backbone": training.backbone, "params_m": millions}
     for row in experiment.rows:
-        selection = scores.of_row(row)
+        parts = [(1.0, scores.of_row(row))]
         for fold, metric in product(scores.columns, _metrics(row)):
             line = {**row.key, **model, "fold": fold, "metric": metric}
-            line |= cell(scores.samples(selection, fold, metric))
+            line |= cell(scores.samples(parts, fold, metric))
             compared = metric == (row.metric or experiment.metric)
             line["paper"] = papers.get((*row.key.values(), fold), np.nan) if compared else np.nan
-            lines.append(line | {"delta": np.nan, "status": "", "runs": scores.run_ids(selection, fold)})
+            lines.append(line | {"delta": np.nan, "status": "", "runs": scores.runs(parts, fold)})
     return against_paper(pd.DataFrame(lines), scores.comparable(experiment))
 
 
 def against_paper(tidy: pd.DataFrame, comparable: bool) -> pd.DataFrame:
     """The table with delta and status: whether the paper's value lies in our interval, where they are comparable."""
     compared = tidy.miou.notna() & tidy.paper.notna() & comparable
-    conditions = [tidy.miou.isna(), ~compared, tidy.paper.between(tidy.low, tidy.high)]
-    status = np.select(conditions, ["not run", "not comparable", "reproduced"], "differs")
+    conditions = [tidy.miou.isna(), ~compared, tidy.trainings < ENOUGH, tidy.paper.between(tidy.low, tidy.high)]
+    status = np.select(conditions, ["not run", "not comparable", TOO_FEW, "reproduced"], "differs")
     return tidy.assign(delta=(tidy.miou - tidy.paper).round(2).where(compared), status=status)
 
 
@@ -238,26 +251,25 @@ def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         # A claim without a number is one that the effect is positive.
         unstated, metric = 1.0 if effect.claim else np.nan, parts[0][1].metric or experiment.metric
         selections = [(weight, scores.of_row(row)) for weight, row in parts]
-        for line in _sums(scores, selections, _metrics(parts[0][1])):
+        for line, ours in _sums(scores, selections, _metrics(parts[0][1])):
             stated = theirs[line["fold"]] if line["metric"] == metric else np.nan
             status = direction(line, unstated if np.isnan(stated) else stated)
-            lines.append({"effect": effect.name, **line, "paper": stated, "status": status})
+            needed = ours.needed(stated) if status == "undecided" and abs(stated) > 0 else np.nan
+            lines.append({"effect": effect.name, **line, "paper": stated, "status": status, "needed": needed})
     for row in experiment.controlled_rows:
         name, prototype = f"{row.label} over {BASELINES['prototype']}", scores.baseline("prototype", row)
-        for line in _sums(scores, [(1.0, scores.of_row(row)), (-1.0, prototype)], _metrics(row)):
+        for line, _ in _sums(scores, [(1.0, scores.of_row(row)), (-1.0, prototype)], _metrics(row)):
             lines.append({"effect": name, **line, "paper": np.nan, "status": direction(line, np.nan)})
-    columns = ["effect", "fold", "metric", "difference", "low", "high", "paper", "status", "runs"]
-    return pd.DataFrame(lines, columns=columns)
+    columns = "effect fold metric difference low high trainings by_training paper status needed runs"
+    return pd.DataFrame(lines, columns=columns.split())
 
 
-def _sums(
-    scores: Scores, parts: list[tuple[float, Selection]], metrics: tuple[Metric, ...]
-) -> Iterator[dict[str, Any]]:
-    """A weighted sum in each cell: 1 and -1 give a paired difference."""
+def _sums(scores: Scores, parts: Sum, metrics: tuple[Metric, ...]) -> Iterator[tuple[dict[str, Any], Estimate]]:
+    """A weighted sum in each cell, as a line of a tidy table and as an estimate."""
     for fold, metric in product(scores.columns, metrics):
-        whole = sum((w * scores.samples(selection, fold, metric) for w, selection in parts), np.zeros(1))
-        runs = " - ".join(scores.run_ids(selection, fold) for _, selection in parts)
-        yield {"fold": fold, "metric": metric, **cell(whole, "difference"), "runs": runs}
+        of_sum = cell(scores.samples(parts, fold, metric), "difference")
+        line = {"fold": fold, "metric": metric, **of_sum, "runs": scores.runs(parts, fold)}
+        yield line, scores.estimate(parts, fold, metric)
 
 
 @cache
@@ -273,7 +285,7 @@ def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         for name, label in BASELINES.items():
             selections[label + suffix(experiment, alike[0])] = scores.baseline(name, alike[0]), METRICS
     return pd.DataFrame(
-        {"yardstick": label, "fold": fold, "metric": metric, **cell(scores.samples(selection, fold, metric))}
+        {"yardstick": label, "fold": fold, "metric": metric, **cell(scores.samples([(1.0, selection)], fold, metric))}
         for label, (selection, metrics) in selections.items()
         for fold, metric in product(scores.columns, metrics)
     )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dpnet.companion import details, paper, results
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.results import MEAN, Scores
+from dpnet.companion.results import MEAN, TOO_FEW, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.metrics import METRICS
@@ -118,7 +118,7 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
         below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
         effects = wide(headline(scores, experiment, scores.columns), ["effect"])
         parts += ["Paired effects (95 % interval)", effects, f"Baselines, {metric}", below]
-        parts += [support_verdict(scores, experiment), *missing(scores, experiment)]
+        parts += [*rests(scores, experiment), support_verdict(scores, experiment), *missing(scores, experiment)]
     parts.append(f"Protocol: {protocol(scores, experiment)}")
     if not scores.comparable(experiment):
         parts.append("Not the paper's setting: compare directions, not values.")
@@ -141,7 +141,7 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
     """In words: does the model read its support?"""
     best = experiment.best
     right, wrong = (
-        np.array([scores.samples(scores.of_row(best, support), fold, "pfenet")[0] for fold in scores.columns])
+        np.array([scores.estimate([(1.0, scores.of_row(best, support))], f, "pfenet").value for f in scores.columns])
         for support in ("right", "wrong")
     )
     if np.isnan(right[-1] + wrong[-1]):
@@ -160,6 +160,39 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
         f"{both}, {share:.0%} of it. On {', '.join(near)} a support of another class does half "
         "as well as the right one, or better: there it hardly reads which class is asked for, whatever its mIoU."
     )
+
+
+def trainings(scores: Scores, experiment: Experiment) -> str:
+    """How many trainings a target's means rest on, as 10 or 3 to 10; "0" where nothing was run."""
+    parts = [scores.of_row(row) for row in experiment.rows] or [scores.baseline("matches-cycle")]
+    counts = {scores.trainings([(1.0, part)], MEAN) for part in parts} - {0} or {0}
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+
+
+def rests(scores: Scores, experiment: Experiment) -> list[str]:
+    """In words: what the means rest on, and how many trainings would tell the undecided effects."""
+    several, best = trainings(scores, experiment), [(1.0, scores.of_row(experiment.best))] if experiment.rows else []
+    if not best:
+        return [f"Nothing is trained here: each number is the mean over {several} lists of episodes."]
+    ours = scores.estimate(best, MEAN, experiment.metric)
+    if ours.trainings < 2:
+        few = f"Each number is from one training: its interval is for other images only, a verdict {TOO_FEW}."
+        return [few] if several != "0" else []
+    share = ours.of_images / max(ours.of_images + ours.of_trainings, 1e-12)
+    text = (
+        f"Each number is the mean of {several} trainings. Of the variance behind the interval of the mean of "
+        f"“{experiment.best.label}”, {share:.0%} is from the images and {1 - share:.0%} from the trainings."
+    )
+    lines = headline(scores, experiment).dropna(subset="needed").to_dict("records")
+    numbers = ["these are enough" if row["needed"] <= row["trainings"] else needed(row["needed"]) for row in lines]
+    each = [f"{row['effect']} ({row['paper']:+.1f}): {n}" for row, n in zip(lines, numbers, strict=True)]
+    told = "Trainings in all that would tell an effect of the paper's size from none: "
+    return [text, f"{told}{'; '.join(each)}."] if each else [text]
+
+
+def needed(number: float) -> str:
+    """How many trainings would tell an undecided effect, "—" of others."""
+    return NOTHING if np.isnan(number) else "not with these images" if np.isinf(number) else f"{number:.0f}"
 
 
 def missing(scores: Scores, experiment: Experiment) -> list[str]:
@@ -187,7 +220,8 @@ def protocol(scores: Scores, experiment: Experiment) -> str:
     novel = {"drop": "left out", "background": "kept, as background"}[t.novel]
     decay = f"polynomial decay (power {t.decay:g})" if t.decay else "fixed"
     scales = " or ".join(dict.fromkeys("+".join(f"{s:g}" for s in row.scales) for row in experiment.rows)) or "1"
-    over = " and over seeds." if len(scores.seeds) > 1 else ", not over trainings."
+    several = trainings(scores, experiment)
+    over = ", and other trainings." if several not in ("0", "1") else ", not other trainings."
     return (
         f"{setting.benchmark}{recipe}: {images['train']} training and {images['val']} test "
         f"images{one_fold}, folds {_tested(scores.about)}; training images with novel classes {novel}. "
@@ -195,9 +229,9 @@ def protocol(scores: Scores, experiment: Experiment) -> str:
         f"{OPTIMIZERS[t.optimizer]} {t.learning_rate:g}, {decay}, {t.steps:,} steps of {t.batch} episodes, "
         f"augmentation: {t.augment}, {t.precision}; last checkpoint. "
         f"{setting.episodes} episodes per fold and seed, {_shots(scores, experiment)}, class first; "
-        f"seeds: {len(scores.seeds)}; beta {Variant().beta:g} in training, "
+        f"seeds: {several}; beta {Variant().beta:g} in training, "
         f"{_listed((row.beta for row in experiment.rows), Evaluation.beta)} in testing; scale "
-        f"{scales}; scored at each query's own size. Intervals: 95 %, bootstrap over query images within classes"
+        f"{scales}; scored at each query's own size. Intervals: 95 %, other query images, drawn within classes"
         f"{over}"
     )
 

@@ -1,6 +1,5 @@
 """What came out: each target in a word and a line, and each claim of the paper that a run can test."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 
 from dpnet.companion import details, experiments, results, tables
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import MEAN, Scores
+from dpnet.companion.results import MEAN, TOO_FEW, Scores
 
 AGAIN = "the same as"
 SYMBOLS = {
@@ -19,13 +18,14 @@ SYMBOLS = {
     "mixed": "± mixed",
     "no claim": "– no claim",
     "undecided": "○ undecided",
+    TOO_FEW: f"? {TOO_FEW}",
     "incomplete": "… incomplete",
     "not run": "· not run",
 }
 NOT_RUN = ("not run", "—")
 BEST_WEIGHTS = [
     "“the best results are achieved when … both set to 1.0”", "table5",
-    "both at 1 over the highest of the sixteen", "number 1",
+    "both at 1 over the best of the others", "number 1",
 ]  # fmt: skip
 
 
@@ -48,9 +48,11 @@ def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
         statuses.add(best["status"])
     if scores.comparable(experiment):
         same = (means.status == "reproduced") | means.paper.isna()
-        return "reproduced" if same.all() else "differs", text
+        return TOO_FEW if TOO_FEW in {*means.status} else "reproduced" if same.all() else "differs", text
     if not claimed:
         return "no claim", text
+    if TOO_FEW in statuses:
+        return TOO_FEW, text
     return statuses.pop() if len(statuses) == 1 else "mixed", text
 
 
@@ -69,14 +71,12 @@ def overview(scores: Scores) -> pd.DataFrame:
 
 
 def claims(scores: Scores) -> pd.DataFrame:
-    """The paper's claims that a run can test, in its words, and what came out; by seed, if there are several."""
+    """The paper's claims that a run can test, in its words, and what came out."""
     lines: list[list[str]] = []
     first: dict[frozenset[Any], str] = {}
-    each = [scores.of_seed(seed) for seed in scores.seeds] if len(scores.seeds) > 1 else []
     every = experiments.several("all", scores.setting.benchmark)
     for experiment in sorted(every, key=lambda one: not one.rows):  # what sums no rows is last
         cells = tables.headline(scores, experiment, scores.columns)
-        alone = [tables.headline(one, experiment).set_index("effect").difference for one in each]
         for effect in [effect for effect in experiment.effects if effect.claim]:
             parts = [(experiment.rows[i], weight) for i, weight in effect.weights.items()]
             rows = frozenset((row.variant, row.evaluation(0), row.diversity, weight) for row, weight in parts)
@@ -84,26 +84,18 @@ def claims(scores: Scores) -> pd.DataFrame:
             first.setdefault(rows, f"{experiment.heading}, {effect.name}")
             *of_folds, mean = cells[cells.effect == effect.name].to_dict("records")
             stated = "positive" if np.isnan(mean["paper"]) else f"{mean['paper']:+.1f}"
-            line = [
-                effect.claim,
-                experiment.name,
-                effect.name + again,
-                stated,
-                tables.difference(mean),
-                mean["status"],
-            ]
-            by_fold = _signed(row["difference"] for row in of_folds)
-            lines.append([*line, by_fold, _signed(one[effect.name] for one in alone)])
+            about = [effect.claim, experiment.name, effect.name + again, stated]
+            ours = [tables.difference(mean), mean["status"], mean["trainings"], tables.needed(mean["needed"])]
+            by_fold = ", ".join(tables.decimal(row["difference"], "+") for row in of_folds)
+            lines.append([*about, *map(str, ours), by_fold])
         if experiment.name == "table5":
             best = details.best_weights(scores)
-            ours = [f"number {best['rank']}: {tables.difference(best)}", best["status"]] if best else NOT_RUN[::-1]
+            ours = ["—", "not run", "0"]
+            if best:
+                ours = [f"number {best['rank']}: {tables.difference(best)}", best["status"], str(best["trainings"])]
             lines.append([*BEST_WEIGHTS, *ours, "—", "—"])
-    columns = ["claim", "target", "effect", "paper", "ours", "status", "by fold", "by seed"]
-    return pd.DataFrame(lines, columns=columns).drop(columns=[] if each else "by seed")
-
-
-def _signed(values: Iterable[float]) -> str:
-    return ", ".join(tables.decimal(value, "+") for value in values)
+    columns = ["claim", "target", "effect", "paper", "ours", "status", "trainings", "needed", "by fold"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def opening(scores: Scores, experiment: Experiment) -> str:
@@ -112,7 +104,8 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
     answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}."
     lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
+    lines += tables.rests(scores, experiment)
     if experiment.rows:
-        lines[-1] += " (Points of mIoU, mean of the folds, 95 % interval.)"
+        lines[2] += " (Points of mIoU, mean of the folds, 95 % interval.)"
         lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
     return "\n\n".join(lines)

@@ -38,12 +38,10 @@ class FeatureBank:
         which = [0] * len(positions) if mirrored is None else mirrored.astype(int).tolist()
         keys = list(zip(positions, which, strict=True))
         if device == "cuda":
-            lacking = sorted({*keys} - self.on_gpu.keys())
             free, total = torch.cuda.mem_get_info()
-            if lacking and free < total / 4:
+            if free < total / 4:
                 self.on_gpu.clear()
-                lacking = sorted({*keys})
-            if lacking:
+            if lacking := sorted({*keys} - self.on_gpu.keys()):
                 self.on_gpu.update(zip(lacking, sent(self._read(lacking), device), strict=True))
             rows = torch.stack([self.on_gpu[key] for key in keys])
         else:

@@ -47,7 +47,7 @@ def test_the_interval_contains_the_mean_of_more_trainings_in_95_of_100_cases(n: 
 def test_the_same_counts_are_identical_and_one_other_count_is_not(published: Path, tmp_path: Path) -> None:
     own = scores_in(tmp_path / "own")
     assert set(verdicts(tmp_path / "own").values()) == {compare.IDENTICAL}
-    assert "All 9 rows and effects of yours: identical" in compare.closing(own, TABLE_3)
+    assert "your rows and effects: identical (9 of 9)." in compare.closing(own, TABLE_3)
     rewrite_pim(own, fold=2)
     changed = verdicts(tmp_path / "own")
     assert {name for name, verdict in changed.items() if verdict == compare.NO_SPREAD} == {
@@ -70,11 +70,11 @@ def test_another_training_is_judged_by_the_spread_of_the_published(published: Pa
     tidy = compare.compared(results.load(TINY, tmp_path / "own", 1), TABLE_3).set_index(["kind", "name"])
     for row in TABLE_3.rows:
         values = [
-            np.mean([theirs.of_seed(s).samples(theirs.of_row(row), f, "canet")[0] for f in theirs.folds])
+            np.mean([theirs.samples([(1.0, theirs.of_row(row))], f, "canet")[s, 0] for f in theirs.folds])
             for s in range(4)
         ]
         half = 3.182446 * np.std(values, ddof=1) * np.sqrt(1.25)  # t of three degrees of freedom
-        value = results.load(TINY, own.store.root.parent, 1).samples(own.of_row(row), MEAN, "canet")[0]
+        value = own.estimate([(1.0, own.of_row(row))], MEAN, "canet").value
         line = tidy.loc["row", row.label]
         assert line.trainings == pytest.approx(values, abs=0.006)
         assert (line.least, line.most) == pytest.approx((np.mean(values) - half, np.mean(values) + half), abs=0.05)
@@ -82,7 +82,7 @@ def test_another_training_is_judged_by_the_spread_of_the_published(published: Pa
         assert line.verdict == (compare.WITHIN if inside else compare.OUTSIDE)
     assert {compare.WITHIN, compare.OUTSIDE} <= set(tidy.verdict)
     own = results.load(TINY, tmp_path / "own", 1)
-    assert compare.closing(own, TABLE_3).startswith("Of 9 rows and effects of yours: ")
+    assert compare.closing(own, TABLE_3).startswith("Verdicts on your rows and effects: ")
     assert list(compare.table(own, TABLE_3).columns) == ["", "paper", "published", "trainings", "yours", "verdict"]
     figure = figures.compared(own, TABLE_3)
     assert [len(axis.get_yticklabels()) for axis in figure.axes] == [4, 5]
@@ -93,7 +93,7 @@ def test_other_data_and_what_is_published_itself_are_not_compared(published: Pat
     about = json.loads((published / "shapes-tiny" / "benchmark.json").read_text())
     write(published / "shapes-tiny" / "benchmark.json", json.dumps({**about, "digest": "f" * 64}).encode())
     assert set(verdicts(tmp_path / "own").values()) == {compare.OTHER}
-    assert "nothing is published on these data" in compare.closing(own, TABLE_3)
+    assert "other data or preset (9 of 9)" in compare.closing(own, TABLE_3)
     assert compare.compared(results.load(TINY, published), TABLE_3).empty
     assert compare.closing(results.load(TINY, published), TABLE_3) == ""
 

@@ -65,7 +65,7 @@ def test_it_leaves_a_table_notebooks_and_runs_and_again_does_nothing(place: Plac
     assert "paper mean" in printed
     assert "58.0" in printed  # the paper's
     table = (results / "table3.csv").read_text().splitlines()
-    assert table[0] == "pim,msf,ccm,fold,metric,miou,low,high,paper,delta,status,runs"
+    assert table[0] == "pim,msf,ccm,fold,metric,miou,low,high,trainings,by_training,paper,delta,status,runs"
     assert len(table) == 1 + 4 * 5 * 2
     assert len(list((results / "train").glob("*.ipynb"))) == 4
     assert all(map(outputs, [results / "table3.ipynb", *(results / "train").glob("*.ipynb")]))
@@ -150,7 +150,7 @@ def test_a_reproduction_leaves_what_is_published_as_it_is_and_is_compared_with_i
     (copy / ".venv").symlink_to(ROOT / ".venv")
     printed = make("reproduce-table3", folder, "RESULTS=results/local", "JOBS=2", at=copy)
     assert "12 of 12 runs to train" in printed
-    assert "All 9 rows and effects of yours: identical to the published" in printed
+    assert "Verdicts on your rows and effects: identical (9 of 9)" in printed
     assert subprocess.run([*git, "status", "--short"], capture_output=True, check=True).stdout == b""
     text = (copy / "results" / "local" / "shapes-tiny" / "table3.ipynb").read_text()
     assert "Yours beside the published" in text

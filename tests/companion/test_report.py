@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
-from invented import TINY, add_seed, scores_in
+from invented import TINY, scores_in
 
 from dpnet import io
-from dpnet.companion import experiments, notebooks, paper, readme, report, results, tables, verdicts
+from dpnet.companion import experiments, figures, notebooks, paper, readme, report, results, tables, verdicts
 from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
@@ -17,7 +19,7 @@ TABLE_3 = experiments.get("table3")
 
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
-    return scores_in(tmp_path_factory.mktemp("results"))
+    return scores_in(tmp_path_factory.mktemp("results"), seeds=3)
 
 
 def test_what_the_paper_claims_is_compared_with_runs(invented: Scores) -> None:
@@ -33,14 +35,64 @@ def test_what_the_paper_claims_is_compared_with_runs(invented: Scores) -> None:
     assert all(where in page for where in paper.lint()["where"])
 
 
-def test_each_seed_has_its_own_difference(tmp_path: Path) -> None:
-    scores_in(tmp_path)
-    add_seed(tmp_path, 1)
-    both = results.load(TINY, tmp_path)
-    alone = [tables.headline(both.of_seed(s), TABLE_3).set_index("effect").difference["MSF"] for s in both.seeds]
-    claims = verdicts.claims(both).set_index("effect")
-    assert claims["by seed"]["MSF"] == ", ".join(f"{value:+.1f}" for value in alone)
-    assert "by seed" not in verdicts.claims(both.of_seed(0))
+def test_fewer_than_three_trainings_have_no_verdict_and_say_so(invented: Scores) -> None:
+    for seeds in (1, 2):
+        few = results.load(TINY, invented.store.root.parent, seeds)
+        assert set(verdicts.claims(few).query(f"trainings == '{seeds}'").status) == {"needs 3 seeds"}
+        assert verdicts.outcome(few, TABLE_3)[0] == "needs 3 seeds"
+        assert verdicts.outcome(few, experiments.get("fig3"))[0] == "needs 3 seeds"
+    assert "from one training" in verdicts.opening(results.load(TINY, invented.store.root.parent, 1), TABLE_3)
+    assert "the mean of 3 trainings. Of the variance" in verdicts.opening(invented, TABLE_3)
+
+
+def test_undecided_effects_say_how_many_trainings_would_tell_them(invented: Scores) -> None:
+    effects = results.effects(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'").set_index("effect")
+    assert effects.needed["PIM"] == 3  # it is 0 in all trainings
+    assert effects.needed.drop("PIM").dropna().index.tolist() == ["CCM"]
+    assert "(+1.7): these are enough" in tables.rests(invented, TABLE_3)[1]
+    assert [tables.needed(n) for n in (np.nan, np.inf, 14.0)] == ["—", "not with these images", "14"]
+
+
+def test_the_report_lists_what_was_said_before_and_what_holds(
+    invented: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "What we said before" not in report.as_markdown(invented)  # nothing was, of this preset
+    line = {"benchmark": "shapes", "preset": "tiny", "trainings": "1", "status": "same direction"}
+    msf = results.effects(invented, TABLE_3).query("effect == 'MSF' and fold == 'mean'").iloc[0]
+    spans = {"CCM": (0.0, 1.0), "PIM": (5.0, 9.0), "MSF": (msf.low, msf.high)}
+    told = [line | {"effect": e, "difference": str(a), "low": str(a), "high": str(b)} for e, (a, b) in spans.items()]
+    words = lambda kind, target: told if (kind, target) == ("earlier", "table3") else []  # noqa: E731
+    monkeypatch.setattr(paper, "words", words)
+    page = report.as_markdown(invented)
+    lines = [text for text in page[page.index("## What we said before") :].splitlines() if "| Table 3, " in text]
+    assert [text.split(" | ")[-1] for text in lines] == [
+        "the interval was too narrow |",
+        "the trainings differ by more than it said |",
+        "holds |",
+    ]
+    few = report.as_markdown(results.load(TINY, invented.store.root.parent, 2))
+    assert few.count("| too few trainings |") == 3
+
+
+def test_what_was_said_before_names_effects_that_there_are() -> None:
+    for experiment in experiments.several("all", "shapes"):
+        names = {effect.name for effect in experiment.effects}
+        for line in paper.words("earlier", experiment.name):
+            assert line["effect"] in names
+            assert line["status"] in verdicts.SYMBOLS
+
+
+def test_a_picture_has_a_dot_for_each_training_of_rows_and_effects(invented: Scores) -> None:
+    figure = figures.of_target(invented, TABLE_3)
+    left, right = figure.axes
+    assert [len(axis.get_yticklabels()) for axis in (left, right)] == [4, 4]
+    dots = [line for axis in (left, right) for line in axis.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [12, 12]
+    by_training = results.rows(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'").by_training
+    assert [f"{x:.2f}" for x in dots[0].get_xdata()] == " ".join(by_training).split()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"a training", "mean, 95 % interval", "the paper's effect, on its own data"} < set(names)
+    plt.close(figure)
 
 
 def test_targets_are_not_run_incomplete_or_have_an_outcome(invented: Scores, tmp_path: Path) -> None:

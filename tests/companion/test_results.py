@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from invented import ABOUT, TINY, add_seed, keep, scores_in
+from scipy.stats import t
 
 from dpnet import io
 from dpnet.companion import details, experiments, presets, report, results, runner, tables
 from dpnet.companion.results import Scores
+from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Variant
 from dpnet.io import DPNetError, read_json, write
 
@@ -23,6 +27,11 @@ COMMITTED = [p.parent for p in sorted((io.ROOT / "results").glob("*-*[!y]/table3
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory: pytest.TempPathFactory) -> Scores:
     return scores_in(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    return scores_in(tmp_path_factory.mktemp("results"), seeds=3)
 
 
 def test_a_record_and_an_evaluation_are_a_row(invented: Scores) -> None:
@@ -85,25 +94,36 @@ def test_seeds_are_those_that_every_fold_has(tmp_path: Path) -> None:
     add_seed(tmp_path, 1, [3])
     both = results.load(TINY, tmp_path)
     assert list(both.seeds) == [0, 1]
-    each = [one.samples(one.of_row(TABLE_3.best), "mean", "canet")[0] for one in map(both.of_seed, both.seeds)]
+    full = [(1.0, both.of_row(TABLE_3.best))]
+    each = both.samples(full, "mean", "canet")[:, 0]
     assert each[0] != each[1]
-    assert both.samples(both.of_row(TABLE_3.best), "mean", "canet")[0] == pytest.approx(np.mean(each))
-    assert np.isnan(results.load(TINY, tmp_path, 3).samples(both.of_row(TABLE_3.best), "mean", "canet")).all()
+    assert each[0] == results.load(TINY, tmp_path, 1).estimate(full, "mean", "canet").value
+    assert both.estimate(full, "mean", "canet").value == pytest.approx(np.mean(each))
 
 
-def test_seeds_draw_the_same_images() -> None:
-    counts = np.random.default_rng(0).integers(10, 100, (6, 2, 3))
-    order, classes = np.array([3, 1, 1, 0, 5, 2, 4]), np.array([1, 1, 1, 2, 2, 2])
-    first, second = results.resampling(0, [(counts, classes), (counts[order], classes[order])])
-    assert np.array_equal(first[:, order], second)
-    assert (first[0] == 1).all()
-    assert first.std(0).min() > 0
+def test_what_has_fewer_seeds_is_the_mean_of_those_that_it_has(three: Scores, tmp_path: Path) -> None:
+    scores_in(tmp_path, seeds=3)
+    base, full = (three.of_row(TABLE_3.rows[i]) for i in (0, 3))
+    for fold in (1, 2):
+        shutil.rmtree(Store(tmp_path / TINY.name).folder(TINY.run(TABLE_3.rows[0].variant, fold, fold)))
+    fewer = results.load(TINY, tmp_path)
+    parts = [(1.0, full), (-1.0, base)]
+    assert [fewer.trainings(parts, fold) for fold in (0, 1, 2, "mean")] == [3, 1, 2, 1]
+    assert fewer.trainings([(1.0, full)], "mean") == 3
+    ours = results.effects(fewer, TABLE_3).query("effect == 'all three' and metric == 'canet'").set_index("fold")
+    assert ours.trainings.to_dict() == {"0": 3, "1": 1, "2": 2, "3": 3, "mean": 1}
+    assert ours.runs["2"].count("fold2-seed") == 4
+    first = results.effects(results.load(TINY, tmp_path, 1), TABLE_3).query(
+        "effect == 'all three' and fold == 'mean'"
+    )
+    assert ours.loc["mean", ["low", "high"]].tolist() == first.iloc[0][["low", "high"]].tolist()
+    assert tables.trainings(fewer, TABLE_3) == "1 to 3"
 
 
 def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
     tidy = results.table(3, benchmark="shapes", preset="tiny", results=invented.store.root.parent)
-    columns = ["pim", "msf", "ccm", "fold", "metric", "miou", "low", "high", "paper", "delta", "status", "runs"]
-    assert list(tidy.columns) == columns
+    columns = "pim msf ccm fold metric miou low high trainings by_training paper delta status runs"
+    assert list(tidy.columns) == columns.split()
     assert len(tidy) == 4 * 5 * 2
     assert ((tidy.low <= tidy.miou) & (tidy.miou <= tidy.high)).all()
     full = tidy.query("pim == 1 and msf == 1 and ccm == 1 and metric == 'canet'").set_index("fold")
@@ -115,9 +135,10 @@ def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
 
 
 def test_the_papers_setting_is_compared(invented: Scores) -> None:
-    cells = pd.DataFrame({"miou": [50.0, 50, np.nan], "low": 48.0, "high": 52.0, "paper": [51.0, 55, 51]})
+    cells = pd.DataFrame({"miou": [50.0, 50, np.nan, 50], "low": 48.0, "high": 52.0, "paper": [51.0, 55, 51, 51]})
+    cells["trainings"] = [3, 3, 0, 2]
     compared = results.against_paper(cells, True)
-    assert compared.status.tolist() == ["reproduced", "differs", "not run"]
+    assert compared.status.tolist() == ["reproduced", "differs", "not run", "needs 3 seeds"]
     assert compared.delta.tolist()[:2] == [-1.0, -5.0]
     assert results.against_paper(cells, False).delta.isna().all()
     cases = [("pascal", "paper", 3), ("coco", "paper", 2), ("pascal", "paper", 2), ("coco", "paper", 3)]
@@ -126,22 +147,40 @@ def test_the_papers_setting_is_compared(invented: Scores) -> None:
         assert one.comparable(experiments.get(f"table{table}")) == (number < 2)
 
 
-def test_effects_are_paired(invented: Scores) -> None:
-    effects = results.effects(invented, TABLE_3)
+def test_effects_are_paired(three: Scores) -> None:
+    effects = results.effects(three, TABLE_3)
     canet = effects.query("metric == 'canet' and fold == 'mean'").set_index("effect")
     assert canet.loc["PIM", ["difference", "low", "high"]].tolist() == [0, 0, 0]  # equal counts in every resample
     assert canet.status[["PIM", "MSF"]].tolist() == ["undecided", "same direction"]
     assert canet.loc["MSF", "low"] > 0
     assert canet.paper.drop(canet.index[-1]).to_dict() == {"PIM": 1.7, "MSF": 0.5, "CCM": 2.0, "all three": 4.2}
-    over = invented.of_row(TABLE_3.best), invented.baseline("prototype", TABLE_3.best)
-    full, prototype = (invented.samples(selection, "mean", "canet")[0] for selection in over)
+    over = three.of_row(TABLE_3.best), three.baseline("prototype", TABLE_3.best)
+    full, prototype = (three.estimate([(1.0, selection)], "mean", "canet").value for selection in over)
     assert canet.difference.iloc[-1] == pytest.approx(full - prototype, abs=0.01)
     assert canet.status.iloc[-1] == "positive"
 
 
-def test_where_the_paper_has_no_difference_it_has_no_direction() -> None:
-    words = [results.direction({"difference": 5.0, "low": 4.0, "high": 6.0}, theirs) for theirs in (0.0, -0.1, 0.1)]
+def test_a_direction_needs_three_trainings_and_one_of_the_papers() -> None:
+    three, two = ({"difference": 5.0, "low": 4.0, "high": 6.0, "trainings": n} for n in (3, 2))
+    words = [results.direction(three, theirs) for theirs in (0.0, -0.1, 0.1)]
     assert words == ["positive", "opposite direction", "same direction"]
+    assert {results.direction(two, theirs) for theirs in (0.0, -0.1, 0.1)} == {"needs 3 seeds"}
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
+def test_no_verdict_changes_sides_without_one_of_the_trainings(folder: Path) -> None:
+    """Leaving out any one seed makes of no "same direction" an "opposite direction", nor the reverse."""
+    scores = results.load(presets.resolve(*folder.name.rsplit("-", 1)), folder.parent)
+    told = {"same direction", "opposite direction"}
+    for experiment in experiments.several("all", scores.setting.benchmark):
+        for line in tables.headline(scores, experiment).to_dict("records"):
+            for left_out in range(line["trainings"] if line["status"] in told else 0):
+                others = np.delete(np.array(line["by_training"].split(), float), left_out)
+                half = t.ppf(0.975, len(others) - 1) * others.std(ddof=1) / len(others) ** 0.5
+                parts = {"difference": others.mean(), "low": others.mean() - half, "high": others.mean() + half}
+                stated = line["paper"] if abs(line["paper"]) > 0 else 1.0
+                now = results.direction(parts | {"trainings": results.ENOUGH}, stated)
+                assert {line["status"], now} != told, (experiment.name, line["effect"], left_out)
 
 
 def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
@@ -174,8 +213,8 @@ def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
 def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: str, tmp_path: Path) -> None:
     one = scores_in(tmp_path)
     assert details.best_weights(one) is None
-    for fold in range(4):
-        cohort = runner.Cohort("table5", TINY, fold, 0, tmp_path)
+    for fold, seed in product(range(4), range(3)):
+        cohort = runner.Cohort("table5", TINY, fold, seed, tmp_path)
         for number, (run, names) in enumerate(cohort.scored.items()):
             counts = np.full((40, 2, 3), 100) + np.arange(40)[:, None, None]
             gain = theirs if (run.variant.lambda_1, run.variant.lambda_2) == (1, 1) else 1 + number % 15
@@ -183,6 +222,7 @@ def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: 
             keep(one.store, run, names, counts)
     best = details.best_weights(results.load(TINY, tmp_path))
     assert best is not None
+    assert best["ours"] != best["theirs"]  # the best of the others
     assert (best["theirs"], best["rank"], best["status"]) == ("λ1 = 1, λ2 = 1", rank, status)
 
 
@@ -192,7 +232,7 @@ def test_fig_4_shows_what_its_rule_chooses(invented: Scores) -> None:
     assert examples.rule.tolist() == ["largest gain", "median", "largest loss"]
     assert examples["query"].tolist() == [f"q{n}" for n in examples.episode]
     assert (examples.gain == 0).all()  # the invented counts are the same for both branches
-    assert details.qualitative_examples(dataclasses.replace(invented, seeds=range(2)), fig4, 1).empty
+    assert details.qualitative_examples(dataclasses.replace(invented, seeds=range(1, 2)), fig4, 1).empty
 
 
 def test_matches_are_rates_of_cells(invented: Scores) -> None:

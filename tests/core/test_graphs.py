@@ -49,7 +49,7 @@ def learned(
     for step, batch in train.batches(source, data, pools, runs[0], 0):
         if step == 3:
             torch.cuda.set_sync_debug_mode("error")
-        train.advance(members, backbone, batch, step, work)
+        train.advance(members, batch, step, work)
     torch.cuda.set_sync_debug_mode("default")
     return torch.stack([torch.stack(member.recent) for member in members], 1).cpu().numpy()
 

@@ -142,7 +142,7 @@ def test_a_step_is_the_plain_one_of_the_equations(
     if member.head.interaction is not None:
         torch.nn.init.constant_(member.head.interaction.alpha, 0.7)
     plain = copy.deepcopy(member.head)
-    train.advance([member], backbone, batch, 0)
+    train.advance([member], batch, 0, train.graphed([member], backbone))
     C = shared_counts(backbone, batch.raw_s, batch.raw_q, batch.masks, variant.pseudo).reshape(batch.masks.shape) > 0
     answer = loops.segment(plain, batch.raw_s[:, 0], batch.masks, batch.raw_q, C, variant.beta)
     loss = loops.loss(answer, batch.target, C)
