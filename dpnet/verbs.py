@@ -24,7 +24,8 @@ SUMMARY = (
     "{to train} to train ({steps:,} steps)."
 )
 WRITERS = ("reproduce", "train", "evaluate", "speed", "choose")
-SCRIPTS = {"speed": "data results device preset", "choose": "data results device preset benchmark"}  # their options
+_SIZED = "data results device preset"
+SCRIPTS = {"speed": _SIZED, "choose": f"{_SIZED} benchmark", "documents": ""}  # and their options
 OWN = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")  # options of benchmark `folder`
 
 
@@ -165,7 +166,7 @@ def publish(options: argparse.Namespace) -> int:
     if options.target != "report":
         _make(options, at)
     _report(at, None if options.target == "report" else options.benchmark, options.preset)
-    return 0
+    return _script("documents", at, options) if at.published == io.ROOT / "results" else 0
 
 
 def train(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpnet.companion.readme import markdown
+from dpnet.companion.tables import markdown
 
 # Why a cost grows faster than what it depends on.
 REASONS = {

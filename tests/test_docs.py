@@ -4,10 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
+import documents
 import pytest
 
 from dpnet import cli
-from dpnet.companion import readme
 from dpnet.io import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,7 +18,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_is_short_and_its_numbers_are_those_of_results(page: Path) -> None:
     text = page.read_text()
     assert len(text.encode()) <= 7168
-    assert readme.filled(page) == text, "run `make report`"
+    assert documents.filled(page) == text, "run `make publish-report`"
 
 
 @pages

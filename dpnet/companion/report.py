@@ -15,7 +15,6 @@ from dpnet.companion import (
     notebooks,
     paper,
     presets,
-    readme,
     results,
     runner,
     tables,
@@ -86,9 +85,8 @@ def publish(scores: Scores) -> None:
 
 
 def publish_all(benchmark: str | None, preset: str) -> None:
-    """CSVs, notebooks and reports of one benchmark's results (None: of all but those at `tiny`), then README."""
-    at = io.places()
-    folder = at.results
+    """CSVs, notebooks and reports of one benchmark's results (None: of all but those at `tiny`)."""
+    folder = io.places().results
     names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
     asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
     if benchmark:
@@ -100,8 +98,6 @@ def publish_all(benchmark: str | None, preset: str) -> None:
         write_tables(scores, [one for one in every if verdicts.outcome(scores, one) != verdicts.NOT_RUN])
         publish(scores)
         print(f"{scores.store.root.name}: tables and report are those of its runs")
-    if folder == at.published == io.ROOT / "results":
-        readme.write_documents()
 
 
 def as_markdown(scores: Scores) -> str:
@@ -117,21 +113,21 @@ def as_markdown(scores: Scores) -> str:
         protocol=tables.protocol(scores, table3),
         recipe=_recipe(scores),
         comparable="" if scores.comparable(table3) else NOT_COMPARABLE,
-        overview=readme.linked_overview(scores, "", "what came out"),
+        overview=verdicts.linked_overview(scores, "", "what came out"),
         differences=len(once),
         same=statuses.get("same direction", 0),
         opposite=statuses.get("opposite direction", 0),
         undecided=statuses.get("undecided", 0),
         too_few=statuses.get(results.TOO_FEW, 0),
         not_run=statuses.get("not run", 0),
-        claims=readme.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
+        claims=tables.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
         earlier=_earlier(scores),
         best_weights=_best_weights(scores),
         support=tables.support_verdict(scores, table3),
-        baselines=readme.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
+        baselines=tables.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
         classes=_classes(scores, table3),
         numbers=_numbers(scores),
-        lint=readme.markdown(lint()),
+        lint=tables.markdown(lint()),
         best_of_table5=paper.cells(5).miou.max(),
         best_of_table3=paper.table(3)["mean"].iloc[-1],
         stated=effects.paper.iloc[0],
@@ -154,7 +150,7 @@ def _numbers(scores: Scores) -> str:
             table = tables.main(scores, experiment)[0]
             if experiment.name == "table5":
                 table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
-            parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, readme.markdown(table)]
+            parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, tables.markdown(table)]
             parts += [*tables.rests(scores, experiment), *tables.missing(scores, experiment)]
     return "\n\n".join(parts)
 
@@ -173,7 +169,7 @@ def _earlier(scores: Scores) -> str:
                 about = [f"{experiment.heading}, {then['effect']}", before, then["trainings"], words[0]]
                 lines.append([*about, tables.difference(row), str(row["trainings"]), words[1], why])
     columns = ["effect", "before", "trainings", "we said", "now", "trainings now", "what holds", "why"]
-    text = readme.markdown(pd.DataFrame(lines, columns=columns))
+    text = tables.markdown(pd.DataFrame(lines, columns=columns))
     return f"## What we said before, and what holds now\n\n{EARLIER}\n\n{text}" if lines else ""
 
 
@@ -185,8 +181,8 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
     return (
         "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
         f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
-        f"{readme.markdown(details.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
-        f"images behind it (IoU in %, CANet metric):\n\n{readme.markdown(classes)}\n\n</details>"
+        f"{tables.markdown(details.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
+        f"images behind it (IoU in %, CANet metric):\n\n{tables.markdown(classes)}\n\n</details>"
     )
 
 
@@ -200,7 +196,7 @@ def _recipe(scores: Scores) -> str:
         "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean and half of its 95 % interval over "
         "trainings; minutes of one core for one training of the three heads). Taken is the shortest schedule that "
         "half as many steps again change by no more than the noise.\n\n![Score and spread by number of steps, and "
-        f"effects by candidate](recipe.png)\n\n{readme.markdown(pd.read_csv(file))}\n\n</details>"
+        f"effects by candidate](recipe.png)\n\n{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )
 
 

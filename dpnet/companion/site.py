@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from dpnet.companion import experiments, presets, readme
+from dpnet.companion import experiments, presets, verdicts
 from dpnet.companion.results import load
 from dpnet.io import DPNetError, write
 
@@ -140,7 +140,7 @@ def _targets(folder: Path, address: str, heading: str) -> str:
     parts = [
         f"## {heading}{scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
-        readme.linked_overview(scores, f"{address}", "what came out"),
+        verdicts.linked_overview(scores, f"{address}", "what came out"),
         " · ".join(f"[{title(source.stem)}]({address}{source.name})" for source in others),
         *(f"![{title(p.stem)}]({address}{p.name})" for p in sorted(folder.glob("*.png"))),
     ]

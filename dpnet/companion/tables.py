@@ -274,3 +274,10 @@ def last_losses(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
     last = [[run.variant.slug, *store.history(run)[-1]] for run in runs]
     table = pd.DataFrame(last, columns=["variant", "step", "L_seg", "L_aux", "L_dis"])
     return table.round(2).astype({"step": int})
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A DataFrame as a table of Markdown."""
+    cells = table.astype(str).map(lambda text: text.replace("|", "\\|")).to_numpy().tolist()
+    lines = [[str(c) for c in table.columns], ["---"] * len(table.columns), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -109,3 +109,15 @@ def opening(scores: Scores, experiment: Experiment) -> str:
         lines[2] += " (Points of mIoU, mean of the folds, 95 % interval.)"
         lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
     return "\n\n".join(lines)
+
+
+def linked_overview(scores: Scores, folder: str, heading: str | None = None) -> str:
+    """Every target at a glance, as Markdown; those that have a notebook link to it, in a folder."""
+    glance = overview(scores)
+    links = []
+    for target in glance.target:
+        name, there = experiments.get(target).heading, (scores.store.root / f"{target}.ipynb").exists()
+        links.append(f"[{name}]({folder}{target}.ipynb)" if there else name)
+    statuses = glance.status.map(SYMBOLS)
+    table = pd.DataFrame({"": links, "about": glance.title, "status": statuses})
+    return tables.markdown(table if heading is None else table.assign(**{heading: glance.outcome}))

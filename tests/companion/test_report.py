@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import documents
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from invented import TINY, scores_in
 
 from dpnet import io
-from dpnet.companion import experiments, figures, notebooks, paper, readme, report, results, tables, verdicts
+from dpnet.companion import experiments, figures, notebooks, paper, report, results, tables, verdicts
 from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
@@ -136,7 +137,7 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path: Path, monkeypatch: pytest
 def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> None:
     document = tmp_path / "docs" / "page.md"
     write(document, b"a <!-- lint:shapes-quick --> old <!-- end -->, <!-- glance:shapes-quick --><!-- end --> z")
-    text = readme.filled(document)
+    text = documents.filled(document)
     assert text.startswith(f"a <!-- lint:shapes-quick -->{len(paper.lint())}<!-- end -->, ")
     assert text.endswith("<!-- end --> z")
     folder = Path(os.path.relpath(io.ROOT / "results", document.parent)).as_posix()
@@ -155,4 +156,4 @@ def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> N
 def test_a_mark_that_cannot_be_filled_is_named(mark: str, message: str, tmp_path: Path) -> None:
     write(tmp_path / "page.md", f"<!-- {mark} --><!-- end -->".encode())
     with pytest.raises(DPNetError, match=message):
-        readme.filled(tmp_path / "page.md")
+        documents.filled(tmp_path / "page.md")

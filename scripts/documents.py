@@ -1,7 +1,8 @@
-"""Documents whose numbers come from results: what stands between `<!-- what:where -->` and `<!-- end -->` is made."""
+"""Fill README and docs from results: what stands between `<!-- what:where -->` and `<!-- end -->` is made."""
 
 import os
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def filled(document: Path) -> str:
     def fill(mark: re.Match[str]) -> str:
         what, where = mark["what"], mark["where"]
         if what == "glance":
-            text = f"\n{linked_overview(scores_of(where), f'{folder}/{where}/')}\n"
+            text = f"\n{verdicts.linked_overview(scores_of(where), f'{folder}/{where}/')}\n"
         elif what in OF_DEVICE:
             text = f"\n{_measured(what, where)}\n"
         elif what in OF_SCORES:
@@ -58,18 +59,6 @@ def filled(document: Path) -> str:
         return f"{mark[1]}{text}{mark[4]}"
 
     return MARKED.sub(fill, document.read_text())
-
-
-def linked_overview(scores: Scores, folder: str, heading: str | None = None) -> str:
-    """Every target at a glance, as Markdown; those that have a notebook link to it, in a folder."""
-    glance = verdicts.overview(scores)
-    links = []
-    for target in glance.target:
-        name, there = experiments.get(target).heading, (scores.store.root / f"{target}.ipynb").exists()
-        links.append(f"[{name}]({folder}{target}.ipynb)" if there else name)
-    statuses = glance.status.map(verdicts.SYMBOLS)
-    table = pd.DataFrame({"": links, "about": glance.title, "status": statuses})
-    return markdown(table if heading is None else table.assign(**{heading: glance.outcome}))
 
 
 def _expect(scores: Scores) -> str:
@@ -93,7 +82,7 @@ def _ablation(scores: Scores) -> str:
     last = (
         f"All three over none: {whole}; in the paper {papers_whole}. Trainings: {tables.trainings(scores, TABLE_3)}."
     )
-    return f"\n{markdown(short)}\n\n{last}\n"
+    return f"\n{tables.markdown(short)}\n\n{last}\n"
 
 
 def _measured(what: str, device: str) -> str:
@@ -102,14 +91,7 @@ def _measured(what: str, device: str) -> str:
     file = io.ROOT / "results" / what / f"{device}.{suffix}"
     if not file.exists():
         raise DPNetError(f"{file}: missing: run `{command}` on that device, or take its mark out of the document")
-    return markdown(pd.read_csv(file)) if suffix == "csv" else file.read_text().strip()
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A DataFrame as a table of Markdown."""
-    cells = table.astype(str).map(lambda text: text.replace("|", "\\|")).to_numpy().tolist()
-    lines = [[str(c) for c in table.columns], ["---"] * len(table.columns), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tables.markdown(pd.read_csv(file)) if suffix == "csv" else file.read_text().strip()
 
 
 OF_SCORES = {
@@ -126,3 +108,10 @@ OF_DEVICE = {  # kind of file, what writes it
     "faults": ("csv", "make test-faults"),
     "head": ("csv", "make head-card"),
 }
+
+
+if __name__ == "__main__":
+    try:
+        write_documents()
+    except DPNetError as error:
+        sys.exit(f"documents: error: {error}")
