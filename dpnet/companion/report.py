@@ -27,7 +27,7 @@ from dpnet.io import DPNetError, write
 SPAN = ("difference", "low", "high")
 EARLIER = (
     "The first version of this report had intervals for other images, and none that held for other trainings; on "
-    "`shapes` each number was of one training, and the schedule was shorter."
+    "`shapes` each number was of one training of 800 steps."
 )
 WHY: dict[object, str] = {True: "the interval was too narrow", False: "the trainings differ by more than it said"}
 WHY |= {results.TOO_FEW: "too few trainings", "not run": "not run"}
