@@ -225,12 +225,16 @@ def label(options: argparse.Namespace) -> None:
     """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
     from dpnet import label
     from dpnet.companion import runner
+    from dpnet.data import forms
 
     runner.settle()
-    started = time.monotonic()
-    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
+    segmenter, started = _segmenter(options), time.monotonic()
+    table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
+    seconds, number = time.monotonic() - started, len(forms.photographs(options.photos))
     print(table.to_string(index=False))
-    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {time.monotonic() - started:.0f} s")
+    print(
+        f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {number / seconds:.1f} images a second"
+    )
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
