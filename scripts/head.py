@@ -171,9 +171,8 @@ def main() -> None:
     """Train, or measure."""
     here = io.places()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what", choices=("train", "card"), help="make the head; or measure it, and the heads of folds"
-    )
+    told = "make the head; measure it on classes outside VOC; or all of docs/head.md, with the heads of folds too"
+    parser.add_argument("what", choices=("train", "outside", "card"), help=told)
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="of pascal-part [quick]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder with the runs of the folds")
@@ -190,9 +189,13 @@ def main() -> None:
     if options.what == "train":
         make(setting, at, options.head)
         return
-    tables = {"settings": settings(setting, at, (setting.training.size, 321)), "labelling": labelling(setting, at)}
-    tables["thresholds"] = by_threshold(tables["labelling"])
-    tables["outside"] = outside(next((options.coco / "annotations").glob("*.json")), heads.load(options.head))
+    tables = {"outside": outside(next((options.coco / "annotations").glob("*.json")), heads.load(options.head))}
+    if options.what == "card":
+        tables |= {
+            "settings": settings(setting, at, (setting.training.size, 321)),
+            "labelling": labelling(setting, at),
+        }
+        tables["thresholds"] = by_threshold(tables["labelling"])
     for name, table in tables.items():
         write(options.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
         print(table.to_string(index=False), end="\n\n")

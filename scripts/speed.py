@@ -349,6 +349,7 @@ def main() -> None:
         measured = measure(options.preset, at, only=options.only)
     file = options.again or options.results / "speed" / f"{measured['device']}.json"
     write(file, to_json(measured))
+    measured = io.read_json(file)  # in the order in which it is stored
     write(file.with_suffix(".md"), speed_words.in_words(measured).encode())
     if not options.only:
         speed_plot.plot(measured).savefig(file.with_suffix(".png"), dpi=90, metadata={"Software": None})
