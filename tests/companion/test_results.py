@@ -268,4 +268,4 @@ def test_committed_tables_are_what_their_runs_give(folder: Path) -> None:
                 assert text == (folder / f"{experiment.name}{suffix}.csv").read_text()
     assert (folder / "REPORT.md").read_text() == report.as_markdown(committed), "run `make report`"
     assert pd.read_csv(folder / "table3.csv").miou.notna().all()
-    assert len(COMMITTED) >= 2
+    assert COMMITTED
