@@ -3,6 +3,7 @@
 A map of cells is [h, w] or [h w]; its cells lie at pixels 0, ..., S - 1 of the image, corners included.
 """
 
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -309,6 +310,8 @@ def sliders(look: Callable[..., Any], **controls: Any) -> None:
     widget = interactive(look, {"auto_display": True}, **controls)
     picture = {"image/jpeg": b64encode(widget.result.data).decode()}
     display({**widget._repr_mimebundle_(), "text/plain": "sliders: they need a running kernel", **picture}, raw=True)
+    # What executes notebooks answers widgets while the cell ends, and may then miss that end (nbclient, issue 312).
+    time.sleep(1)
 
 
 def _marked(title: str, image: np.ndarray, mask: np.ndarray, areas: Any, marks: Mapping[str, np.ndarray]) -> Panel:
