@@ -74,14 +74,14 @@ publish-report publish-speed publish-choose $(TARGETS:%=publish-%): publish-%: $
 report: $(READY)  ## tables, figures and reports from your own results; trains nothing
 	@$(DPNET) report $(OWN)
 
-speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (8 minutes)
+speed: $(READY)  ## measure this package against usual code on this machine: results/local/speed/ (9 minutes)
 	@$(DPNET) speed --preset "$(PRESET)" --data "$(DATA)" $(OWN) --device "$(DEVICE)"
 
 head: $(READY)  ## train the head that comes with the package on all of pascal-part; goes on where it was stopped
 	@$(PY) scripts/head.py train --data "$(DATA)" --preset "$(PRESET)" --device "$(DEVICE)"
 
-head-card: $(READY)  ## measure it, and the heads of the folds in RESULTS: the tables of docs/head.md
-	@$(PY) scripts/head.py card --data "$(DATA)" --preset "$(PRESET)" --device "$(DEVICE)" $(OWN)
+head-card: $(READY)  ## measure it (COCO=folder), and the heads of the folds in RESULTS: tables of docs/head.md
+	@$(PY) scripts/head.py card --coco "$(COCO)" --data "$(DATA)" --preset "$(PRESET)" --device "$(DEVICE)" $(OWN)
 
 explore: $(READY)  ## JupyterLab on stored predictions: move the threshold and see the answer
 	@$(DPNET) explore --benchmark "$(BENCHMARK)" --preset "$(PRESET)" --data "$(DATA)" $(OWN)

@@ -101,7 +101,6 @@ OF_SCORES = {
     "protocol": lambda scores: tables.protocol(scores, TABLE_3),
     "paper": lambda _: f"**{paper.table(3)['mean'].iloc[-1]:.1f}** (CANet metric)",
     "lint": lambda _: f"{len(paper.lint())}",
-    "candidates": lambda scores: f"{len(presets.CANDIDATES[scores.setting.benchmark, scores.setting.preset])}",
 }
 OF_DEVICE = {  # kind of file, what writes it
     "speed": ("md", "make speed"),

@@ -36,7 +36,6 @@ IN_VOC = (  # as COCO calls them
     *("airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog"),
     *("horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv"),
 )
-COCO = io.ROOT.parent / "shared" / "data" / "coco_sample"
 
 
 def everything(whole: Benchmark) -> Benchmark:
@@ -178,7 +177,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=here.results, help="the folder with the runs of the folds")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     parser.add_argument("--head", type=Path, default=HEAD, help="its file [the package's]")
-    parser.add_argument("--coco", type=Path, default=COCO, help="a folder of some images of COCO")
+    parser.add_argument("--coco", type=Path, help="a folder of some images of COCO, with its annotations")
     parser.add_argument("--out", type=Path, default=here.published / "head", help="of the tables [results/head]")
     options = parser.parse_args()
     runner.settle()
@@ -189,7 +188,9 @@ def main() -> None:
     if options.what == "train":
         make(setting, at, options.head)
         return
-    tables = {"outside": outside(next((options.coco / "annotations").glob("*.json")), heads.load(options.head))}
+    if not (files := sorted(Path(options.coco or "").glob("annotations/*.json"))):
+        raise DPNetError(f"--coco {options.coco}: no annotations/*.json there: give a folder of images of COCO")
+    tables = {"outside": outside(files[0], heads.load(options.head))}
     if options.what == "card":
         tables |= {
             "settings": settings(setting, at, (setting.training.size, 321)),

@@ -1,5 +1,6 @@
 """A fold of a few photographs of VOC 2012, from its own layout to scores and a labelled folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +52,13 @@ def test_a_fold_is_trained_and_labels_a_folder(
     )
     (tmp_path / "supports/names.txt").write_text("cat")
     (run,) = results.glob("pascal-part-tiny/runs/fold1-*-pim+msf+ccm-*")
-    folders = [
-        tmp_path / "photos",
-        "--support",
-        tmp_path / "supports",
-        "--out",
-        tmp_path / "out",
-        "--checkpoint",
-        run,
-    ]
-    assert cli.main(["label", *map(str, folders), "--threshold", "0.1"]) == 0
+    asked = [tmp_path / "photos", "--support", tmp_path / "supports", "--out", tmp_path / "out", "--checkpoint", run]
+    assert cli.main(["label", *map(str, asked), "--threshold", "0.1"]) == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("class")
-    assert table.loc["cat", "images"] <= len(others)
+    assert 1 <= table.loc["cat", "images"] <= len(others)
+    stored = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert len(stored["annotations"]) == table.loc["cat", "images"]
+    for entry in others:
+        mask = np.array(Image.open(tmp_path / f"out/SegmentationClass/{entry.id}.png"))
+        assert mask.shape == entry.size
+        assert {*np.unique(mask)} <= {0, 1}

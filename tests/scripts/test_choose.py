@@ -116,8 +116,6 @@ def test_the_spread_is_that_of_trainings_on_the_same_scenes() -> None:
 @pytest.mark.parametrize("file", sorted(ROOT.glob("results/*/recipe.csv")), ids=lambda f: f.parent.name)
 def test_the_committed_comparison_can_be_drawn(file: Path) -> None:
     table, candidates = pd.read_csv(file), presets.CANDIDATES[tuple(file.parent.name.rsplit("-", 1))]
-    if "scenes" not in table:
-        pytest.skip("of an earlier form")
     assert set(table.candidate) <= set(candidates)
     figure = choose_plot.plot(table, candidates)
     assert presets.resolve(*file.parent.name.rsplit("-", 1)).training in candidates.values()
