@@ -103,7 +103,7 @@ def thresholds(scores: Scores, experiment: Experiment) -> Figure:
         axis.annotate(name, (beta, bottom), fontsize=8, color="0.3", va="bottom")
     labels = {"xlabel": "discriminator's threshold β in testing", "ylabel": "mIoU (%), 95 % interval"}
     _plain(axis, f"{scores.setting.benchmark}, {scores.setting.preset}: mean of folds", **labels)
-    axis.legend(frameon=False, fontsize=9, loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
