@@ -87,6 +87,7 @@ class Training:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast
     warmup: int = 1  # steps in which the rate rises to the start's
     clip: float = 0.0  # gradients of a larger norm are scaled down to this; 0: none
+    absent: float = 0.0  # share of the episodes whose query lacks the class; the paper's all show it
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,20 @@ def training_pools(benchmark: Benchmark, fold: int, novel: str) -> dict[int, lis
 
 
 def training_batch(
-    benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int
+    benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int, absent: float = 0
 ) -> list[Episode]:
-    """`size` one-shot episodes from `training_pools`: a function of (seed, fold, step) and nothing else."""
+    """`size` one-shot episodes from `training_pools`: a function of (seed, fold, step) and nothing else.
+
+    In a share `absent` of them the query is one of another class, and lacks theirs if any of its images does.
+    """
     rng = np.random.default_rng([seed, fold, step])
     episodes = []
     for class_id in rng.choice(list(pools), size):
         query, support = rng.choice(pools[class_id], 2, replace=False)
+        if absent and rng.random() < absent:
+            other = rng.choice([c for c in pools if c != class_id])
+            lacking = [i for i in pools[other] if class_id not in benchmark.entries[i].pixels]
+            query = rng.choice(lacking or [query])
         episodes.append(Episode(int(class_id), int(query), (int(support),)))
     return episodes
 

@@ -231,8 +231,9 @@ def batches(
     source: Source, benchmark: Benchmark, pools: dict[int, list[int]], run: Run, start: int
 ) -> Iterator[tuple[int, Batch]]:
     """Steps and their data: a function of the run's data, schedule, fold and seed, not of its variant."""
-    for step in range(start, run.training.steps):
-        episodes = training_batch(benchmark, pools, run.fold, run.seed, step, run.training.batch)
+    t = run.training
+    for step in range(start, t.steps):
+        episodes = training_batch(benchmark, pools, run.fold, run.seed, step, t.batch, t.absent)
         rng, B = np.random.default_rng([run.seed, run.fold, step, 1]), len(episodes)
         raw, labels = source([e.query for e in episodes] + [e.supports[0] for e in episodes], rng)
         class_ids = cache.sent(np.array([e.class_id for e in episodes] * 2), labels.device.type)

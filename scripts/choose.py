@@ -26,6 +26,7 @@ from dpnet.train import SOURCES, train
 
 FILE = "recipe.csv"
 SEEDS = 2  # trainings per candidate and scenes
+PAIRS = ((0, 1), (2, 3))  # of photographs: a fold, and whose classes are scored for it
 TABLE3 = experiments.get("table3").rows
 # A class of these scenes has one class's silhouette, another one's textures and a third one's hues.
 OTHERS = tuple(
@@ -49,12 +50,7 @@ def scenes(setting: Setting, at: Places) -> dict[str, tuple[Benchmark, int]]:
         other = index.read(root) if ready else shapes.prepare(root, recipe, noted, None, OTHERS)
         return {f"fold {fold}": (other, fold) for fold in episodes.folds(other)}
     whole = data.prepare(setting.benchmark, at.data, setting.recipe)
-    return {
-        f"fold {fold}, classes of fold {other}": (validation(whole, fold, other), fold)
-        for fold in episodes.folds(whole)
-        for other in range(len(whole.folds))
-        if other != fold
-    }
+    return {f"fold {fold}, classes of fold {other}": (validation(whole, fold, other), fold) for fold, other in PAIRS}
 
 
 def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
@@ -64,11 +60,14 @@ def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
     tables is in it, and no class that the fold tests is trained on or scored.
     """
     scored, unseen = set(whole.folds[other]), {*whole.folds[fold], *whole.folds[other]}
-    image, label = (lambda e: str(whole.path(e.image))), (lambda e: str(whole.path(e.label)))
     entries = tuple(
-        replace(e, split="val" if scored & e.pixels.keys() else "train", image=image(e), label=label(e))
+        replace(
+            e,
+            split=("val" if scored & e.pixels.keys() else "train") if e.split == "train" else "unused",
+            image=str(whole.path(e.image)),
+            label=str(whole.path(e.label)),
+        )
         for e in whole.entries
-        if e.split == "train"
     )
     digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}".encode()).hexdigest()
     return replace(
@@ -79,6 +78,7 @@ def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
         tested=tuple(tuple(sorted(scored)) if f == fold else () for f in range(len(whole.folds))),
         entries=entries,
         digest=digest,
+        part_of=(whole, "train"),
     )
 
 

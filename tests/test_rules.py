@@ -14,9 +14,9 @@ WITHOUT_DATA = {"modules", "model", "backbones", "metrics", "augment"}
 OUTSIDE = {"tests", "scripts", "notebooks"}
 OUTSIDE |= {file.stem for folder in ("scripts", "notebooks") for file in (ROOT / folder).glob("*.py")}
 BANNED = {"found", "kept", "shown", "held", "thing", "mine", "said"}
-# The aim for the package is 6,600. Its number shrinks, and grew once: with labelling, the packaged head, intervals
-# over trainings and graphs on a GPU.
-LINES = {"of a file": 320, "of a function": 45, "of the package": 8273, "of the paper's files": 1500}
+# The aim for the package is 6,600. Its number shrinks, and grew with labelling, the packaged head, intervals over
+# trainings, graphs on a GPU, and queries that show several classes.
+LINES = {"of a file": 320, "of a function": 45, "of the package": 8336, "of the paper's files": 1500}
 Finding = tuple[int, str]
 
 

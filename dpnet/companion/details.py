@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from dpnet.companion import experiments, paper
-from dpnet.companion.estimates import RESAMPLES, by_image, queries, resampling
+from dpnet.companion.estimates import RESAMPLES, by_image, cell, direction, queries, resampling
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.results import MEAN, Scores, cell, direction
+from dpnet.companion.results import MEAN, Scores
 from dpnet.metrics import mean_iou
 
 RATES = ("cells", "precision", "recall")  # candidates per episode; on the foreground, of all; of all on it, reached

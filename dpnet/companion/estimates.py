@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 RESAMPLES = 2000  # of the bootstrap
 ENOUGH = 3  # trainings for a verdict
+TOO_FEW = f"needs {ENOUGH} seeds"  # the status of what has an interval, but no verdict yet
 CountsOfSeed = tuple[np.ndarray, np.ndarray]  # int64 [E, 2, 3], and the class of each episode, int64 [E]
 
 
@@ -50,6 +51,27 @@ def _half_width(of_images: float, of_trainings: float | np.ndarray, trainings: i
     """Each part with its own quantile: hundreds of images, but few trainings (Banerjee 1960: at least 95 %)."""
     quantiles = stdtrit(np.inf, 0.975), stdtrit(np.maximum(np.subtract(trainings, 1), 1), 0.975)
     return np.asarray(np.sqrt(quantiles[0] ** 2 * of_images + quantiles[1] ** 2 * of_trainings))
+
+
+def cell(samples: np.ndarray, name: str = "miou") -> dict[str, Any]:
+    """A mean over trainings with its interval, two decimals; how many trainings, and the value of each."""
+    ours, each = estimate(samples), " ".join(f"{value:.2f}" for value in samples[:, 0])
+    of_mean = {name: round(ours.value, 2), "low": round(ours.low, 2), "high": round(ours.high, 2)}
+    return of_mean | {"trainings": ours.trainings, "by_training": each}
+
+
+def direction(difference: dict[str, Any], theirs: float) -> str:
+    """In words how a difference, with its interval, lies to zero, and to what the paper has."""
+    if np.isnan(difference["difference"]):
+        return "not run"
+    if difference["trainings"] < ENOUGH:
+        return TOO_FEW
+    ours = 1 if difference["low"] > 0 else -1 if difference["high"] < 0 else 0
+    if not ours:
+        return "undecided"
+    if np.isnan(theirs) or not theirs:  # the paper has no direction there
+        return "positive" if ours > 0 else "negative"
+    return "same direction" if ours == np.sign(theirs) else "opposite direction"
 
 
 def queries(counts: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
     },
     ("pascal-part", "quick"): {
         "plain": _PLAIN,
-        **{f"{steps} steps": replace(_PLAIN, steps=steps) for steps in (800, 1600, 4800)},
+        **{f"{steps} steps": replace(_PLAIN, steps=steps) for steps in (1200, 3600)},
         "161²": replace(_PLAIN, size=161, dilations=(2, 4, 6)),
         "321²": replace(_PLAIN, size=321, dilations=(4, 8, 12)),
         "rate 3e-4": replace(_PLAIN, learning_rate=3e-4),
@@ -106,7 +106,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
         "dropout 0.5": replace(_PLAIN, dropout=0.5),
         "geometric": replace(_PLAIN, augment="geometric"),
         "width 128": replace(_PLAIN, width=128),
-        "width 256": replace(_PLAIN, width=256),
+        "absent 0.25": replace(_PLAIN, absent=0.25),
     },
 }
 _SPECIAL = {

@@ -20,6 +20,7 @@ from dpnet.companion import (
     tables,
     verdicts,
 )  # fmt: skip
+from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
@@ -30,7 +31,7 @@ EARLIER = (
     "`shapes` each number was of one training of 800 steps."
 )
 WHY: dict[object, str] = {True: "the interval was too narrow", False: "the trainings differ by more than it said"}
-WHY |= {results.TOO_FEW: "too few trainings", "not run": "not run"}
+WHY |= {TOO_FEW: "too few trainings", "not run": "not run"}
 TEMPLATE = Path(__file__).with_name("report.md")
 NOT_COMPARABLE = "**Not the paper's setting: directions compare, values do not.**"
 
@@ -118,7 +119,7 @@ def as_markdown(scores: Scores) -> str:
         same=statuses.get("same direction", 0),
         opposite=statuses.get("opposite direction", 0),
         undecided=statuses.get("undecided", 0),
-        too_few=statuses.get(results.TOO_FEW, 0),
+        too_few=statuses.get(TOO_FEW, 0),
         not_run=statuses.get("not run", 0),
         claims=tables.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
         earlier=_earlier(scores),
@@ -178,12 +179,17 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
     classes = details.by_class(scores, experiment)
     if classes.empty:
         return ""
-    return (
-        "<details><summary>By pair of classes, and by class</summary>\n\nThe same queries under a right support and "
-        f"a wrong one ({experiment.best.label}; IoU in %, PFENet metric):\n\n"
-        f"{tables.markdown(details.pairs(scores, experiment))}\n\nEach class by itself, with the number of test "
-        f"images behind it (IoU in %, CANet metric):\n\n{tables.markdown(classes)}\n\n</details>"
-    )
+    parts = []
+    if "shows" in scores.about:
+        parts += ["A query with one class leaves little to ask for. By what it shows (CANet metric, mean of folds):"]
+        parts += [tables.markdown(tables.by_queries(scores, experiment))]
+    parts += ["<details><summary>By pair of classes, and by class</summary>"]
+    parts += [
+        f"The same queries under a right support and a wrong one ({experiment.best.label}; IoU in %, PFENet metric):"
+    ]
+    parts += [tables.markdown(details.pairs(scores, experiment))]
+    parts += ["Each class by itself, with the number of test images behind it (IoU in %, CANet metric):"]
+    return "\n\n".join([*parts, tables.markdown(classes), "</details>"])
 
 
 def _recipe(scores: Scores) -> str:

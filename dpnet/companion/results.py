@@ -12,7 +12,18 @@ import pandas as pd
 
 from dpnet import io
 from dpnet.companion import experiments, paper, presets
-from dpnet.companion.estimates import ENOUGH, RESAMPLES, CountsOfSeed, Estimate, by_image, estimate, resampling
+from dpnet.companion.estimates import (
+    ENOUGH,
+    RESAMPLES,
+    TOO_FEW,
+    CountsOfSeed,
+    Estimate,
+    by_image,
+    cell,
+    direction,
+    estimate,
+    resampling,
+)  # fmt: skip
 from dpnet.companion.experiments import Experiment, Row
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Record, Store
@@ -22,7 +33,6 @@ from dpnet.metrics import METRICS, Metric, bootstrap
 from dpnet.model import DPNet
 
 MEAN = "mean"
-TOO_FEW = f"needs {ENOUGH} seeds"  # the status of what has an interval, but no verdict yet
 FULL_MODEL = Row({}, "the full model")
 BASELINES = {
     "prototype": "training-free prototype",
@@ -44,6 +54,7 @@ class Scores:
     store: Store  # where their counts are
     seeds: range  # those that are read, where they are there: each is another training
     about: dict[str, Any]  # what `benchmark.json` says: class names, folds, tested classes, numbers of images
+    showing: Literal["", "one", "several"] = ""  # only queries with so many labelled classes
 
     @property
     def folds(self) -> list[int]:
@@ -159,8 +170,20 @@ def _lines(file: Path, store: Store, setting: Setting) -> Iterator[dict[str, Any
 def _counts(scores: Scores, selection: Selection, fold: int) -> list[CountsOfSeed]:
     records = scores.records(selection)
     of_fold = records[records.fold == fold].set_index("seed")[["record", "evaluation"]].T.to_dict("list")
-    lists = (scores.store.counts(*of_fold[seed]) for seed in takewhile(of_fold.__contains__, scores.seeds))
+    seeds = list(takewhile(of_fold.__contains__, scores.seeds))
+    lists = [scores.store.counts(*of_fold[seed]) for seed in seeds]
+    if scores.showing:
+        wrong = "wrong" in dict(selection)["evaluation"]
+        asked = [_asked(scores, fold, seed, wrong) for seed in seeds]
+        lists = [(counts[a], classes[a]) for (counts, classes), a in zip(lists, asked, strict=True)]
     return list(takewhile(lambda of_seed: len(of_seed[1]) > 0, lists))
+
+
+def _asked(scores: Scores, fold: int, seed: int, wrong: bool) -> np.ndarray:
+    """Which one-shot episodes (of those with a wrong support) have a query that is `showing` so many classes."""
+    listed = scores.store.episodes(fold, seed, 1, scores.setting.episodes)
+    several = [scores.about["shows"][query] > 1 for _, query, _, wrong_class, _ in listed if wrong_class or not wrong]
+    return np.array(several, bool) == (scores.showing == "several")
 
 
 @lru_cache(1024)  # a report asks for the same cells many times
@@ -171,27 +194,6 @@ def _samples(scores: Scores, selection: Selection, fold: int, trainings: int, me
     query, classes, weights = resampling(fold, lists)
     of_images = [by_image(counts, own, len(classes)) for (counts, _), own in zip(lists, query, strict=True)]
     return np.stack([bootstrap(counts, classes, metric, weights) for counts in of_images])
-
-
-def cell(samples: np.ndarray, name: str = "miou") -> dict[str, Any]:
-    """A mean over trainings with its interval, two decimals; how many trainings, and the value of each."""
-    ours, each = estimate(samples), " ".join(f"{value:.2f}" for value in samples[:, 0])
-    of_mean = {name: round(ours.value, 2), "low": round(ours.low, 2), "high": round(ours.high, 2)}
-    return of_mean | {"trainings": ours.trainings, "by_training": each}
-
-
-def direction(difference: dict[str, Any], theirs: float) -> str:
-    """In words how a difference, with its interval, lies to zero, and to what the paper has."""
-    if np.isnan(difference["difference"]):
-        return "not run"
-    if difference["trainings"] < ENOUGH:
-        return TOO_FEW
-    ours = 1 if difference["low"] > 0 else -1 if difference["high"] < 0 else 0
-    if not ours:
-        return "undecided"
-    if np.isnan(theirs) or not theirs:  # the paper has no direction there
-        return "positive" if ours > 0 else "negative"
-    return "same direction" if ours == np.sign(theirs) else "opposite direction"
 
 
 def table(

@@ -15,7 +15,7 @@ from dpnet.companion.examples import RENDERED, save_examples
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Store
-from dpnet.config import Run
+from dpnet.config import VOID, Run
 from dpnet.data.index import SPLITS, Benchmark
 from dpnet.episodes import Episode
 from dpnet.io import (
@@ -111,6 +111,8 @@ def describe(benchmark: Benchmark, store: Store) -> None:
     """Write `benchmark.json`: what tables need to know of the data, so that they can do without it."""
     about = {name: getattr(benchmark, name) for name in ("name", "classes", "folds", "tested", "digest")}
     about["images"] = {split: sum(e.split == split for e in benchmark.entries) for split in SPLITS}
+    of_tests = [e for e in benchmark.entries if e.split == "val"]
+    about["shows"] = {e.id: len(e.pixels.keys() - {VOID}) for e in of_tests}  # labelled classes
     about["scarce"] = {str(shot): episodes.scarce(benchmark, shot) for shot in (1, 5)}
     write(store.root / "benchmark.json", to_json(about))
 

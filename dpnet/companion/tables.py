@@ -2,14 +2,16 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dpnet.companion import details, paper, results
+from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
-from dpnet.companion.results import MEAN, TOO_FEW, Scores
+from dpnet.companion.results import MEAN, Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.metrics import METRICS
@@ -98,6 +100,21 @@ def baselines(scores: Scores, experiment: Experiment, intervals: Sequence[str] |
     """What needs no training, and the control, a table for each metric."""
     tidy = results.baselines(scores, experiment)
     return [wide(tidy[tidy.metric == metric], ["yardstick"], intervals) for metric in METRICS]
+
+
+def by_queries(scores: Scores, experiment: Experiment) -> pd.DataFrame:
+    """Rows and baselines on all queries, and on those alone that show one labelled class, or several (means)."""
+    columns = []
+    every, one, several = scores, replace(scores, showing="one"), replace(scores, showing="several")
+    heads = {"all queries": every, "that show one class": one, "that show several": several}
+    for head, some in heads.items():
+        rows = results.of_metric(results.rows(some, experiment), experiment)
+        rows = rows.assign(yardstick=np.repeat([row.label for row in experiment.rows], len(scores.columns)))
+        below = results.of_metric(results.baselines(some, experiment), experiment)
+        both = pd.concat([rows, below[~below.yardstick.isin(rows.yardstick)]]).query(f"fold == '{MEAN}'")
+        texts = [spanned(*cells) for cells in both[["miou", "low", "high"]].to_numpy()]
+        columns.append(pd.Series(texts, both.yardstick, name=head))
+    return pd.concat(columns, axis=1).rename_axis("").reset_index()
 
 
 def headline(scores: Scores, experiment: Experiment, folds: Sequence[str] = (MEAN,)) -> pd.DataFrame:

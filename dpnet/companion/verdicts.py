@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dpnet.companion import details, experiments, results, tables
+from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.experiments import Experiment
-from dpnet.companion.results import MEAN, TOO_FEW, Scores
+from dpnet.companion.results import MEAN, Scores
 
 AGAIN = "the same as"
 SYMBOLS = {

@@ -61,6 +61,8 @@ def features(
     benchmark: Benchmark, split: str, size: int, encode: Encode, key: str, channels: int, mirror: bool = False
 ) -> FeatureBank:
     """A split's features by `encode` (of stride 8), which `key` names; `mirror`: of the mirror images too."""
+    if benchmark.part_of:  # stored once for all that are
+        return features(*benchmark.part_of, size, encode, key, channels, mirror=True)
     positions = _of_split(benchmark, split)
     cells = math.ceil(size / 8)
     shape = (len(positions), 1 + mirror, channels, cells, cells)

@@ -58,6 +58,8 @@ class Benchmark:
     entries: tuple[Entry, ...]
     digest: str = ""
     recipe: dict[str, Any] = field(default_factory=dict, hash=False)
+    # Another benchmark with the same `entries`, but for their splits, and its split that holds all that is used here.
+    part_of: "tuple[Benchmark, str] | None" = field(default=None, hash=False)
 
     def path(self, listed: str) -> Path:
         """Where a listed file (an entry's `image` or `label`) is."""

@@ -20,6 +20,7 @@ FOLDS = ((1,), (2,), (3,), (4,))
 BENCHMARK = Benchmark("shapes", Path(), tuple("abcd"), FOLDS, FOLDS, ENTRIES, "0123456789abcdef" * 4)
 ABOUT = {"tested": [[1], [2], [3], [4]], "folds": [[1], [2], [3], [4]], "classes": list("abcd"), "scarce": {}}
 ABOUT |= {"images": {"train": 1, "val": 1}, "digest": BENCHMARK.digest}
+ABOUT |= {"shows": {f"q{i}": 1 + (i % 4 == 0) for i in range(40)}}
 
 
 def keep(store: Store, record: Record, names: Iterable[str], counts: np.ndarray) -> None:

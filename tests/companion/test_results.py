@@ -14,7 +14,7 @@ from invented import ABOUT, TINY, add_seed, keep, scores_in
 from scipy.stats import t
 
 from dpnet import io
-from dpnet.companion import details, experiments, presets, report, results, runner, tables
+from dpnet.companion import details, estimates, experiments, presets, report, results, runner, tables
 from dpnet.companion.results import Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Variant
@@ -162,9 +162,9 @@ def test_effects_are_paired(three: Scores) -> None:
 
 def test_a_direction_needs_three_trainings_and_one_of_the_papers() -> None:
     three, two = ({"difference": 5.0, "low": 4.0, "high": 6.0, "trainings": n} for n in (3, 2))
-    words = [results.direction(three, theirs) for theirs in (0.0, -0.1, 0.1)]
+    words = [estimates.direction(three, theirs) for theirs in (0.0, -0.1, 0.1)]
     assert words == ["positive", "opposite direction", "same direction"]
-    assert {results.direction(two, theirs) for theirs in (0.0, -0.1, 0.1)} == {"needs 3 seeds"}
+    assert {estimates.direction(two, theirs) for theirs in (0.0, -0.1, 0.1)} == {"needs 3 seeds"}
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
@@ -179,7 +179,7 @@ def test_no_verdict_changes_sides_without_one_of_the_trainings(folder: Path) -> 
                 half = t.ppf(0.975, len(others) - 1) * others.std(ddof=1) / len(others) ** 0.5
                 parts = {"difference": others.mean(), "low": others.mean() - half, "high": others.mean() + half}
                 stated = line["paper"] if abs(line["paper"]) > 0 else 1.0
-                now = results.direction(parts | {"trainings": results.ENOUGH}, stated)
+                now = estimates.direction(parts | {"trainings": estimates.ENOUGH}, stated)
                 assert {line["status"], now} != told, (experiment.name, line["effect"], left_out)
 
 
@@ -207,6 +207,30 @@ def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
     assert classes.images.tolist() == classes.episodes.tolist() == [40] * 4
     folds = results.rows(invented, TABLE_3).query("pim == 0 and metric == 'canet' and fold != 'mean'")
     assert classes.base.to_numpy() == pytest.approx(folds.miou.to_numpy(), abs=0.06)
+
+
+def test_queries_with_several_classes_are_scored_by_themselves(invented: Scores) -> None:
+    table = tables.by_queries(invented, TABLE_3).set_index("")
+    assert len(table) == len(TABLE_3.rows) + 1 + len(results.BASELINES)  # and the wrong support
+    for head, chosen in (
+        ("that show one class", [i for i in range(40) if i % 4]),
+        ("that show several", range(0, 40, 4)),
+    ):
+        for name, selection in (
+            ("base", invented.of_row(TABLE_3.rows[0])),
+            ("PIM + MSF + CCM, wrong support", invented.of_row(TABLE_3.best, "wrong")),
+            ("training-free prototype", invented.baseline("prototype")),
+        ):
+            folds = []
+            for fold in range(4):
+                ((counts, _),) = invented.counts(selection, fold)
+                hit = sum(int(counts[i, 1, 1]) for i in chosen)
+                folds.append(
+                    100 * hit / sum(int(counts[i].sum() - counts[i, 0, 0] - counts[i, 0, 2]) for i in chosen)
+                )
+            assert table.loc[name, head].startswith(f"{sum(folds) / 4:.1f} ["), (name, head)
+    whole = results.rows(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'")
+    assert [text.split()[0] for text in table["all queries"][:4]] == [f"{value:.1f}" for value in whole.miou]
 
 
 @pytest.mark.parametrize(("theirs", "rank", "status"), [(20, 1, "same direction"), (0, 16, "opposite direction")])

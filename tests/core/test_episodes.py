@@ -23,6 +23,18 @@ def test_no_novel_class_is_ever_trained_on(rule: str, data: Benchmark) -> None:
                     assert rule == "background" or not set(novel) & image.pixels.keys()
 
 
+def test_a_share_of_the_queries_may_lack_the_class(data: Benchmark) -> None:
+    pools = episodes.training_pools(data, 1, "drop")
+    batch = partial(episodes.training_batch, data, pools, 1, 0, size=4)
+    usual, some = ([e for step in range(100) for e in batch(step, absent=a)] for a in (0.0, 0.25))
+    lacks = [e.class_id not in data.entries[e.query].pixels for e in some]
+    assert 0.18 < sum(lacks) / len(some) < 0.32
+    for e in some:
+        assert e.class_id in data.entries[e.supports[0]].pixels
+        assert any(e.query in pool for pool in pools.values())  # no image with a novel class comes in
+    assert not any(e.class_id not in data.entries[e.query].pixels for e in usual)
+
+
 def test_a_test_scene_has_one_folds_classes(data: Benchmark) -> None:
     folds = [{(c - 1) // 5 for c in set(e.pixels) - {255}} for e in data.entries]
     assert all(len(of) == 1 for of, e in zip(folds, data.entries, strict=True) if e.split == "val")

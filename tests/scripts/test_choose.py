@@ -44,8 +44,8 @@ def test_nothing_that_a_table_tests_is_scored(fold: int, other: int) -> None:
     assert scored == set(FOLDS[other])
     # No image that a table tests, and none on both sides.
     splits = {e.id: e.split for e in apart.entries}
-    assert all(name.startswith("train-") for name in splits)
-    assert len(splits) == len(apart.entries) == 8 * 6
+    assert {name.split("-")[0]: split == "unused" for name, split in splits.items()} == {"train": False, "val": True}
+    assert [e.id for e in apart.entries] == [e.id for e in whole.entries]  # whose stored features it reads
     # What is scored is not trained on, in its own images or in others; nor is what the fold tests.
     pools = episodes.training_pools(apart, fold, "background")
     assert set(pools) == set(range(1, 9)) - scored - set(FOLDS[fold])
