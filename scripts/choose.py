@@ -17,14 +17,14 @@ from dpnet import data, episodes, evaluate, io
 from dpnet.companion import experiments, presets, runner
 from dpnet.companion.experiments import PAPER_METRIC
 from dpnet.companion.presets import Setting
-from dpnet.config import fingerprint
+from dpnet.config import Run, Variant, fingerprint
 from dpnet.data import index, shapes
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places, progress, to_json, write
 from dpnet.metrics import mean_iou
 from dpnet.train import SOURCES, train
 
-FILE = "recipe.csv"
+FILE, SCORES = "recipe.csv", "scores.json"
 SEEDS = 2  # trainings per candidate and scenes
 PAIRS = ((0, 1), (2, 3))  # of photographs: a fold, and whose classes are scored for it
 TABLE3 = experiments.get("table3").rows
@@ -82,34 +82,36 @@ def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
     )
 
 
-def measure(setting: Setting, where: str, seed: int, at: Places) -> dict[str, float]:
-    """Train Table 3's rows by one candidate: mIoU of each, and the minutes of one core that training took."""
+def table3_runs(setting: Setting, benchmark: Benchmark, fold: int, seed: int) -> tuple[dict[Variant, Run], Path]:
+    """The runs behind Table 3's rows, by variant, and their folder."""
+    runs = {row.variant: setting.run(row.variant, fold, seed) for row in TABLE3}
+    return runs, benchmark.root / "runs" / next(iter(runs.values())).id
+
+
+def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
+    """Train Table 3's rows by one candidate; store mIoU of each, and the minutes of one core that training took."""
     runner.settle()
     benchmark, fold = scenes(setting, at)[where]
-    runs = {row.variant: setting.run(row.variant, fold, seed) for row in TABLE3}
-    folder = benchmark.root / "runs" / next(iter(runs.values())).id
-    file = folder / "scores.json"
-    if not file.exists():
-        scene = evaluate.scene_of(next(iter(runs.values())), benchmark, at.device)
-        SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
-        start = time.process_time()
-        heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
-        minutes = (time.process_time() - start) / 60
-        wanted = {run: [r.evaluation(setting.episodes) for r in TABLE3 if r.variant == v] for v, run in runs.items()}
-        counts, lists = evaluate.evaluate(
-            {run: head.to(at.device).eval() for run, head in heads.items()}, scene, wanted
-        )
-        scores = {}
-        for row in TABLE3:
-            way = row.evaluation(setting.episodes)
-            classes = np.array([episode.class_id for episode in lists[way]])
-            scores[row.label] = mean_iou(counts[runs[row.variant], way], classes, PAPER_METRIC)
-        write(file, to_json(scores | {"minutes": minutes}))
-    return io.read_json(file)
+    runs, folder = table3_runs(setting, benchmark, fold, seed)
+    if (folder / SCORES).exists():
+        return
+    scene = evaluate.scene_of(next(iter(runs.values())), benchmark, at.device)
+    SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
+    start = time.process_time()
+    heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
+    minutes = (time.process_time() - start) / 60
+    wanted = {run: [r.evaluation(setting.episodes) for r in TABLE3 if r.variant == v] for v, run in runs.items()}
+    counts, lists = evaluate.evaluate({run: head.to(at.device).eval() for run, head in heads.items()}, scene, wanted)
+    scores = {}
+    for row in TABLE3:
+        way = row.evaluation(setting.episodes)
+        classes = np.array([episode.class_id for episode in lists[way]])
+        scores[row.label] = mean_iou(counts[runs[row.variant], way], classes, PAPER_METRIC)
+    write(folder / SCORES, to_json(scores | {"minutes": minutes}))
 
 
 def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.DataFrame:
-    """Train and score all candidates, and write `recipe.csv` and its picture; what was trained before is used.
+    """Train and score candidates (all, or some), and write `recipe.csv` and its picture, of all that are finished.
 
     Returns:
         candidate, scenes, seed, minutes, and a column per row of Table 3.
@@ -120,26 +122,26 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
         raise DPNetError(
             f"no candidates for {setting.benchmark} at {setting.preset}: presets.py has them for {known}"
         )
-    names = list(scenes(setting, at))
-    tasks = [(name, where, seed) for name in candidates for seed in range(SEEDS) for where in names]
-    jobs, lines = jobs or io.free_cores(), []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), index.end_with_parent) as pool:
-        futures = {
-            pool.submit(measure, replace(setting, training=candidates[name]), where, seed, at): (name, where, seed)
-            for name, where, seed in tasks
-            if not only or name in only.split("; ")
-        }
+    every, settings = scenes(setting, at), {name: replace(setting, training=t) for name, t in candidates.items()}
+    tasks = [(name, where, seed) for name in candidates for seed in range(SEEDS) for where in every]
+    asked = [task for task in tasks if not only or task[0] in only.split("; ")]
+    with ProcessPoolExecutor(jobs or io.free_cores(), get_context("spawn"), index.end_with_parent) as pool:
+        futures = [pool.submit(measure, settings[name], where, seed, at) for name, where, seed in asked]
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
-            lines.append(dict(zip(("candidate", "scenes", "seed"), futures[future], strict=True)) | future.result())
-    order = {task: i for i, task in enumerate(tasks)}
-    lines.sort(key=lambda line: order[line["candidate"], line["scenes"], line["seed"]])
+            future.result()
+    lines, unfinished = [], set()
+    for name, where, seed in tasks:
+        _, folder = table3_runs(settings[name], *every[where], seed)
+        if (folder / SCORES).exists():
+            lines.append({"candidate": name, "scenes": where, "seed": seed, **io.read_json(folder / SCORES)})
+        else:
+            unfinished.add(name)
     columns = ["candidate", "scenes", "seed", "minutes", *(row.label for row in TABLE3)]
-    table = pd.DataFrame(lines, columns=columns).round(3)
-    if not only:
-        file = at.results / setting.name / FILE
-        for name, content in ((FILE, table), ("recipe_printed.csv", choose_plot.printed(table))):
-            write(file.with_name(name), content.to_csv(index=False, lineterminator="\n").encode())
-        choose_plot.plot(table, candidates).savefig(file.with_suffix(".png"), dpi=100, metadata={"Software": None})
+    table = pd.DataFrame([line for line in lines if line["candidate"] not in unfinished], columns=columns).round(3)
+    file = at.results / setting.name / FILE
+    for name, content in ((FILE, table), ("recipe_printed.csv", choose_plot.printed(table))):
+        write(file.with_name(name), content.to_csv(index=False, lineterminator="\n").encode())
+    choose_plot.plot(table, candidates).savefig(file.with_suffix(".png"), dpi=100, metadata={"Software": None})
     return table
 
 
@@ -149,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--benchmark", default="shapes", choices=presets.BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
-    parser.add_argument("--only", default="", help="some, with '; ' between: train these, write no table")
+    parser.add_argument("--only", default="", help="train these, with '; ' between [all]")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")

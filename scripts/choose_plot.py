@@ -61,7 +61,7 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
         noise.plot(steps, spread.loc[usual, row], color=colour, marker=marker, label=row)
     score.set(xlabel="steps", ylabel="mIoU (%), mean and its 95 % interval", title="Score")
     noise.set(xlabel="steps", ylabel="standard deviation of a training (points)", title="Spread", ylim=(0, None))
-    score.legend(fontsize=9)
+    figure.legend(*score.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9)
     height = np.arange(len(mean))
     for i, (effect, colour, marker) in enumerate(
         zip(effects, sns.color_palette("colorblind")[4:], MARKERS, strict=False)
@@ -74,5 +74,5 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     last.set(xlabel="effect (points), mean and its 95 % interval", title="Effects, by candidate")
     last.set_yticks(height, mean.index)
     last.invert_yaxis()
-    last.legend(fontsize=9)
+    figure.legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=9)
     return figure
