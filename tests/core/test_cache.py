@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from unittest import mock
@@ -42,6 +43,20 @@ def test_features_are_right_and_made_once(
     monkeypatch.setattr(cache, "LARGEST", stored.data.nbytes - 1)
     monkeypatch.setattr(cache, "_stored", None)
     torch.testing.assert_close(bank(data, backbone)(*asked), rows, rtol=2e-3, atol=1e-3)  # batches of other images
+
+
+def test_a_part_of_a_benchmark_reads_the_features_of_the_whole(data: Benchmark, backbone: Backbone) -> None:
+    splits = ("unused", "val", "train")  # of what is "train" in the whole: a third is scored, the rest trained on
+    entries = tuple(
+        replace(e, split=splits[(e.split == "train") * (1 + (i % 3 > 0))]) for i, e in enumerate(data.entries)
+    )
+    part = replace(data, root=data.root / "nowhere", entries=entries, digest="another", part_of=(data, "train"))
+    for split in ("train", "val"):
+        positions = [i for i, e in enumerate(entries) if e.split == split][:9]
+        torch.testing.assert_close(
+            bank(part, backbone, split)(positions), bank(data, backbone)(positions), rtol=0, atol=0
+        )
+    assert not part.root.exists()
 
 
 def test_features_without_room_are_refused_before_they_are_made(
