@@ -180,7 +180,7 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
     if classes.empty:
         return ""
     parts = []
-    if "shows" in scores.about:
+    if min(scores.about.get("shows", {"": 2}).values()) < 2:
         parts += ["A query with one class leaves little to ask for. By what it shows (CANet metric, mean of folds):"]
         parts += [tables.markdown(tables.by_queries(scores, experiment))]
     parts += ["<details><summary>By pair of classes, and by class</summary>"]
