@@ -59,8 +59,9 @@ def predictions(head: Head, scene: Scene, training: Training, chosen: Sequence[E
     raw_s, masks = scene.supports(chosen, "right")
     raw_q, features = scene.raw([e.query for e in chosen]), scene.backbone.features
     counts = shared_counts(scene.backbone, raw_s, raw_q, masks, head.variant.pseudo)
+    matched = head.match(head.prototypes(features(raw_s), masks), features(raw_q), counts)  # in fp32, as in scoring
     with autocast(training, scene.device):
-        output = head(features(raw_s), masks, features(raw_q), counts, beta)
+        output = head.segment(matched, beta)
     both = torch.stack([output.aux_logits, output.logits], 1).float()
     differences = (both[:, :, 1] - both[:, :, 0])[:, None]
     sizes = [scene.target(e).shape for e in chosen]

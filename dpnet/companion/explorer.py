@@ -79,9 +79,10 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
     forward, backward = cycle_matches(backbone.comparison(raw_s[:, 0]).float(), backbone.comparison(raw_q).float())
     foreground = hard_masks(soft)[:, 0]
     counts = shared_counts(backbone, raw_s, raw_q, soft, head.variant.pseudo)
+    # In fp32, as in scoring.
+    matched = head.match(head.prototypes(backbone.features(raw_s), soft), backbone.features(raw_q), counts)
+    selected = torch.stack([head.select(matched, beta)[:, 0] for beta in BETAS], 1)
     with autocast(training, scene.device):
-        matched = head.match(head.prototypes(backbone.features(raw_s), soft), backbone.features(raw_q), counts)
-        selected = torch.stack([head.select(matched, beta)[:, 0] for beta in BETAS], 1)
         asked: list[tuple[float, str]] = [*((beta, "main") for beta in BETAS), (Evaluation.beta, "aux")]
         differences = torch.stack(list(decode_distinct(head, matched, asked).values()), 1)
     answers = resize(differences, (scene.size, scene.size)) > 0
