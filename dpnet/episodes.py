@@ -67,10 +67,7 @@ def training_pools(benchmark: Benchmark, fold: int, novel: str) -> dict[int, lis
 def training_batch(
     benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int, absent: float = 0
 ) -> list[Episode]:
-    """`size` one-shot episodes from `training_pools`: a function of (seed, fold, step) and nothing else.
-
-    In a share `absent` of them the query is one of another class, and lacks theirs if any of its images does.
-    """
+    """`size` one-shot episodes, a function of (seed, fold, step) alone; a share `absent` of queries lack the class"""
     rng = np.random.default_rng([seed, fold, step])
     episodes = []
     for class_id in rng.choice(list(pools), size):
