@@ -67,7 +67,7 @@ def training_pools(benchmark: Benchmark, fold: int, novel: str) -> dict[int, lis
 def training_batch(
     benchmark: Benchmark, pools: dict[int, list[int]], fold: int, seed: int, step: int, size: int, absent: float = 0
 ) -> list[Episode]:
-    """`size` one-shot episodes, a function of (seed, fold, step) alone; a share `absent` of queries lack the class"""
+    """`size` one-shot episodes, a function of (seed, fold, step); a share `absent` of queries lack the class."""
     rng = np.random.default_rng([seed, fold, step])
     episodes = []
     for class_id in rng.choice(list(pools), size):
