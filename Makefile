@@ -97,7 +97,7 @@ test-faults: $(READY)  ## kill drivers, workers and kernels at random moments, f
 
 test: lint unit tiny nbval  ## lint, unit and property tests, every target end to end at tiny, committed notebooks
 
-lint: $(READY)
+lint: $(READY)  ## format, style and types alone; also unit, tiny, nbval: the other parts of test
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy dpnet

@@ -68,8 +68,8 @@ def find(benchmark: Benchmark, backbone: Backbone, size: int, listed: Sequence[E
 
 
 def drawn(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]) -> Figure:
-    """Fig. 3: S_1 on the support, Q_1 on the query, S_2 back; brightness is similarity to the cell before."""
-    figure, axes = plt.subplots(len(pair), 3, figsize=(9, 3.15 * len(pair)), layout="constrained", squeeze=False)
+    """Fig. 3: S_1 on the support, Q_1 on the query, S_2 back; colour is similarity to the cell before."""
+    figure, axes = plt.subplots(len(pair), 3, figsize=(9.6, 3.15 * len(pair)), layout="constrained", squeeze=False)
     titles = (
         "$S_1$: a cell of the support's object",
         "$Q_1$: the most similar in the query",
@@ -79,16 +79,23 @@ def drawn(benchmark: Benchmark, listed: Sequence[Episode], pair: Sequence[Cycle]
         episode = listed[cycle.episode]
         support, query = (benchmark.entries[i] for i in (episode.supports[0], episode.query))
         panels = zip(line, (support, query, support), (None, cycle.forward, cycle.backward), titles, strict=True)
+        both = np.stack([cycle.forward, cycle.backward])
+        limits = both.min(), both.max()
         for axis, entry, similarity, title in panels:
             label = benchmark.label(entry)
             height, width = label.shape
-            axis.imshow(outlined(benchmark.image(entry), label == episode.class_id, dim=similarity is None))
+            image = benchmark.image(entry)
+            if similarity is not None:  # colour is similarity's
+                image = image.mean(2, keepdims=True).repeat(3, 2)
+            axis.imshow(outlined(image, label == episode.class_id, dim=similarity is None))
             if similarity is not None:
+                style = {"cmap": "cividis", "alpha": 0.5, "vmin": limits[0], "vmax": limits[1]}
                 extent = (0, width - 1, height - 1, 0)
-                axis.imshow(similarity, cmap="cividis", alpha=0.45, extent=extent, interpolation="bilinear")
+                coloured = axis.imshow(similarity, extent=extent, interpolation="bilinear", **style)
             axis.set_title(title, fontsize=9)
         _join_cells(figure, line, cycle, [benchmark.label(entry).shape for entry in (support, query, support)])
-        way_back = "kept: $S_2$ on the object" if cycle.succeeds else "rejected: $S_2$ off the object"
+        figure.colorbar(coloured, ax=line, label="cosine to the cell before", pad=0.01)
+        way_back = "success: $S_2$ on the object" if cycle.succeeds else "failure: $S_2$ off the object"
         line[0].set_ylabel(way_back, fontsize=9)
     plt.setp(axes, xticks=[], yticks=[])
     return figure
