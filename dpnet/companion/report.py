@@ -8,19 +8,9 @@ from typing import Any
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import (
-    details,
-    experiments,
-    explorer,
-    notebooks,
-    paper,
-    presets,
-    results,
-    runner,
-    tables,
-    verdicts,
-)  # fmt: skip
+from dpnet.companion import details, experiments, explorer, notebooks, paper, presets, results, tables, verdicts
 from dpnet.companion.estimates import TOO_FEW
+from dpnet.companion.examples import RENDERED
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
@@ -63,7 +53,7 @@ def write_tables(scores: Scores, asked: Sequence[Experiment]) -> None:
             write(scores.store.root / f"{experiment.name}{suffix}.csv", text.encode())
         parameters = {"benchmark": benchmark, "preset": scores.setting.preset, "seeds": len(scores.seeds)}
         if experiment.name in ("fig3", "fig4"):  # they draw images
-            parameters |= {"fold": scores.folds[0], "pictures": benchmark in runner.RENDERED}
+            parameters |= {"fold": scores.folds[0], "pictures": benchmark in RENDERED}
         else:
             parameters["target"] = experiment.name
         wanted[experiment.name] = parameters
@@ -76,7 +66,7 @@ def publish(scores: Scores) -> None:
     benchmark, preset = scores.setting.benchmark, scores.setting.preset
     where = {"benchmark": benchmark, "preset": preset}
     wanted = {"report": where}
-    if benchmark in runner.RENDERED:  # photographs are not ours to publish
+    if benchmark in RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
         if preset != "tiny":  # it makes a tiny Table 3 itself
             wanted |= {"03_your_data": {}}
