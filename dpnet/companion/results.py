@@ -208,7 +208,7 @@ def rows(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         model = {"backbone": training.backbone, "params_m": millions}
     for row in experiment.rows:
         parts = [(1.0, scores.of_row(row))]
-        for line in scores.cells(parts, _metrics(row)):
+        for line in scores.cells(parts, row.metrics):
             fold, compared = line["fold"], line["metric"] == (row.metric or experiment.metric)
             theirs = papers.get((*row.key.values(), fold), np.nan) if compared else np.nan
             more = {"paper": theirs, "delta": np.nan, "status": "", "runs": scores.runs(parts, fold)}
@@ -245,7 +245,7 @@ def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         over = [(1.0, scores.of_row(row)), (-1.0, scores.baseline("prototype", row))]
         asked.append((f"{row.label} over {BASELINES['prototype']}", over, row, {}, np.nan))
     for name, parts, row, theirs, unstated in asked:
-        for line in scores.cells(parts, _metrics(row), "difference"):
+        for line in scores.cells(parts, row.metrics, "difference"):
             fold, metric = line["fold"], line["metric"]
             stated = theirs.get(fold, np.nan) if metric == (row.metric or experiment.metric) else np.nan
             line["status"] = direction(line, unstated if np.isnan(stated) else stated)
@@ -264,8 +264,8 @@ def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     for context in dict.fromkeys((row.shot, row.diversity) for row in controlled):
         alike = [row for row in controlled if (row.shot, row.diversity) == context]
         for row in alike:
-            selections[row.label] = scores.of_row(row), _metrics(row)
-            selections[f"{row.label}, wrong support"] = scores.of_row(row, "wrong"), _metrics(row)
+            selections[row.label] = scores.of_row(row), row.metrics
+            selections[f"{row.label}, wrong support"] = scores.of_row(row, "wrong"), row.metrics
         for name, label in BASELINES.items():
             selections[label + suffix(experiment, alike[0])] = scores.baseline(name, alike[0]), METRICS
     return pd.DataFrame(
@@ -285,7 +285,3 @@ def suffix(experiment: Experiment, row: Row) -> str:
 def of_metric(tidy: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """The rows under the paper's metric; where each row of the table has its own, all."""
     return tidy if any(row.metric for row in experiment.rows) else tidy[tidy.metric == experiment.metric]
-
-
-def _metrics(row: Row) -> tuple[Metric, ...]:
-    return METRICS if row.metric is None else (row.metric,)
