@@ -87,8 +87,6 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    # A folder that cannot be written is an error before hours of training.
-    write(output.with_suffix(".failed.ipynb"), b"")
     output.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     for _ in range(ATTEMPTS):
         # Aside, since another process may be executing the same one, and killed ones leave no trace in the results.

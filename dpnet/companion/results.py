@@ -228,30 +228,28 @@ def against_paper(tidy: pd.DataFrame, comparable: bool) -> pd.DataFrame:
 def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """What the table is meant to show, as sums over the same episodes; then our best rows over no training; tidy."""
     papers, lines = paper.by_row(experiment.table, experiment.keys), []
-    asked: list[
-        tuple[str, Sum, Row, dict[str, float], float]
-    ] = []  # and what the paper has by fold, or else anywhere
-    for effect in experiment.effects:
-        rows = [(weight, experiment.rows[i]) for i, weight in effect.weights.items()]
-        theirs = {
-            fold: round(sum(w * papers.get((*row.key.values(), fold), np.nan) for w, row in rows), 1)
-            for fold in scores.columns
-        }
-        if effect.stated:
-            theirs[MEAN] = effect.stated["coco" if scores.setting.benchmark == "coco" else "pascal"]
-        unstated = 1.0 if effect.claim else np.nan  # a claim without a number is one that the effect is positive
-        asked.append((effect.name, [(w, scores.of_row(row)) for w, row in rows], rows[0][1], theirs, unstated))
-    for row in experiment.controlled_rows:
-        over = [(1.0, scores.of_row(row)), (-1.0, scores.baseline("prototype", row))]
-        asked.append((f"{row.label} over {BASELINES['prototype']}", over, row, {}, np.nan))
-    for name, parts, row, theirs, unstated in asked:
-        for line in scores.cells(parts, row.metrics, "difference"):
+
+    def add(name: str, parts: Sum, like: Row, theirs: dict[str, float], unstated: float) -> None:
+        """A sum of rows like one, beside what the paper has by fold, or else anywhere."""
+        for line in scores.cells(parts, like.metrics, "difference"):
             fold, metric = line["fold"], line["metric"]
-            stated = theirs.get(fold, np.nan) if metric == (row.metric or experiment.metric) else np.nan
+            stated = theirs.get(fold, np.nan) if metric == (like.metric or experiment.metric) else np.nan
             line["status"] = direction(line, unstated if np.isnan(stated) else stated)
             if line["status"] == "undecided" and abs(stated) > 0:
                 line["needed"] = scores.estimate(parts, fold, metric).needed(stated)
             lines.append({"effect": name, **line, "paper": stated, "runs": scores.runs(parts, fold)})
+
+    for effect in experiment.effects:
+        rows = [(weight, experiment.rows[i]) for i, weight in effect.weights.items()]
+        keys = [(weight, row.key.values()) for weight, row in rows]
+        theirs = {f: round(sum(w * papers.get((*key, f), np.nan) for w, key in keys), 1) for f in scores.columns}
+        if effect.stated:
+            theirs[MEAN] = effect.stated["coco" if scores.setting.benchmark == "coco" else "pascal"]
+        unstated = 1.0 if effect.claim else np.nan  # a claim without a number is one that the effect is positive
+        add(effect.name, [(weight, scores.of_row(row)) for weight, row in rows], rows[0][1], theirs, unstated)
+    for row in experiment.controlled_rows:
+        over = [(1.0, scores.of_row(row)), (-1.0, scores.baseline("prototype", row))]
+        add(f"{row.label} over {BASELINES['prototype']}", over, row, {}, np.nan)
     columns = "effect fold metric difference low high trainings by_training paper status needed runs"
     return pd.DataFrame(lines, columns=columns.split())
 
