@@ -46,7 +46,7 @@ def spread(
         stack.enter_context(dask.config.set({**own, **SETTINGS, **(SETTINGS_HERE if not where else {})}))
         scheduler, slots = where, min(jobs, len(named))
         try:
-            if "://" not in where:
+            if where in ("", "slurm"):
                 scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, at.device)
                 stack.callback(_close, scheduler)
             client = stack.enter_context(Client(scheduler, timeout="10s"))
