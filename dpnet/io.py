@@ -264,21 +264,6 @@ def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
     return parameters
 
 
-def load_weights(file: str | Path) -> dict[str, Any]:
-    """A backbone's tensors, from a .pth or .safetensors file."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not Path(file).is_file():
-        raise DPNetError(f"weights: no file {file}: give a .pth or .safetensors file, or 'imagenet'")
-    if Path(file).suffix == ".safetensors":
-        state = load_file(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # as training programs store it, perhaps of a parallel network
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
 def trained_on(folder: Path) -> set[str]:
     """The marks of the data that a run's checkpoint and states are of; torn files, and older ones, have none."""
     from safetensors import SafetensorError, safe_open

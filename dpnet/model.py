@@ -1,6 +1,5 @@
 """DPNet (Fig. 2): a frozen backbone, and a head that holds everything that is trained."""
 
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnet import backbones, modules
-from dpnet.backbones import Backbone
+from dpnet.backbones import Backbone, Weights
 from dpnet.config import Pseudo, Variant
 
 FOREGROUND = 1
@@ -38,7 +37,7 @@ class DPNet(nn.Module):
 
     Arguments:
         backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
-        weights: the backbone's: "imagenet", a file, or None for random ones.
+        weights: the backbone's: "imagenet", or None for random ones.
         width: channels of the reduced features.
         dilations: of the decoder's 3x3 branches, in cells.
         dropout: probability of dropping a channel.
@@ -49,7 +48,7 @@ class DPNet(nn.Module):
     def __init__(
         self,
         backbone: str | Backbone = "resnet50",
-        weights: str | Path | None = "imagenet",
+        weights: Weights = "imagenet",
         *,
         width: int = 256,
         dilations: tuple[int, ...] = (6, 12, 18),
