@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,12 +77,10 @@ def _need_same(file: Path, segmenter: Segmenter, pairs: dict[str, Any], threshol
 
 def _packed(mask: np.ndarray, probability: np.ndarray) -> bytes:
     """A label as a palette PNG, with the mean probability of each class as a note in it."""
-    image, note = Image.fromarray(mask), PngInfo()
-    image.putpalette(images.voc_colours())
-    means = {int(c): round(float(probability[mask == c].mean()), 4) for c in np.unique(mask) if c}
+    means = {c: round(float(probability[mask == c].mean()), 4) for c in index.count(mask)}
+    note = PngInfo()
     note.add_text(CONFIDENCE, json.dumps(means))
-    image.save(packed := BytesIO(), "PNG", pnginfo=note)
-    return packed.getvalue()
+    return index.png(mask, pnginfo=note)
 
 
 def _read(key: str, photograph: Path, file: Path) -> Labelled:
@@ -103,14 +100,14 @@ def _read(key: str, photograph: Path, file: Path) -> Labelled:
 
 def _instances(done: Sequence[Labelled], names: Sequence[str], photographs: Path) -> dict[str, Any]:
     """COCO's instances of all labels; file names are those below the folder of the photographs."""
-    listed, shapes = [], []
+    listed: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
     for number, (entry, _, of_image) in enumerate(done, 1):
         name, (height, width) = Path(entry.image).relative_to(photographs.absolute()), entry.size
         listed.append({"id": number, "file_name": name.as_posix(), "height": height, "width": width})
-        shapes += [{**shape, "image_id": number} for shape in of_image]
+        shapes += [{**shape, "image_id": number, "id": i} for i, shape in enumerate(of_image, len(shapes) + 1)]
     categories = [{"id": c, "name": name} for c, name in enumerate(names, 1)]
-    numbered = [{**shape, "id": number} for number, shape in enumerate(shapes, 1)]
-    return {"images": listed, "annotations": numbered, "categories": categories}
+    return {"images": listed, "annotations": shapes, "categories": categories}
 
 
 def _write_lists(out: Path, photographs: Path, names: Sequence[str], keys: Sequence[str]) -> None:

@@ -127,9 +127,9 @@ def reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG."""
-    image.save(packed := BytesIO(), "PNG")
+def png(image: Image.Image, **more: Any) -> bytes:
+    """The bytes of a PNG; `more` is PIL's."""
+    image.save(packed := BytesIO(), "PNG", **more)
     return packed.getvalue()
 
 

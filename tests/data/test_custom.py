@@ -361,18 +361,15 @@ def test_pairs_without_a_pixel_left_are_counted_and_never_used(own):
     assert not any(entry.thin for entry in prepared(plain, size=65).entries)
 
 
-def test_where_too_few_are_left_a_size_that_would_do_is_said(own):
+def test_where_too_few_are_left_it_is_said(own):
     wires(own, 6)
     for i in range(12):  # the others have no spoon
         save(np.where(drawn(i) == 4, 0, drawn(i)).astype(np.uint8), own / f"labels/a{i}.png")
     for i in range(4, 16):
         save(np.zeros((400, 800), np.uint8), own / f"labels/b{i:02d}.png")
-    fails("without cup, fork two classes", "too few are left: a network of", call=lambda: prepared(own, size=41))
+    fails("without cup, fork two classes", "too few are left: cut", call=lambda: prepared(own, size=41))
     notes = prepared(own, size=41, folds="spoon;cup").recipe["notes"]
-    (note,) = [note for note in notes if note.startswith("spoon: ")]
-    assert re.fullmatch(
-        r"spoon: \d of 4 images .* 41 x 41: not used; too few are left: a network of \d+ x \d+ .*", note
-    )
+    assert any(re.match(r"spoon: \d of 4 images .* 41 x 41: not used; too few are left: cut", one) for one in notes)
 
 
 # --- the verbs
