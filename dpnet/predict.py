@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,15 +64,23 @@ class Segmenter:
 
         Images are paths, PIL images, arrays or tensors (`images.photograph`).
         """
-        pairs = _pairs(supports, masks, soft, label)
-        small = [square(Image.fromarray(mask), self.size, Image.Resampling.NEAREST) for _, mask in pairs]
-        for number, mask in enumerate(small, 1):
-            if not (mask == FOREGROUND).any():
+        supports, masks = images.several(supports, 3), images.several(masks, 2)
+        if not supports or len(supports) != len(masks):
+            raise DPNetError(
+                f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each"
+            )
+        seen, marked = [], []
+        for number, (support, mask) in enumerate(zip(supports, masks, strict=True), 1):
+            photo = images.photograph(support, f"support {number}")
+            whole = Image.fromarray(images.mask(mask, photo.size, soft, label, f"mask {number}"))
+            seen.append(square(photo, self.size))
+            marked.append(square(whole, self.size, Image.Resampling.NEAREST))
+            if not (marked[-1] == FOREGROUND).any():
                 why = f"what it marks is less than a pixel at the network's {self.size}x{self.size}"
                 raise DPNetError(f"mask {number}: {why}: cut support and mask to where the object is")
         backbone = self.model.backbone
-        raw = backbone.encode_exactly(torch.stack([square(photo, self.size) for photo, _ in pairs]))[None]
-        on_grid = soft_masks(torch.stack(small)[None], raw.shape[-2:])
+        raw = backbone.encode_exactly(torch.stack(seen))[None]
+        on_grid = soft_masks(torch.stack(marked)[None], raw.shape[-2:])
         P = self.model.head.prototypes(backbone.features(raw), on_grid)
         self.classes.append(Encoded(raw, on_grid, P))
         return self
@@ -134,16 +142,6 @@ def segment(
     (90, 120)
     """
     return Segmenter(checkpoint, beta).support(supports, masks, soft, label).segment(query)
-
-
-def _pairs(supports: Any, masks: Any, soft: bool, label: str | None) -> list[tuple[Image.Image, np.ndarray]]:
-    """The photographs of the supports, each with its mask, uint8 [H, W]."""
-    supports, masks = images.several(supports, 3), images.several(masks, 2)
-    if not supports or len(supports) != len(masks):
-        raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
-    photos = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
-    numbered = enumerate(zip(photos, masks, strict=True), 1)
-    return [(photo, images.mask(mask, photo.size, soft, label, f"mask {i}")) for i, (photo, mask) in numbered]
 
 
 def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:

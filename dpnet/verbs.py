@@ -48,8 +48,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.benchmark == "folder":
         benchmark = _prepare_own(options, root, setting.training.size)
     elif own := [name for name in OWN if getattr(options, name)]:
-        ways = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
-        way = ways.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
+        way = "its images are rendered, or lie in the folder that --root names"
         option = own[0].replace("_", "-")
         raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
     else:
@@ -80,16 +79,14 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
 
     tests = sum(entry.split == "val" for entry in made.entries)
     folds = "; ".join(map(names, made.folds))
-    lines = list(made.recipe["notes"])
-    lines += [f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"]
     in_folds, tested = set().union(*made.folds), set().union(*made.tested)
-    for why, classes in (
-        ("fewer than two of their images could be set aside for that", in_folds - tested),
-        ("--folds leaves them out: they are for training", {*range(1, len(made.classes) + 1)} - in_folds),
-    ):
-        if classes:
-            lines.append(f"not tested, since {why}: {names(classes)}")
-    print(*lines, sep="\n")
+    untested = {
+        "fewer than two of their images could be set aside for that": in_folds - tested,
+        "--folds leaves them out: they are for training": {*range(1, len(made.classes) + 1)} - in_folds,
+    }
+    split = f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"
+    lacks = [f"not tested, since {why}: {names(classes)}" for why, classes in untested.items() if classes]
+    print(*made.recipe["notes"], split, *lacks, sep="\n")
     return made
 
 
@@ -99,13 +96,9 @@ def check(options: argparse.Namespace) -> None:
     from dpnet.data import checks, images
 
     setting = presets.resolve(options.benchmark, options.preset)
-    benchmark, wanted = data.load(options.benchmark, _places(options).data, setting.recipe), setting.training.size
+    benchmark = data.load(options.benchmark, _places(options).data, setting.recipe)
     print(data.check(benchmark).to_string())
     print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
-    size = benchmark.recipe.get("size", wanted)
-    if options.benchmark == "folder" and size != wanted:
-        again = f"for --preset {options.preset}, {wanted} x {wanted}, prepare it again"
-        print(f"objects that are too thin were counted at {size} x {size}: {again}")
     known = data.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")

@@ -57,7 +57,8 @@ def supports(source: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         few, pairs = Benchmark("supports", root, own.names, (), (), entries), {}
         for c, name in enumerate(own.names, 1):
             if any(c in entry.pixels for entry in entries):  # an export may list classes that are not drawn
-                pairs[name] = [(few.image(e), _binary(few.label(e), c)) for e in entries if c in counting(e)]
+                each = [(few.image(e), few.label(e)) for e in entries if c in counting(e)]
+                pairs[name] = [(image, np.where(ids == VOID, ids, ids == c).astype(np.uint8)) for image, ids in each]
         small = [name for name, of_class in pairs.items() if not of_class]
         if small or not pairs:
             what = f"enough of {small[0]} (2,048 pixels, fewer if it is small)" if small else "a class"
@@ -70,10 +71,6 @@ def photographs(folder: Path) -> dict[str, Path]:
     if not (files := _named(folder, SUFFIXES)):
         raise DPNetError(f"{folder}: no photograph in it: {', '.join(SUFFIXES)}")
     return files
-
-
-def _binary(label: np.ndarray, class_id: int) -> np.ndarray:
-    return np.where(label == VOID, VOID, label == class_id).astype(np.uint8)
 
 
 def of_pngs(

@@ -389,7 +389,6 @@ def test_own_images_are_prepared_for_the_size_of_a_preset(own, tmp_path, capsys,
     code, out, _ = run(capsys, "check", "folder", "--root", "data", "--preset", "tiny")
     assert code == 0
     assert "void: 2.5% of all pixels, in 12 of 12 labels" in out
-    assert "counted at 241 x 241: for --preset tiny, 65 x 65, prepare it again" in out
     fold = ["--benchmark", "folder", "--preset", "tiny", "--data", "data", "--results", "results"]
     code, _, err = run(capsys, "train", "table3", "--variant", "base", *fold)
     assert code == 1
@@ -407,12 +406,11 @@ def test_who_is_not_tested_and_why(own, tmp_path, capsys):
 
 
 def test_what_is_for_a_folder_is_for_no_other_benchmark(tmp_path, capsys):
-    ways = {"shapes": "are rendered", "pascal": "holds VOCdevkit with --root", "coco": "holds coco with --root"}
-    for benchmark, way in ways.items():
+    for benchmark in ("shapes", "pascal", "coco"):
         for option in ("--voc", "--coco", "--coco-val", "--images", "--labels", "--classes", "--folds"):
             code, _, err = run(capsys, "prepare", benchmark, option, "2", "--root", tmp_path)
             assert code == 1
-            assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", err)
+            assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*--root", err)
     assert not list(tmp_path.iterdir())
 
 
