@@ -94,10 +94,8 @@ class ResNet50(Backbone):
             try:
                 net.load_state_dict(imagenet.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
-                raise DPNetError(
-                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): put {imagenet.url} into "
-                    f"{torch.hub.get_dir()}/checkpoints, or choose a preset with efficientnet_lite0"
-                ) from error
+                way = f"put {imagenet.url} into {torch.hub.get_dir()}/checkpoints, or choose efficientnet_lite0"
+                raise DPNetError(f"ResNet-50's ImageNet weights: cannot be fetched ({error}): {way}") from error
         # layer3.5.add is what the last ReLU of layer3 would see.
         self.net = create_feature_extractor(net.eval(), {"layer2": "low", "layer3.5.add": "high"})
 

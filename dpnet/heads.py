@@ -27,15 +27,11 @@ def load(checkpoint: str | Path | None = None) -> Trained:
     file = Path(checkpoint or HEAD)
     file = file / CHECKPOINT if file.is_dir() or not file.suffix else file
     about, source = _about(file), file if file == HEAD else file.parent / "run.json"
-    if file == HEAD and about is None:
-        raise DPNetError(f"{HEAD}: missing: make it (`make head`), or name a trained run with --checkpoint")
     if not isinstance(about, dict) or about.get("kind") != "Run":
         raise DPNetError(f"{source}: missing, or not a training's: give a folder of results/*/runs/")
     if not file.exists():
-        raise DPNetError(
-            f"{file.parent}: no {CHECKPOINT} in it: published results come without; train it here, "
-            f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
-        )
+        way = f"train it here, `make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
+        raise DPNetError(f"{file.parent}: no {CHECKPOINT} in it: published results come without: {way}")
     try:
         t, readings = about["training"], vars(Variant(**about["variant"]))
         size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])

@@ -92,10 +92,8 @@ def _writable(file: Path, option: str) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise DPNetError(
-            f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
-            f"or choose another folder with {option}"
-        ) from error
+        way = f"make room, and the same command goes on; or choose another folder with {option}"
+        raise DPNetError(f"{file}: cannot be written ({error.strerror or error}): {way}") from error
 
 
 @contextmanager

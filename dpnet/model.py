@@ -36,11 +36,8 @@ class DPNet(nn.Module):
     """The Dual Prototype Network.
 
     Arguments:
-        backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
-        weights: the backbone's: "imagenet", or None for random ones.
-        width: channels of the reduced features.
-        dilations: of the decoder's 3x3 branches, in cells.
-        dropout: probability of dropping a channel.
+        backbone, weights: "resnet50" or "efficientnet_lite0", with "imagenet" or None; or a `Backbone`.
+        width, dilations, dropout: as in `Training`.
         generator: of the random parameters; None: the global one.
         readings: fields of `Variant`: which modules, and each point that the paper leaves open.
     """
@@ -78,10 +75,8 @@ class DPNet(nn.Module):
         """
         B, K = support_images.shape[:2]
         if support_masks.shape != (B, K, *support_images.shape[3:]) or query_images.shape[0] != B:
-            raise ValueError(
-                "expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got "
-                f"{list(support_images.shape)}, {list(support_masks.shape)}, {list(query_images.shape)}"
-            )
+            shapes = [list(tensor.shape) for tensor in (support_images, support_masks, query_images)]
+            raise ValueError(f"expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got {shapes}")
         # 1. Frozen features, and the supports' masks on their grid.
         raw_s = self.backbone(support_images.flatten(0, 1)).unflatten(0, (B, K))
         raw_q = self.backbone(query_images)

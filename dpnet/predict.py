@@ -1,18 +1,19 @@
-"""Segment your own images: supports with masks are taken once, and queries then, by a trained head."""
+"""Segment your own images by a trained head: here, or as a program that needs torch alone."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpnet.data import images
 from dpnet.data.images import Source
 from dpnet.heads import Trained, load
-from dpnet.io import DPNetError
+from dpnet.io import DPNetError, write
 from dpnet.model import FOREGROUND, shared_counts, soft_masks
 from dpnet.modules import resize
 
@@ -66,9 +67,8 @@ class Segmenter:
         """
         supports, masks = images.several(supports, 3), images.several(masks, 2)
         if not supports or len(supports) != len(masks):
-            raise DPNetError(
-                f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each"
-            )
+            numbers = f"{len(supports)} supports and {len(masks)} masks"
+            raise DPNetError(f"{numbers}: give at least one, and a mask for each")
         seen, marked = [], []
         for number, (support, mask) in enumerate(zip(supports, masks, strict=True), 1):
             photo = images.photograph(support, f"support {number}")
@@ -148,3 +148,31 @@ def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
     """An image squashed to a square, as in training: uint8 [3, size, size], or [size, size] of one channel."""
     pixels = torch.from_numpy(np.array(image.resize((size, size), how)))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+
+
+class Program(nn.Module):
+    """A network as one function of tensors."""
+
+    def __init__(self, trained: Trained, beta: float) -> None:
+        super().__init__()
+        self.model, self.size, self.beta = trained.model, trained.size, beta
+
+    def forward(self, supports: Tensor, masks: Tensor, query: Tensor) -> Tensor:
+        """uint8 [1, K, 3, S, S], [1, K, S, S] and [1, 3, S, S] -> probability of the foreground, float [1, S, S]."""
+        logits = self.model(supports, masks, query, self.beta).logits
+        return resize(logits[:, 1:] - logits[:, :1], (self.size, self.size))[:, 0].sigmoid()
+
+
+def export(checkpoint: str | Path | None, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
+    """Write a run's `Program` as a `.pt2` file that torch alone runs: `torch.export.load(file).module()`."""
+    if Path(file).suffix != ".pt2":
+        raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
+    trained = load(checkpoint)
+    Segmenter(trained, beta)  # refuses a beta that is none
+    S = trained.size
+    blank = tuple(torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,)))
+    with torch.no_grad():
+        program = torch.export.export(Program(trained, beta).eval(), blank)
+    torch.export.save(program, packed := BytesIO())
+    write(file, packed.getvalue(), "--out")
+    return trained

@@ -65,10 +65,9 @@ class Member:
             values = torch.stack(self.recent).tolist()
             for step, of_step in enumerate(values, self.step - len(values)):
                 if not all(map(math.isfinite, of_step)):
-                    raise DPNetError(
-                        f"{self.run.id}: the loss is not finite at step {step} (L_seg, L_aux, L_dis = {of_step}): "
-                        "lower the learning rate, or look for broken images with `dpnet check`"
-                    )
+                    what = f"the loss is not finite at step {step} (L_seg, L_aux, L_dis = {of_step})"
+                    way = "lower the learning rate, or look for broken images with `dpnet check`"
+                    raise DPNetError(f"{self.run.id}: {what}: {way}")
             self.curve.append([self.step, *(round(sum(v) / len(v), 5) for v in zip(*values, strict=True))])
             self.recent.clear()
 

@@ -3,7 +3,6 @@
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -193,14 +192,13 @@ def predict(options: argparse.Namespace) -> None:
     from dpnet.data import checks, images
 
     taken = {file.resolve(): "" for file in (options.query, *options.support, *options.mask)}
-    for name, file in ((name, getattr(options, name)) for name in ("out", "overlay", "probability")):
-        if file:
-            other = taken.setdefault(file.resolve(), name)
-            if other != name:
-                what = f"what --{other} writes" if other else "one of the images that are read"
-                raise DPNetError(f"--{name} {file}: is {what}: choose another name")
-            if file.suffix.lower() != ".png":
-                raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
+    for name in ("out", "overlay", "probability"):
+        file = getattr(options, name)
+        if file and (other := taken.setdefault(file.resolve(), name)) != name:
+            what = f"what --{other} writes" if other else "one of the images that are read"
+            raise DPNetError(f"--{name} {file}: is {what}: choose another name")
+        if file and file.suffix.lower() != ".png":
+            raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     segmenter = _segmenter(options).support(options.support, options.mask, options.soft, options.label)
     mask, probability = segmenter.segment(options.query)
     picture = Image.fromarray(mask)
@@ -218,16 +216,10 @@ def label(options: argparse.Namespace) -> None:
     """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
     from dpnet import label
     from dpnet.companion import runner
-    from dpnet.data import forms
 
     runner.settle()
-    segmenter, started = _segmenter(options), time.monotonic()
-    table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
-    seconds, number = time.monotonic() - started, len(forms.photographs(options.photos))
-    print(table.to_string(index=False))
-    print(
-        f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {number / seconds:.1f} images a second"
-    )
+    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
+    print(f"{table.to_string(index=False)}\n{options.out}: labels, instances.json, table.csv, contact_sheet.png")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
@@ -241,9 +233,9 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
 
 def export(options: argparse.Namespace) -> None:
     """Write a trained run as a program that needs only torch."""
-    from dpnet import export
+    from dpnet import predict
 
-    K, S = options.shots, export.export(options.checkpoint, options.out, options.shots, options.beta).size
+    K, S = options.shots, predict.export(options.checkpoint, options.out, options.shots, options.beta).size
     print(
         f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
         f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"

@@ -246,10 +246,8 @@ def read(root: Path) -> Benchmark:
     file, again = Path(root) / INDEX, "delete it and prepare the benchmark again"
     try:
         index = json.loads(file.read_text("utf-8"))
-        if index["version"] != VERSION:
-            raise DPNetError(f"{file}: has version {index['version']}, not {VERSION}: {again}")
-        if index["digest"] != _digest(index):
-            raise ValueError("its content does not match its digest")
+        if (index["version"], index["digest"]) != (VERSION, _digest(index)):
+            raise ValueError(f"its content does not match its digest, or it is not of version {VERSION}")
         for e in index["entries"]:
             e["pixels"] = {int(c): e["pixels"][c] for c in sorted(e["pixels"], key=int)}
             e |= {"size": tuple(e["size"]), "thin": tuple(e.get("thin", ()))}

@@ -81,7 +81,6 @@ def _make(pair: tuple[Path, Path]) -> None:
     try:
         content = file.read_bytes() if file.suffix == ".png" else png(loadmat(file)["GTcls"][0]["Segmentation"][0])
     except Exception as error:  # whatever scipy raises for a broken file
-        raise DPNetError(
-            f"{file}: no mask can be read from it ({reason(error)}): replace it by an intact copy"
-        ) from error
+        what = f"no mask can be read from it ({reason(error)})"
+        raise DPNetError(f"{file}: {what}: replace it by an intact copy") from error
     io.write(target, content, WHERE)

@@ -60,7 +60,7 @@ def test_the_packaged_head_answers_where_no_other_is_named(packaged: Path, tmp_p
         of.support(photo(0), mask)
     np.testing.assert_array_equal(one.probabilities(photo(1)), another.probabilities(photo(1)))
     packaged.unlink()
-    with pytest.raises(heads.DPNetError, match=r"head\.safetensors: missing: make it .*--checkpoint"):
+    with pytest.raises(heads.DPNetError, match=r"head\.safetensors: missing, or not a training's"):
         predict.Segmenter()
 
 
