@@ -18,7 +18,6 @@ from dpnet.predict import Segmenter
 if TYPE_CHECKING:
     import pandas
 
-THRESHOLD = 0.5
 LABELS, CONFIDENCE = "SegmentationClass", "confidence"
 
 
@@ -30,9 +29,7 @@ class Labelled(NamedTuple):
     shapes: list[dict[str, Any]]  # an annotation of COCO for each class, without ids of it and of the image
 
 
-def label(
-    photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float = THRESHOLD
-) -> "pandas.DataFrame":
+def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float) -> "pandas.DataFrame":
     """Label each photograph of a folder with the most probable class, where that is over the threshold, else 0.
 
     `supports` is own data (`forms.supports`). Killed and started again, it goes on.

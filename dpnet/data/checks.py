@@ -1,7 +1,5 @@
-"""What `dpnet check` shows of a prepared benchmark: counts, what was converted, what is too thin, a contact sheet."""
+"""What `dpnet check` shows of a prepared benchmark: counts, what is too thin, a contact sheet."""
 
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,24 +53,6 @@ def known(benchmark: Benchmark) -> "pandas.DataFrame":
     table["here"] = table["list"].map(here).astype(int)
     table["deviates"] = table.here - table.known
     return table[["list", "here", "known", "deviates", "source"]]
-
-
-def conversions(photographs: Iterable[Path]) -> list[str]:
-    """What `images.photograph` changes in some photographs, one line for each kind, with the number of them."""
-    counts: Counter[str] = Counter()
-    for file in photographs:
-        with Image.open(file) as image:
-            tile = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-            kinds = {
-                "turned upright, as their EXIF notes say": image.getexif().get(0x0112, 1) in range(2, 9),
-                "with more than 8 bits: scaled to 8 by the range that they use": image.mode.startswith("I"),
-                "in colour with 16 bits: the upper 8 are used": "16" in tile and not image.mode.startswith("I"),
-                "with transparent parts: shown on white": image.has_transparency_data,
-                "of several pages: the first is used": getattr(image, "n_frames", 1) > 1,
-                f"in {image.mode}: converted to RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
-            }
-            counts.update(kind for kind, is_so in kinds.items() if is_so)
-    return [f"photographs {what}: {number}" for what, number in sorted(counts.items())]
 
 
 def too_thin(benchmark: Benchmark, size: int) -> list[str]:

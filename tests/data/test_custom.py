@@ -24,12 +24,11 @@ from samples import (
     photo,
     runs,
     save,
-    save_noted,
 )
 from scipy.ndimage import binary_erosion
 
 from dpnet import cli
-from dpnet.data import checks, custom, forms, images, load, prepare
+from dpnet.data import checks, custom, forms, load, prepare
 from dpnet.data.custom import cut_folds, divide, prepare_folder
 from dpnet.data.forms import of_coco, of_voc, read_label_map
 from dpnet.data.index import Entry, png
@@ -186,36 +185,6 @@ def test_folds_as_they_are_given(own):
 
 
 # --- files
-
-
-def test_images_of_any_kind_are_what_a_viewer_shows_and_changes_are_said_once(own):
-    """A camera that lies saves what it sees, and a note; annotation tools show it upright."""
-    opaque = np.where(np.arange(SIZE[1]) < 9, 0, 255) * np.ones(SIZE, int)
-    for i in range(12):
-        (own / f"images/a{i}.jpg").unlink()
-        kind = ("I;16", "LA", "RGBA", "CMYK", "L", "P")[i % 6]
-        if kind == "I;16":
-            save(photo(i)[..., 0].astype(np.uint16) * 16, own / f"images/a{i}.PNG")
-        else:
-            file = own / f"images/a{i}.{'tif' if kind == 'CMYK' else 'png'}"
-            clear = Image.fromarray(np.dstack([photo(i), opaque]).astype(np.uint8))
-            clear.convert("RGBA" if "A" in kind else "RGB").convert(kind).save(file)
-    save_noted(photo(4)[::-1, ::-1], own / "images/a4.png", 3)
-    save_noted(np.rot90(photo(5)), own / "images/a5.png", 6)
-    benchmark = prepared(own)
-    for entry in benchmark.entries:
-        assert np.array_equal(benchmark.image(entry), np.asarray(images.photograph(benchmark.path(entry.image))))
-    seen = {entry.id: benchmark.image(entry) for entry in benchmark.entries}
-    assert np.array_equal(seen["a0"][..., 0], photo(0)[..., 0].astype(int) * 16 * 255 // 4095)
-    assert np.array_equal(seen["a4"], photo(4))
-    assert np.array_equal(seen["a5"], photo(5))
-    assert benchmark.recipe["notes"] == [
-        "photographs in CMYK: converted to RGB: 2",
-        "photographs turned upright, as their EXIF notes say: 2",
-        "photographs with more than 8 bits: scaled to 8 by the range that they use: 2",
-        "photographs with transparent parts: shown on white: 4",
-    ]
-    is_as_drawn(benchmark)
 
 
 def test_names_of_every_kind(own):
