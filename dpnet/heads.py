@@ -35,8 +35,6 @@ def load(checkpoint: str | Path | None = None) -> Trained:
     try:
         t, readings = about["training"], vars(Variant(**about["variant"]))
         size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
-        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
-            raise ValueError("its size, width and dilations are not whole numbers from 1")
         model = DPNet(t["backbone"], width=width, dilations=dilations, dropout=t["dropout"], **readings)
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes

@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -14,9 +15,6 @@ from dpnet.data import checks, forms, images, index
 from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, to_json, write
 from dpnet.predict import Segmenter
-
-if TYPE_CHECKING:
-    import pandas
 
 LABELS, CONFIDENCE = "SegmentationClass", "confidence"
 
@@ -29,7 +27,7 @@ class Labelled(NamedTuple):
     shapes: list[dict[str, Any]]  # an annotation of COCO for each class, without ids of it and of the image
 
 
-def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float) -> "pandas.DataFrame":
+def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float) -> pandas.DataFrame:
     """Label each photograph of a folder with the most probable class, where that is over the threshold, else 0.
 
     `supports` is own data (`forms.supports`). Killed and started again, it goes on.
@@ -117,9 +115,7 @@ def _write_lists(out: Path, photographs: Path, names: Sequence[str], keys: Seque
         link.symlink_to(photographs.absolute(), target_is_directory=True)
 
 
-def _table(done: Sequence[Labelled], names: Sequence[str]) -> "pandas.DataFrame":
-    import pandas
-
+def _table(done: Sequence[Labelled], names: Sequence[str]) -> pandas.DataFrame:
     rows, total = [], sum(one.entry.size[0] * one.entry.size[1] for one in done)
     for c, name in enumerate(names, 1):
         areas = [one.entry.pixels.get(c, 0) for one in done]

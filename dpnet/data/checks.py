@@ -1,27 +1,22 @@
 """What `dpnet check` shows of a prepared benchmark: counts, what is too thin, a contact sheet."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dpnet.config import VOID
 from dpnet.data import images
 from dpnet.data.index import INDEX, SPLITS, Benchmark, complain, scan
 
-if TYPE_CHECKING:
-    import pandas
-
 MARK = (255, 140, 0)  # colour of the overlay
 KNOWN = Path(__file__).with_name("known.csv")
 ENOUGH = 4  # images of a class: two to train on, and two to test
 
 
-def check(benchmark: Benchmark) -> "pandas.DataFrame":
+def check(benchmark: Benchmark) -> pandas.DataFrame:
     """Decode every file again; a row per class: fold (in which it is novel), id, class, tested, images by split."""
-    import pandas
-
     listed = [(e.id, e.split, benchmark.path(e.image), benchmark.path(e.label)) for e in benchmark.entries]
     again = scan(benchmark.root, listed, len(benchmark.classes), f"checking {benchmark.name}")
     pairs = zip(benchmark.entries, again, strict=True)
@@ -36,10 +31,8 @@ def check(benchmark: Benchmark) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
-def known(benchmark: Benchmark) -> "pandas.DataFrame":
+def known(benchmark: Benchmark) -> pandas.DataFrame:
     """What is known of a benchmark beside what is here: list, here, known, deviates (here - known) and source."""
-    import pandas
-
     here: dict[str, int] = {}
     for split in SPLITS:
         images_of = {c: benchmark.images_of(c, split) for c in range(1, len(benchmark.classes) + 1)}

@@ -180,8 +180,6 @@ def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
 
 def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.ndarray:
     full = 1 if values.dtype.kind in "bf" else VOID if values.max() <= VOID else 65535
-    if values.dtype.kind == "f" and not 0 <= values.min() <= values.max() <= 1:
-        raise DPNetError(f"{name}: has floating-point numbers other than 0 to 1: {GREY}")
     levels = set(np.unique(values).tolist())
     if levels <= {0, 1}:
         return values.astype(np.uint8)

@@ -174,8 +174,6 @@ def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
     for name in benchmarks.NAMES:
         fails(tmp_path, f"dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
     fails(tmp_path, "index.json", "dpnet prepare", call=lambda: index.read(tmp_path))
-    for field, value in {"size": 8, "train": 0, "val": 0, "seed": -1, "diversity": 1.5, "images": "hsnet"}.items():
-        fails(field, value, call=lambda field=field, value=value: Recipe(**{field: value}))
 
 
 def test_data_that_is_no_copy(tmp_path):

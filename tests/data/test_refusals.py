@@ -185,7 +185,7 @@ COCO = {
     "a list": (lambda file: file.write_text("[]"), "no COCO instances file"),
     "no images": (lambda file: file.write_text('{"annotations": [], "categories": []}'), "no image with objects"),
     "flat list": (annotation(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 0: a segmentation is a list of polygons"),
-    "no numbers": (annotation(segmentation=[[None] * 6]), "corrupt (TypeError"),
+    "no numbers": (annotation(segmentation=[[None] * 6]), "cannot be painted (TypeError"),
     "leads elsewhere": (text("a3.jpg", "../coco/a3.jpg"), "../coco/a3.jpg: name photographs as they lie"),
     "far outside": (annotation(segmentation=[[1e9, 2, 3, 1e9, 5, 5]]), "far outside"),
     "another image's": (annotation(segmentation={"counts": [2000], "size": [50, 40]}), "run lengths of another size"),
