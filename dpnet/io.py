@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 from filelock import SoftFileLease, Timeout
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -247,7 +248,6 @@ def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None
 
 def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
     """The parameters of a trained head."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / name
@@ -264,8 +264,6 @@ def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
 
 def trained_on(folder: Path) -> set[str]:
     """The marks of the data that a run's checkpoint and states are of; torn files, and older ones, have none."""
-    from safetensors import SafetensorError, safe_open
-
     contents = [_read_state(state, map_location="cpu", mmap=True) for state in states(folder)]
     with suppress(SafetensorError, OSError), safe_open(folder / CHECKPOINT, "pt") as checkpoint:
         contents.append(checkpoint.metadata() or {})

@@ -78,11 +78,7 @@ class Dropout2d(nn.Module):
 
 
 class CycleComparison(nn.Module):
-    """The discriminator of the cycle comparison: does a query cell show the prototype's class?
-
-    [F_q at j ; P] -> FC -> ReLU -> FC; a sigmoid and the threshold beta follow where C' is selected. The
-    candidates themselves come from frozen features (`candidate_counts`), and heads share them.
-    """
+    """The discriminator: does a query cell show the prototype's class? [F_q at j ; P] -> FC -> ReLU -> FC."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
