@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from dpnet.config import Variant
 from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json, write
 from dpnet.model import DPNet, Head
 
@@ -33,9 +32,9 @@ def load(checkpoint: str | Path | None = None) -> Trained:
         way = f"train it here, `make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
         raise DPNetError(f"{file.parent}: no {CHECKPOINT} in it: published results come without: {way}")
     try:
-        t, readings = about["training"], vars(Variant(**about["variant"]))
-        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
-        model = DPNet(t["backbone"], width=width, dilations=dilations, dropout=t["dropout"], **readings)
+        t = about["training"]
+        how = {"width": t["width"], "dilations": tuple(t["dilations"]), "dropout": t["dropout"]}
+        model, size = DPNet(t["backbone"], **how, **about["variant"]), about.get("size", t["size"])
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"

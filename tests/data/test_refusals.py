@@ -240,7 +240,6 @@ MORE = {
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "holds images, labels, names.txt; expected JPEGImages"),
-    "images alone": (["--voc", "own/images"], "a3.jpg, a4.jpg, a5.jpg; expected JPEGImages"),
     "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
     "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
     "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "folds='cup,pot;fork'"),
