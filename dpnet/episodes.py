@@ -28,7 +28,11 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
     """
     need_fold(benchmark, fold)
     classes = benchmark.tested[fold]
-    pools = {c: _test_pool(benchmark, c) for c in classes}
+    pools = {c: benchmark.images_of(c, "val") for c in classes}
+    for c, images in pools.items():
+        if len(images) < 2:
+            few = f"class {benchmark.classes[c - 1]!r} has {len(images)} val image(s)"
+            raise DPNetError(f"{benchmark.name}: {few}, and an episode needs a query and a support: add images")
     episodes = []
     for number in range(count):
         rng = np.random.default_rng([seed, fold, number])
@@ -57,10 +61,8 @@ def training_pools(benchmark: Benchmark, fold: int, novel: str) -> dict[int, lis
         if class_id not in unseen and len(images) > 1:
             pools[class_id] = images
     if len(pools) < 2:
-        raise DPNetError(
-            f"{benchmark.name}, fold {fold}: only {len(pools)} class(es) have two training images, "
-            "and two are needed: add images, or choose another benchmark"
-        )
+        few = f"only {len(pools)} class(es) have two training images, and two are needed"
+        raise DPNetError(f"{benchmark.name}, fold {fold}: {few}: add images, or choose another benchmark")
     return pools
 
 
@@ -105,13 +107,3 @@ def to_json(benchmark: Benchmark, episodes: Sequence[Episode]) -> str:
         for e in episodes
     ]
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
-
-
-def _test_pool(benchmark: Benchmark, class_id: int) -> list[int]:
-    images = benchmark.images_of(class_id, "val")
-    if len(images) < 2:
-        raise DPNetError(
-            f"{benchmark.name}: class {benchmark.classes[class_id - 1]!r} has {len(images)} val image(s), and "
-            "an episode needs a query and a support: add images"
-        )
-    return images

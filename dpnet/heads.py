@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from dpnet.config import Variant
 from dpnet.io import CHECKPOINT, DPNetError, load_checkpoint, read_json, write
 from dpnet.model import DPNet, Head
 
@@ -27,21 +26,15 @@ def load(checkpoint: str | Path | None = None) -> Trained:
     file = Path(checkpoint or HEAD)
     file = file / CHECKPOINT if file.is_dir() or not file.suffix else file
     about, source = _about(file), file if file == HEAD else file.parent / "run.json"
-    if file == HEAD and about is None:
-        raise DPNetError(f"{HEAD}: missing: make it (`make head`), or name a trained run with --checkpoint")
     if not isinstance(about, dict) or about.get("kind") != "Run":
         raise DPNetError(f"{source}: missing, or not a training's: give a folder of results/*/runs/")
     if not file.exists():
-        raise DPNetError(
-            f"{file.parent}: no {CHECKPOINT} in it: published results come without; train it here, "
-            f"`make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
-        )
+        way = f"train it here, `make reproduce-table3 BENCHMARK={about.get('benchmark')}`, or give another run"
+        raise DPNetError(f"{file.parent}: no {CHECKPOINT} in it: published results come without: {way}")
     try:
-        t, readings = about["training"], vars(Variant(**about["variant"]))
-        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
-        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
-            raise ValueError("its size, width and dilations are not whole numbers from 1")
-        model = DPNet(t["backbone"], width=width, dilations=dilations, dropout=t["dropout"], **readings)
+        t = about["training"]
+        how = {"width": t["width"], "dilations": tuple(t["dilations"]), "dropout": t["dropout"]}
+        model, size = DPNet(t["backbone"], **how, **about["variant"]), about.get("size", t["size"])
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"

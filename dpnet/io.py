@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 from filelock import SoftFileLease, Timeout
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,10 +93,8 @@ def _writable(file: Path, option: str) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise DPNetError(
-            f"{file}: cannot be written ({error.strerror or error}): make room, and the same command goes on; "
-            f"or choose another folder with {option}"
-        ) from error
+        way = f"make room, and the same command goes on; or choose another folder with {option}"
+        raise DPNetError(f"{file}: cannot be written ({error.strerror or error}): {way}") from error
 
 
 @contextmanager
@@ -249,7 +248,6 @@ def save_checkpoint(folder: Path, parameters: dict[str, Any], data: str) -> None
 
 def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
     """The parameters of a trained head."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / name
@@ -264,25 +262,8 @@ def load_checkpoint(folder: Path, name: str = CHECKPOINT) -> dict[str, Any]:
     return parameters
 
 
-def load_weights(file: str | Path) -> dict[str, Any]:
-    """A backbone's tensors, from a .pth or .safetensors file."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not Path(file).is_file():
-        raise DPNetError(f"weights: no file {file}: give a .pth or .safetensors file, or 'imagenet'")
-    if Path(file).suffix == ".safetensors":
-        state = load_file(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # as training programs store it, perhaps of a parallel network
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
 def trained_on(folder: Path) -> set[str]:
     """The marks of the data that a run's checkpoint and states are of; torn files, and older ones, have none."""
-    from safetensors import SafetensorError, safe_open
-
     contents = [_read_state(state, map_location="cpu", mmap=True) for state in states(folder)]
     with suppress(SafetensorError, OSError), safe_open(folder / CHECKPOINT, "pt") as checkpoint:
         contents.append(checkpoint.metadata() or {})

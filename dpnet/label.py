@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -16,10 +16,6 @@ from dpnet.data.index import Benchmark, Entry
 from dpnet.io import DPNetError, to_json, write
 from dpnet.predict import Segmenter
 
-if TYPE_CHECKING:
-    import pandas
-
-THRESHOLD = 0.5
 LABELS, CONFIDENCE = "SegmentationClass", "confidence"
 
 
@@ -31,9 +27,7 @@ class Labelled(NamedTuple):
     shapes: list[dict[str, Any]]  # an annotation of COCO for each class, without ids of it and of the image
 
 
-def label(
-    photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float = THRESHOLD
-) -> "pandas.DataFrame":
+def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, threshold: float) -> pandas.DataFrame:
     """Label each photograph of a folder with the most probable class, where that is over the threshold, else 0.
 
     `supports` is own data (`forms.supports`). Killed and started again, it goes on.
@@ -78,12 +72,10 @@ def _need_same(file: Path, segmenter: Segmenter, pairs: dict[str, Any], threshol
 
 def _packed(mask: np.ndarray, probability: np.ndarray) -> bytes:
     """A label as a palette PNG, with the mean probability of each class as a note in it."""
-    image, note = Image.fromarray(mask), PngInfo()
-    image.putpalette(images.voc_colours())
-    means = {int(c): round(float(probability[mask == c].mean()), 4) for c in np.unique(mask) if c}
+    means = {c: round(float(probability[mask == c].mean()), 4) for c in index.count(mask)}
+    note = PngInfo()
     note.add_text(CONFIDENCE, json.dumps(means))
-    image.save(packed := BytesIO(), "PNG", pnginfo=note)
-    return packed.getvalue()
+    return index.png(mask, pnginfo=note)
 
 
 def _read(key: str, photograph: Path, file: Path) -> Labelled:
@@ -103,14 +95,14 @@ def _read(key: str, photograph: Path, file: Path) -> Labelled:
 
 def _instances(done: Sequence[Labelled], names: Sequence[str], photographs: Path) -> dict[str, Any]:
     """COCO's instances of all labels; file names are those below the folder of the photographs."""
-    listed, shapes = [], []
+    listed: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
     for number, (entry, _, of_image) in enumerate(done, 1):
         name, (height, width) = Path(entry.image).relative_to(photographs.absolute()), entry.size
         listed.append({"id": number, "file_name": name.as_posix(), "height": height, "width": width})
-        shapes += [{**shape, "image_id": number} for shape in of_image]
+        shapes += [{**shape, "image_id": number, "id": i} for i, shape in enumerate(of_image, len(shapes) + 1)]
     categories = [{"id": c, "name": name} for c, name in enumerate(names, 1)]
-    numbered = [{**shape, "id": number} for number, shape in enumerate(shapes, 1)]
-    return {"images": listed, "annotations": numbered, "categories": categories}
+    return {"images": listed, "annotations": shapes, "categories": categories}
 
 
 def _write_lists(out: Path, photographs: Path, names: Sequence[str], keys: Sequence[str]) -> None:
@@ -123,9 +115,7 @@ def _write_lists(out: Path, photographs: Path, names: Sequence[str], keys: Seque
         link.symlink_to(photographs.absolute(), target_is_directory=True)
 
 
-def _table(done: Sequence[Labelled], names: Sequence[str]) -> "pandas.DataFrame":
-    import pandas
-
+def _table(done: Sequence[Labelled], names: Sequence[str]) -> pandas.DataFrame:
     rows, total = [], sum(one.entry.size[0] * one.entry.size[1] for one in done)
     for c, name in enumerate(names, 1):
         areas = [one.entry.pixels.get(c, 0) for one in done]

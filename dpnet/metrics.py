@@ -60,10 +60,8 @@ def intersection_union(counts: np.ndarray, metric: Metric) -> tuple[np.ndarray, 
 def mean_iou(counts: Tensor | np.ndarray, classes: Tensor | np.ndarray, metric: Metric = "canet") -> float:
     """Mean intersection over union, 0..100: accumulated per class over all episodes, then divided, then averaged.
 
-    Arguments:
-        counts: int64 [E, 2, 3]; without episodes the mean is NaN, and a class without any union counts as 0.
-        classes: int [E], the class of each episode.
-        metric: "canet" or "pfenet" (see `intersection_union`).
+    `counts` int64 [E, 2, 3] are of episodes of `classes` int [E]; `metric` as in `intersection_union`. Without
+    episodes the mean is NaN, and a class without any union counts as 0.
     """
     return float(bootstrap(np.asarray(counts), np.asarray(classes), metric, np.ones((1, len(counts))))[0])
 

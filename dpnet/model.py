@@ -1,6 +1,5 @@
 """DPNet (Fig. 2): a frozen backbone, and a head that holds everything that is trained."""
 
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnet import backbones, modules
-from dpnet.backbones import Backbone
+from dpnet.backbones import Backbone, Weights
 from dpnet.config import Pseudo, Variant
 
 FOREGROUND = 1
@@ -37,11 +36,8 @@ class DPNet(nn.Module):
     """The Dual Prototype Network.
 
     Arguments:
-        backbone: "resnet50" or "efficientnet_lite0"; or a `Backbone`.
-        weights: the backbone's: "imagenet", a file, or None for random ones.
-        width: channels of the reduced features.
-        dilations: of the decoder's 3x3 branches, in cells.
-        dropout: probability of dropping a channel.
+        backbone, weights: "resnet50" or "efficientnet_lite0", with "imagenet" or None; or a `Backbone`.
+        width, dilations, dropout: as in `Training`.
         generator: of the random parameters; None: the global one.
         readings: fields of `Variant`: which modules, and each point that the paper leaves open.
     """
@@ -49,7 +45,7 @@ class DPNet(nn.Module):
     def __init__(
         self,
         backbone: str | Backbone = "resnet50",
-        weights: str | Path | None = "imagenet",
+        weights: Weights = "imagenet",
         *,
         width: int = 256,
         dilations: tuple[int, ...] = (6, 12, 18),
@@ -79,10 +75,8 @@ class DPNet(nn.Module):
         """
         B, K = support_images.shape[:2]
         if support_masks.shape != (B, K, *support_images.shape[3:]) or query_images.shape[0] != B:
-            raise ValueError(
-                "expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got "
-                f"{list(support_images.shape)}, {list(support_masks.shape)}, {list(query_images.shape)}"
-            )
+            shapes = [list(tensor.shape) for tensor in (support_images, support_masks, query_images)]
+            raise ValueError(f"expected supports [B,K,3,H,W], masks [B,K,H,W], queries [B,3,H,W]; got {shapes}")
         # 1. Frozen features, and the supports' masks on their grid.
         raw_s = self.backbone(support_images.flatten(0, 1)).unflatten(0, (B, K))
         raw_q = self.backbone(query_images)

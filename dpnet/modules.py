@@ -14,22 +14,15 @@ EPSILON = 1e-5
 BLOCK = 1024  # support cells that are compared at a time: all of them up to 249² pixels
 
 
-def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
+def cycle_matches(F_s: Tensor, F_q: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Nearest query cell of each support cell, and nearest support cell of each query cell, by cosine (Eq. 1, 2).
 
     Only `block` rows of the affinity exist at a time: memory grows with the cells of an image, not with their square.
-
-    Arguments:
-        F_s, F_q: features of support [B, C, N_s] and query [B, C, N_q].
-        block: support cells at a time; None: `BLOCK`.
-
-    Returns:
-        j*, int64 [B, N_s], in 0..N_q-1; and i*, int64 [B, N_q], in 0..N_s-1.
+    Features of support [B, C, N_s] and query [B, C, N_q] -> j* [B, N_s] in 0..N_q-1, and i* [B, N_q] in 0..N_s-1.
     """
     F_s, F_q = F.normalize(F_s, dim=1), F.normalize(F_q, dim=1)
     best = F_q.new_full((len(F_q), F_q.shape[2]), -torch.inf)  # similarity of each query cell to i*
     i_star, j_star = torch.zeros_like(best, dtype=torch.long), []
-    block = block or BLOCK
     for start in range(0, F_s.shape[2], block):
         affinity = F_s[:, :, start : start + block].transpose(1, 2) @ F_q  # [B, block, N_q]
         j_star.append(affinity.argmax(2))
@@ -40,21 +33,19 @@ def cycle_matches(F_s: Tensor, F_q: Tensor, block: int | None = None) -> tuple[T
     return torch.cat(j_star, 1), i_star
 
 
-def candidate_counts(
-    F_s: Tensor, F_q: Tensor, foreground: Tensor, pseudo: Literal["cycle", "cosine"], block: int | None = None
-) -> Tensor:
+def candidate_counts(F_s: Tensor, F_q: Tensor, foreground: Tensor, pseudo: Literal["cycle", "cosine"]) -> Tensor:
     """How many foreground support cells (bool [B, N_s]) reach each query cell: int64 [B, N_q], the multiset behind C.
 
     "cycle" counts query cells whose way back ends on foreground, "cosine" all (Table 4); see `cycle_matches`.
     """
-    j_star, i_star = cycle_matches(F_s, F_q, block)
+    j_star, i_star = cycle_matches(F_s, F_q)
     counts = torch.zeros_like(i_star).scatter_add_(1, j_star, foreground.long())
     return counts * foreground.gather(1, i_star) if pseudo == "cycle" else counts
 
 
-def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor, block: int | None = None) -> Tensor:
+def cycle_candidates(F_s: Tensor, F_q: Tensor, foreground: Tensor) -> Tensor:
     """C (Eq. 1-2), bool [B, N_q]: query cells that foreground reaches and that lead back; see `candidate_counts`."""
-    return candidate_counts(F_s, F_q, foreground, "cycle", block) > 0
+    return candidate_counts(F_s, F_q, foreground, "cycle") > 0
 
 
 def masked_average(features: Tensor, weights: Tensor) -> Tensor:
@@ -87,11 +78,7 @@ class Dropout2d(nn.Module):
 
 
 class CycleComparison(nn.Module):
-    """The discriminator of the cycle comparison: does a query cell show the prototype's class?
-
-    [F_q at j ; P] -> FC -> ReLU -> FC; a sigmoid and the threshold beta follow where C' is selected. The
-    candidates themselves come from frozen features (`candidate_counts`), and heads share them.
-    """
+    """The discriminator: does a query cell show the prototype's class? [F_q at j ; P] -> FC -> ReLU -> FC."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,18 +1,19 @@
-"""Segment your own images: supports with masks are taken once, and queries then, by a trained head."""
+"""Segment your own images by a trained head: here, or as a program that needs torch alone."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpnet.data import images
 from dpnet.data.images import Source
 from dpnet.heads import Trained, load
-from dpnet.io import DPNetError
+from dpnet.io import DPNetError, write
 from dpnet.model import FOREGROUND, shared_counts, soft_masks
 from dpnet.modules import resize
 
@@ -64,15 +65,22 @@ class Segmenter:
 
         Images are paths, PIL images, arrays or tensors (`images.photograph`).
         """
-        pairs = _pairs(supports, masks, soft, label)
-        small = [square(Image.fromarray(mask), self.size, Image.Resampling.NEAREST) for _, mask in pairs]
-        for number, mask in enumerate(small, 1):
-            if not (mask == FOREGROUND).any():
+        supports, masks = images.several(supports, 3), images.several(masks, 2)
+        if not supports or len(supports) != len(masks):
+            numbers = f"{len(supports)} supports and {len(masks)} masks"
+            raise DPNetError(f"{numbers}: give at least one, and a mask for each")
+        seen, marked = [], []
+        for number, (support, mask) in enumerate(zip(supports, masks, strict=True), 1):
+            photo = images.photograph(support, f"support {number}")
+            whole = Image.fromarray(images.mask(mask, photo.size, soft, label, f"mask {number}"))
+            seen.append(square(photo, self.size))
+            marked.append(square(whole, self.size, Image.Resampling.NEAREST))
+            if not (marked[-1] == FOREGROUND).any():
                 why = f"what it marks is less than a pixel at the network's {self.size}x{self.size}"
                 raise DPNetError(f"mask {number}: {why}: cut support and mask to where the object is")
         backbone = self.model.backbone
-        raw = backbone.encode_exactly(torch.stack([square(photo, self.size) for photo, _ in pairs]))[None]
-        on_grid = soft_masks(torch.stack(small)[None], raw.shape[-2:])
+        raw = backbone.encode_exactly(torch.stack(seen))[None]
+        on_grid = soft_masks(torch.stack(marked)[None], raw.shape[-2:])
         P = self.model.head.prototypes(backbone.features(raw), on_grid)
         self.classes.append(Encoded(raw, on_grid, P))
         return self
@@ -136,17 +144,35 @@ def segment(
     return Segmenter(checkpoint, beta).support(supports, masks, soft, label).segment(query)
 
 
-def _pairs(supports: Any, masks: Any, soft: bool, label: str | None) -> list[tuple[Image.Image, np.ndarray]]:
-    """The photographs of the supports, each with its mask, uint8 [H, W]."""
-    supports, masks = images.several(supports, 3), images.several(masks, 2)
-    if not supports or len(supports) != len(masks):
-        raise DPNetError(f"{len(supports)} supports and {len(masks)} masks: give at least one, and a mask for each")
-    photos = [images.photograph(support, f"support {i}") for i, support in enumerate(supports, 1)]
-    numbered = enumerate(zip(photos, masks, strict=True), 1)
-    return [(photo, images.mask(mask, photo.size, soft, label, f"mask {i}")) for i, (photo, mask) in numbered]
-
-
 def square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
     """An image squashed to a square, as in training: uint8 [3, size, size], or [size, size] of one channel."""
     pixels = torch.from_numpy(np.array(image.resize((size, size), how)))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+
+
+class Program(nn.Module):
+    """A network as one function of tensors."""
+
+    def __init__(self, trained: Trained, beta: float) -> None:
+        super().__init__()
+        self.model, self.size, self.beta = trained.model, trained.size, beta
+
+    def forward(self, supports: Tensor, masks: Tensor, query: Tensor) -> Tensor:
+        """uint8 [1, K, 3, S, S], [1, K, S, S] and [1, 3, S, S] -> probability of the foreground, float [1, S, S]."""
+        logits = self.model(supports, masks, query, self.beta).logits
+        return resize(logits[:, 1:] - logits[:, :1], (self.size, self.size))[:, 0].sigmoid()
+
+
+def export(checkpoint: str | Path | None, file: Path, shots: int = 1, beta: float = BETA) -> Trained:
+    """Write a run's `Program` as a `.pt2` file that torch alone runs: `torch.export.load(file).module()`."""
+    if Path(file).suffix != ".pt2":
+        raise DPNetError(f"--out {file}: is written as a program of torch: name it {Path(file).stem}.pt2")
+    trained = load(checkpoint)
+    Segmenter(trained, beta)  # refuses a beta that is none
+    S = trained.size
+    blank = tuple(torch.zeros(1, *shape, S, S, dtype=torch.uint8) for shape in ((shots, 3), (shots,), (3,)))
+    with torch.no_grad():
+        program = torch.export.export(Program(trained, beta).eval(), blank)
+    torch.export.save(program, packed := BytesIO())
+    write(file, packed.getvalue(), "--out")
+    return trained

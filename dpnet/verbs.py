@@ -3,7 +3,6 @@
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +47,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.benchmark == "folder":
         benchmark = _prepare_own(options, root, setting.training.size)
     elif own := [name for name in OWN if getattr(options, name)]:
-        ways = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
-        way = ways.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
+        way = "its images are rendered, or lie in the folder that --root names"
         option = own[0].replace("_", "-")
         raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
     else:
@@ -80,16 +78,14 @@ def _prepare_own(options: argparse.Namespace, data: Path, size: int) -> "Benchma
 
     tests = sum(entry.split == "val" for entry in made.entries)
     folds = "; ".join(map(names, made.folds))
-    lines = list(made.recipe["notes"])
-    lines += [f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"]
     in_folds, tested = set().union(*made.folds), set().union(*made.tested)
-    for why, classes in (
-        ("fewer than two of their images could be set aside for that", in_folds - tested),
-        ("--folds leaves them out: they are for training", {*range(1, len(made.classes) + 1)} - in_folds),
-    ):
-        if classes:
-            lines.append(f"not tested, since {why}: {names(classes)}")
-    print(*lines, sep="\n")
+    untested = {
+        "fewer than two of their images could be set aside for that": in_folds - tested,
+        "--folds leaves them out: they are for training": {*range(1, len(made.classes) + 1)} - in_folds,
+    }
+    split = f"{len(made.entries) - tests} images to train on, {tests} to test; folds: {folds}"
+    lacks = [f"not tested, since {why}: {names(classes)}" for why, classes in untested.items() if classes]
+    print(*made.recipe["notes"], split, *lacks, sep="\n")
     return made
 
 
@@ -99,13 +95,9 @@ def check(options: argparse.Namespace) -> None:
     from dpnet.data import checks, images
 
     setting = presets.resolve(options.benchmark, options.preset)
-    benchmark, wanted = data.load(options.benchmark, _places(options).data, setting.recipe), setting.training.size
+    benchmark = data.load(options.benchmark, _places(options).data, setting.recipe)
     print(data.check(benchmark).to_string())
     print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
-    size = benchmark.recipe.get("size", wanted)
-    if options.benchmark == "folder" and size != wanted:
-        again = f"for --preset {options.preset}, {wanted} x {wanted}, prepare it again"
-        print(f"objects that are too thin were counted at {size} x {size}: {again}")
     known = data.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")
@@ -200,14 +192,13 @@ def predict(options: argparse.Namespace) -> None:
     from dpnet.data import checks, images
 
     taken = {file.resolve(): "" for file in (options.query, *options.support, *options.mask)}
-    for name, file in ((name, getattr(options, name)) for name in ("out", "overlay", "probability")):
-        if file:
-            other = taken.setdefault(file.resolve(), name)
-            if other != name:
-                what = f"what --{other} writes" if other else "one of the images that are read"
-                raise DPNetError(f"--{name} {file}: is {what}: choose another name")
-            if file.suffix.lower() != ".png":
-                raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
+    for name in ("out", "overlay", "probability"):
+        file = getattr(options, name)
+        if file and (other := taken.setdefault(file.resolve(), name)) != name:
+            what = f"what --{other} writes" if other else "one of the images that are read"
+            raise DPNetError(f"--{name} {file}: is {what}: choose another name")
+        if file and file.suffix.lower() != ".png":
+            raise DPNetError(f"--{name} {file}: is written as PNG: name it {file.with_suffix('.png').name}")
     segmenter = _segmenter(options).support(options.support, options.mask, options.soft, options.label)
     mask, probability = segmenter.segment(options.query)
     picture = Image.fromarray(mask)
@@ -225,16 +216,10 @@ def label(options: argparse.Namespace) -> None:
     """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
     from dpnet import label
     from dpnet.companion import runner
-    from dpnet.data import forms
 
     runner.settle()
-    segmenter, started = _segmenter(options), time.monotonic()
-    table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
-    seconds, number = time.monotonic() - started, len(forms.photographs(options.photos))
-    print(table.to_string(index=False))
-    print(
-        f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {number / seconds:.1f} images a second"
-    )
+    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
+    print(f"{table.to_string(index=False)}\n{options.out}: labels, instances.json, table.csv, contact_sheet.png")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
@@ -248,9 +233,9 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
 
 def export(options: argparse.Namespace) -> None:
     """Write a trained run as a program that needs only torch."""
-    from dpnet import export
+    from dpnet import predict
 
-    K, S = options.shots, export.export(options.checkpoint, options.out, options.shots, options.beta).size
+    K, S = options.shots, predict.export(options.checkpoint, options.out, options.shots, options.beta).size
     print(
         f"{options.out}: torch.export.load(…).module() takes supports [1, {K}, 3, {S}, {S}], "
         f"masks [1, {K}, {S}, {S}] and query [1, 3, {S}, {S}], all uint8, and gives the probability [1, {S}, {S}]"

@@ -46,7 +46,7 @@ def spread(
         stack.enter_context(dask.config.set({**own, **SETTINGS, **(SETTINGS_HERE if not where else {})}))
         scheduler, slots = where, min(jobs, len(named))
         try:
-            if "://" not in where:
+            if where in ("", "slurm"):
                 scheduler = _slurm(slots, at) if where == "slurm" else _local(slots, at.device)
                 stack.callback(_close, scheduler)
             client = stack.enter_context(Client(scheduler, timeout="10s"))
@@ -85,15 +85,14 @@ def _local(slots: int, device: str) -> Any:
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")  # of which only these are the user's: numbers or UUIDs
         gpus = [listed.split(",")[i] if listed else str(i) for i in range(torch.cuda.device_count())]
 
-    def slot(number: int) -> dict[str, Any]:
+    # Without dashboard there is still a page, on a fixed port and for every host, unless told otherwise.
+    pages: dict[str, Any] = {"host": LOOPBACK, "dashboard": False, "dashboard_address": DASHBOARD}
+    workers = {}
+    for number in range(slots):
         environment = {ROW: str(number + 1)} | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
         options = {**pages, "nthreads": 1, "env": environment, "memory_limit": 0}
-        return {"cls": Nanny, "options": options}
-
-    # Without dashboard there is still a page, on a fixed port and for every host, unless told otherwise.
-    pages = {"host": LOOPBACK, "dashboard": False, "dashboard_address": DASHBOARD}
-    scheduler = {"cls": Scheduler, "options": {**pages, "port": 0}}
-    return SpecCluster({number: slot(number) for number in range(slots)}, scheduler)
+        workers[number] = {"cls": Nanny, "options": options}
+    return SpecCluster(workers, {"cls": Scheduler, "options": {**pages, "port": 0}})
 
 
 def _close(cluster: Any) -> None:

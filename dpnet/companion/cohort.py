@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -140,11 +140,8 @@ def plan(planned: Sequence[Cohort]) -> pd.DataFrame:
     """A line per cohort: its runs, those that targets share, what is finished and what is not."""
     lines = []
     for cohort in planned:
-        users = Counter(
-            run
-            for target in experiments.several("all", cohort.usual.benchmark)
-            for run in {cohort.usual.at(r.diversity).run(r.variant, cohort.fold, cohort.seed) for r in target.rows}
-        )
+        targets = [replace(cohort, targets=one.name) for one in experiments.several("all", cohort.usual.benchmark)]
+        users = Counter(run for target in targets for run in target.runs)
         to_train, pending = len(cohort.untrained()), len(cohort.pending())
         lines.append({
             "cohort": cohort.name,

@@ -24,11 +24,10 @@ VERDICTS = (IDENTICAL, WITHIN, OUTSIDE, NO_SPREAD, NOT_PUBLISHED, OTHER, NOT_RUN
 
 def prediction_interval(trainings: Sequence[float], more: int = 1) -> tuple[float, float]:
     """Where the mean of so many `more` trainings lies in 95 % of cases, by Student's t; NaN from one training."""
-    n = len(trainings)
-    if n < 2:
+    if (n := len(trainings)) < 2:
         return np.nan, np.nan
-    half = float(t.ppf(0.975, n - 1) * np.std(trainings, ddof=1) * np.sqrt(1 / n + 1 / more))
-    return float(np.mean(trainings)) - half, float(np.mean(trainings)) + half
+    mean, half = np.mean(trainings), t.ppf(0.975, n - 1) * np.std(trainings, ddof=1) * np.sqrt(1 / n + 1 / more)
+    return float(mean - half), float(mean + half)
 
 
 @cache
@@ -80,9 +79,7 @@ def means(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         rows = results.of_metric(results.rows(scores, experiment).query(f"fold == '{MEAN}'"), experiment)
         rows = rows.assign(kind="row", name=[row.label for row in experiment.rows], value=rows.miou)
         both = pd.concat([rows, both])
-        runs = [[run for run in text.split() if run != "-"] for text in both.runs]
-    else:
-        runs = [list(scores.records(scores.baseline("matches-cycle")).folder)]
+    runs = [[run for run in text.split() if run != "-"] for text in both.runs]
     each = [tuple(map(float, text.split())) for text in both.by_training]
     both = both.assign(runs=runs, by_training=each).set_index(["kind", "name"])
     return both[["value", "low", "high", "by_training", "paper", "runs"]]
@@ -93,17 +90,14 @@ def _same(scores: Scores, published: Scores, run: str) -> bool:
     file, other = (s.store.root / "runs" / run / "metrics.json" for s in (scores, published))
     if not other.exists():
         return False
-    own, theirs = (
-        {name: entry["counts"] for name, entry in read_json(f)["evaluations"].items()} for f in (file, other)
-    )
-    return any(own.keys() & theirs.keys()) and all(own[name] == theirs[name] for name in own.keys() & theirs.keys())
+    own, theirs = (read_json(f)["evaluations"] for f in (file, other))
+    both = own.keys() & theirs.keys()
+    return bool(both) and all(own[name]["counts"] == theirs[name]["counts"] for name in both)
 
 
 def table(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """`compared` for people: paper, published with its interval, yours, verdict; empty where there is nothing."""
+    """`compared` for people: paper, published with its interval, yours, verdict."""
     tidy = compared(scores, experiment)
-    if tidy.empty:
-        return tidy
     signs = tidy.kind.map({"row": "", "effect": "+"})
     spans = zip(tidy.published, tidy.low, tidy.high, signs, strict=True)
     return pd.DataFrame({
@@ -117,12 +111,10 @@ def table(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 
 def closing(scores: Scores, experiment: Experiment) -> str:
-    """The verdicts in one sentence; empty where there is nothing to compare."""
-    tidy = compared(scores, experiment)
-    if tidy.empty:
-        return ""
-    counts = tidy.verdict.value_counts()
-    each = "; ".join(f"{verdict} ({counts[verdict]} of {len(tidy)})" for verdict in VERDICTS if verdict in counts)
+    """The verdicts in one sentence."""
+    verdicts = compared(scores, experiment).verdict
+    counts = verdicts.value_counts().reindex(VERDICTS).dropna().astype(int)
+    each = "; ".join(f"{verdict} ({count} of {len(verdicts)})" for verdict, count in counts.items())
     return f"Verdicts on your rows and effects: {each}."
 
 

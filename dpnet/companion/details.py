@@ -29,21 +29,20 @@ def matches(scores: Scores) -> pd.DataFrame:
         for fold, part in zip(scores.columns, [*of_folds, np.mean([p[:lists] for p in of_folds], 0)], strict=True):
             line: dict[str, Any] = {"matches": name, "fold": fold}
             for rate, samples in zip(RATES, np.moveaxis(part, 2, 0), strict=True):
-                of_rate = cell(samples, rate)
-                line |= {rate: of_rate[rate], f"{rate}_low": of_rate["low"], f"{rate}_high": of_rate["high"]}
-                line |= {"trainings": of_rate["trainings"], f"{rate}_by_training": of_rate["by_training"]}
+                of_rate = cell(samples, rate).items()
+                line |= {key if key in (rate, "trainings") else f"{rate}_{key}": value for key, value in of_rate}
             lines.append(line)
     return pd.DataFrame(lines)
 
 
 def gain(scores: Scores) -> pd.DataFrame:
     """What the way back adds to the precision of the candidates, in the form of `results.effects`."""
-    columns = {"precision": "difference", "precision_low": "low", "precision_high": "high"}
-    columns |= {"precision_by_training": "by_training"}
+    columns = {"precision": "difference"} | {f"precision_{key}": key for key in ("low", "high", "by_training")}
     tidy = matches(scores).query("matches == 'cycle - cosine'").rename(columns=columns)
     status = [direction(row, 1.0) for row in tidy.to_dict("records")]
     unstated = {"metric": PAPER_METRIC, "paper": np.nan, "needed": np.nan}
-    return tidy.assign(effect="cycle over cosine matches", status=status, **unstated)
+    runs = " ".join(scores.records(scores.baseline("matches-cycle")).folder)
+    return tidy.assign(effect="cycle over cosine matches", status=status, runs=runs, **unstated)
 
 
 def _matched(scores: Scores, name: str, fold: int) -> np.ndarray:

@@ -34,6 +34,11 @@ class Row:
     metric: Metric | None = None  # the row's only one (Table 1 has a row for each); None: both
     diversity: float | None = None  # of `shapes`, where it is not the preset's
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that its scores are given in."""
+        return METRICS if self.metric is None else (self.metric,)
+
     def evaluation(self, episodes: int, support: Literal["right", "wrong"] = "right") -> Evaluation:
         """How the row is scored."""
         return Evaluation(episodes, self.shot, self.beta, self.scales, self.branch, support)
@@ -108,11 +113,8 @@ def _told(experiment: Experiment) -> Experiment:
 
 def _slope(name: str, over: int) -> Effect:
     """Least squares: points by which the gain over the row at position `over` of each three grows per diversity."""
-    middle = sum(DIVERSITIES) / len(DIVERSITIES)
-    spread = sum((d - middle) ** 2 for d in DIVERSITIES)
-    slope = {3 * i: (d - middle) / spread for i, d in enumerate(DIVERSITIES)}
-    weights = {i + 2: w for i, w in slope.items()} | {i + over: -w for i, w in slope.items()}
-    return Effect(name, weights)
+    slope = np.linalg.pinv(np.vander(DIVERSITIES, 2))[0].tolist()
+    return Effect(name, {3 * i + row: sign * w for row, sign in ((2, 1), (over, -1)) for i, w in enumerate(slope)})
 
 
 _DECLARED = (

@@ -107,8 +107,8 @@ def predict(head: Head, scene: Scene, training: Training, listed: Sequence[Episo
 
 def pack(arrays: dict[str, np.ndarray]) -> bytes:
     """The fields of `Predictions` as one small file, images as JPEG; the same arrays give the same bytes."""
-    content: dict[str, Any] = {name: array for name, array in arrays.items() if name != "images"}
-    for number, image in enumerate(arrays["images"].reshape(-1, *arrays["images"].shape[2:])):
+    content: dict[str, Any] = dict(arrays)
+    for number, image in enumerate(image for pair in content.pop("images") for image in pair):
         Image.fromarray(image).save(buffer := BytesIO(), "JPEG", quality=75, optimize=True)
         content[f"image {number}"] = np.frombuffer(buffer.getvalue(), np.uint8)
     np.savez_compressed(buffer := BytesIO(), **content)

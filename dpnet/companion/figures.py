@@ -79,12 +79,13 @@ def _trainings(axis: Axes, trainings: pd.Series, y: np.ndarray) -> Any:
     return axis.plot(*zip(*dots, strict=True) if dots else [[], []], "o", color="0.35", markersize=3.5, alpha=0.7)[0]
 
 
-def _intervals(axis: Axes, x: Any, cells: pd.DataFrame, style: int, **options: Any) -> Any:
+def _intervals(axis: Axes, x: np.ndarray, cells: pd.DataFrame, style: int, label: str) -> None:
     """Means with their intervals, joined, and beside them a dot for each training."""
     middle = cells.difference if "difference" in cells else cells.miou
     each, error = cells.by_training.str.split(expand=True).astype(float), [middle - cells.low, cells.high - middle]
     axis.plot(x + 0.008, each, ".", color=COLOURS[style], alpha=0.5, markersize=4)
-    return axis.errorbar(x, middle, error, marker=MARKERS[style], color=COLOURS[style], markersize=5, **options)
+    how = {"marker": MARKERS[style], "color": COLOURS[style], "markersize": 5, "capsize": 2}
+    axis.errorbar(x, middle, error, label=label, **how)
 
 
 def thresholds(scores: Scores, experiment: Experiment) -> Figure:
@@ -114,7 +115,7 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
     tidy, below = results.rows(scores, experiment).query(mean), results.baselines(scores, experiment).query(mean)
     labels = {"without": "auxiliary branch", "trained without": "trained without", "with": "with pseudo-prototype"}
     for number, (name, label) in enumerate(labels.items()):
-        _intervals(left, x, tidy[tidy.pseudo_prototype == name], number, label=label, capsize=2)
+        _intervals(left, x, tidy[tidy.pseudo_prototype == name], number, label)
     prototype = below[below.yardstick.str.startswith(f"{BASELINES['prototype']}, diversity")]
     left.plot(x, prototype.miou, color="0.35", linestyle="--", label=BASELINES["prototype"])
     every = results.effects(scores, experiment).query(f"fold == '{MEAN}'")
@@ -125,7 +126,7 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
     )
     for number, (start, metric, label) in enumerate(lines):
         cells = every[every.effect.str.startswith(start) & (every.metric == metric)]
-        _intervals(right, x + 0.008 * (number - 1), cells, 3 + number, label=label, capsize=2)
+        _intervals(right, x + 0.008 * (number - 1), cells, 3 + number, label)
     right.axhline(0, color="0.35", linewidth=1)
     left.set(ylabel="mIoU (%), CANet metric, 95 % interval", ylim=(0, None))
     right.set(ylabel="gain (points of mIoU), 95 % interval")

@@ -27,7 +27,6 @@ PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 2
 CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
 CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
-DRAWS = re.compile(r"^( *)(?:_|figure) = (?:figures|drawing)\.", re.MULTILINE)  # a picture below its cell
 KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=50"]
 INLINE = "module://matplotlib_inline.backend_inline"
 
@@ -88,8 +87,6 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], at: Places |
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    # A folder that cannot be written is an error before hours of training.
-    write(output.with_suffix(".failed.ipynb"), b"")
     output.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     for _ in range(ATTEMPTS):
         # Aside, since another process may be executing the same one, and killed ones leave no trace in the results.
@@ -112,36 +109,21 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
     how |= {"execution_timeout": None if name == "train" else PATIENCE, "stderr_file": sys.stderr}
     try:
         papermill.execute_notebook(template(name), aside, dict(parameters), **how)
-        problem = _undrawn(nbformat.read(aside, 4))
     except papermill.PapermillExecutionError as error:
         if error.ename == "DPNetError":
             raise DPNetError(error.evalue) from None
-        problem = f"failed with {error.ename}: {error.evalue}"
-    if problem:
         failed = output.with_suffix(".failed.ipynb")
         write(failed, aside.read_bytes())
-        raise DPNetError(f"{failed}: {problem}")
+        raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        for o in (o for o in cell.outputs if o.get("name") == "stderr"):
-            o.text = "".join(line for line in o.text.splitlines(True) if not line.startswith(LINE))
-        cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
-    for displayed in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
-        displayed.data.pop(WIDGET, None)  # the picture beside it stays
+        for shows in cell.outputs:
+            if shows.get("name") == "stderr":
+                shows.text = "".join(line for line in shows.text.splitlines(True) if not line.startswith(LINE))
+            shows.get("data", {}).pop(WIDGET, None)  # the picture beside it stays
+        cell.outputs = [shows for shows in cell.outputs if shows.get("text") != ""]
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     return (nbformat.writes(notebook) + "\n").encode()
-
-
-def _undrawn(notebook: Any) -> str:
-    """What is wrong where a cell draws and no picture is below it; "" if nothing is."""
-    for cell in notebook.cells:
-        data = [output.get("data", {}) for output in cell.get("outputs", [])]
-        drawing, images = DRAWS.search(cell.source), [kind for of in data for kind in of if "image/" in kind]
-        # Where it draws on a condition there may be nothing to draw, and then nothing is displayed.
-        empty = all("Empty DataFrame" in of.get("text/plain", "") for of in data)
-        if drawing and not images and not (drawing[1] and empty):
-            return f"no picture below the cell with `{drawing[0].strip()}`"
-    return ""
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -175,17 +157,18 @@ def template(name: str) -> Path:
 
 
 def source(name: str, output: Path) -> str:
-    """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale."""
-    # Its template; except for training also the CSVs beside it (the explorer's predictions), and the code that
-    # reads and draws results.
+    """Twelve hex digits of what an executed notebook was made from: if it carries others, it is stale.
+
+    That is its template; except for training also the tables or predictions beside it, and the code that reads them.
+    """
     cells = json.loads(template(name).read_bytes())["cells"]
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
-        beside = sorted(output.parent.glob("*.csv" if name == "report" else f"{name}*.csv"))
-        beside += sorted(output.parent.glob(f"{name}.npz"))
-        code = [*sorted(Path(__file__).parent.glob("*.py")), *sorted(TEMPLATES.glob("*.py"))]
-        for file in [*code, *beside]:
-            digest.update(file.read_bytes())
+        tables = "*.csv" if name == "report" else f"{name}*.csv"
+        code, beside = [(Path(__file__).parent, "*.py"), (TEMPLATES, "*.py")], [tables, f"{name}.npz"]
+        for folder, files in [*code, *((output.parent, files) for files in beside)]:
+            for file in sorted(folder.glob(files)):
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -8,19 +8,9 @@ from typing import Any
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import (
-    details,
-    experiments,
-    explorer,
-    notebooks,
-    paper,
-    presets,
-    results,
-    runner,
-    tables,
-    verdicts,
-)  # fmt: skip
+from dpnet.companion import details, experiments, explorer, notebooks, paper, presets, results, tables, verdicts
 from dpnet.companion.estimates import TOO_FEW
+from dpnet.companion.examples import RENDERED
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.io import DPNetError, write
@@ -56,17 +46,15 @@ def csvs(scores: Scores, experiment: Experiment) -> dict[str, pd.DataFrame]:
 def write_tables(scores: Scores, asked: Sequence[Experiment]) -> None:
     """Write the CSVs of targets, and execute their notebooks that are not up to date; nothing is trained."""
     wanted: dict[str, dict[str, Any]] = {}
-    benchmark = scores.setting.benchmark
+    setting = scores.setting
+    usual = {"benchmark": setting.benchmark, "preset": setting.preset, "seeds": len(scores.seeds)}
+    images = {"fold": scores.folds[0], "pictures": setting.benchmark in RENDERED}
     for experiment in asked:
         for suffix, table in csvs(scores, experiment).items():
             text = table.to_csv(index=False, lineterminator="\n")
             write(scores.store.root / f"{experiment.name}{suffix}.csv", text.encode())
-        parameters = {"benchmark": benchmark, "preset": scores.setting.preset, "seeds": len(scores.seeds)}
-        if experiment.name in ("fig3", "fig4"):  # they draw images
-            parameters |= {"fold": scores.folds[0], "pictures": benchmark in runner.RENDERED}
-        else:
-            parameters["target"] = experiment.name
-        wanted[experiment.name] = parameters
+        more = images if experiment.name in ("fig3", "fig4") else {"target": experiment.name}
+        wanted[experiment.name] = usual | more
     notebooks.execute_stale(scores.store.root, wanted)
 
 
@@ -76,7 +64,7 @@ def publish(scores: Scores) -> None:
     benchmark, preset = scores.setting.benchmark, scores.setting.preset
     where = {"benchmark": benchmark, "preset": preset}
     wanted = {"report": where}
-    if benchmark in runner.RENDERED:  # photographs are not ours to publish
+    if benchmark in RENDERED:  # photographs are not ours to publish
         wanted |= {"01_method": {}, "02_benchmark": where}
         if preset != "tiny":  # it makes a tiny Table 3 itself
             wanted |= {"03_your_data": {}}
@@ -183,13 +171,16 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
     if 1 in scores.about.get("shows", {}).values():
         parts += ["A query with one class leaves little to ask for. By what it shows (CANet metric, mean of folds):"]
         parts += [tables.markdown(tables.by_queries(scores, experiment))]
-    parts += ["<details><summary>By pair of classes, and by class</summary>"]
-    parts += [
-        f"The same queries under a right support and a wrong one ({experiment.best.label}; IoU in %, PFENet metric):"
-    ]
-    parts += [tables.markdown(details.pairs(scores, experiment))]
-    parts += ["Each class by itself, with the number of test images behind it (IoU in %, CANet metric):"]
-    return "\n\n".join([*parts, tables.markdown(classes), "</details>"])
+    best = f"({experiment.best.label}; IoU in %, PFENet metric)"
+    return "\n\n".join([
+        *parts,
+        "<details><summary>By pair of classes, and by class</summary>",
+        f"The same queries under a right support and a wrong one {best}:",
+        tables.markdown(details.pairs(scores, experiment)),
+        "Each class by itself, with the number of test images behind it (IoU in %, CANet metric):",
+        tables.markdown(classes),
+        "</details>",
+    ])  # fmt: skip
 
 
 def _recipe(scores: Scores) -> str:

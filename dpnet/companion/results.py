@@ -11,19 +11,8 @@ import numpy as np
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import experiments, paper, presets
-from dpnet.companion.estimates import (
-    ENOUGH,
-    RESAMPLES,
-    TOO_FEW,
-    CountsOfSeed,
-    Estimate,
-    by_image,
-    cell,
-    direction,
-    estimate,
-    resampling,
-)  # fmt: skip
+from dpnet.companion import estimates, experiments, paper, presets
+from dpnet.companion.estimates import ENOUGH, RESAMPLES, TOO_FEW, CountsOfSeed, Estimate, cell, direction
 from dpnet.companion.experiments import Experiment, Row
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Record, Store
@@ -88,9 +77,24 @@ class Scores:
         same = np.logical_and.reduce([self.frame[column] == value for column, value in selection])
         return self.frame[same & self.frame.seed.isin(self.seeds)]
 
+    @lru_cache(2048)  # noqa: B019 (there are few `Scores`, each needed to the end)
     def counts(self, selection: Selection, fold: int) -> list[CountsOfSeed]:
         """Counts and classes of a fold, for each seed, up to the first that is missing or has no episodes."""
-        return _counts(self, selection, fold)
+        records = self.records(selection)
+        of_fold = records[records.fold == fold].set_index("seed")[["record", "evaluation"]].T.to_dict("list")
+        seeds = list(takewhile(of_fold.__contains__, self.seeds))
+        lists = [self.store.counts(*of_fold[seed]) for seed in seeds]
+        if self.showing:
+            wrong = "wrong" in dict(selection)["evaluation"]
+            asked = [self._asked(fold, seed, wrong) for seed in seeds]
+            lists = [(counts[a], classes[a]) for (counts, classes), a in zip(lists, asked, strict=True)]
+        return list(takewhile(lambda of_seed: len(of_seed[1]) > 0, lists))
+
+    def _asked(self, fold: int, seed: int, wrong: bool) -> np.ndarray:
+        """Which one-shot episodes (of those with a wrong support) have a query that is `showing` so many classes."""
+        listed = self.store.episodes(fold, seed, 1, self.setting.episodes)
+        several = [self.about["shows"][query] > 1 for _, query, _, other, _ in listed if other or not wrong]
+        return np.array(several, bool) == (self.showing == "several")
 
     def trainings(self, parts: Sum, fold: int | str) -> int:
         """How many seeds all parts of a sum have, for the mean on every fold."""
@@ -109,7 +113,12 @@ class Scores:
 
     def estimate(self, parts: Sum, fold: int | str, metric: Metric) -> Estimate:
         """`samples` as a mean over trainings with its interval."""
-        return estimate(self.samples(parts, fold, metric))
+        return estimates.estimate(self.samples(parts, fold, metric))
+
+    def cells(self, parts: Sum, metrics: Sequence[Metric], name: str = "miou") -> Iterator[dict[str, Any]]:
+        """`samples` on each fold and in their mean, as lines of a tidy table that call the value by a name."""
+        for fold, metric in product(self.columns, metrics):
+            yield {"fold": fold, "metric": metric, **cell(self.samples(parts, fold, metric), name)}
 
     def runs(self, parts: Sum, fold: int | str) -> str:
         """Ids of the records behind `samples`, joined by spaces; a minus between the parts."""
@@ -146,44 +155,20 @@ def load(setting: Setting, results: Path | None = None, seeds: int | None = None
     return replace(every, seeds=range(seeds))
 
 
-def _lines(file: Path, store: Store, setting: Setting) -> Iterator[dict[str, Any]]:
+def _lines(file: Path, store: Store, setting: Setting) -> Iterator[tuple[Any, ...]]:
     """A record's rows of the frame; none if it is not one of the setting's."""
     stored = read_json(file)
     try:
         at, fold, seed = setting.at(stored["recipe"]["diversity"]), stored["fold"], stored["seed"]
-        if stored["kind"] == "Run":
-            variant, shot = Variant(**stored["variant"]), 0
-            record: Record = at.run(variant, fold, seed)
-        else:
-            variant, shot = None, stored["shot"]
-            record = at.baselines(fold, seed, shot)
+        variant = Variant(**stored["variant"]) if stored["kind"] == "Run" else None
+        shot = 0 if variant else stored["shot"]
+        record: Record = at.run(variant, fold, seed) if variant else at.baselines(fold, seed, shot)
     except (KeyError, TypeError):  # of a version with other kinds or fields
         return
     if record.id == stored["id"]:
+        slug = variant.slug if variant else ""
         for name in store.metrics(record)["evaluations"]:
-            slug = variant.slug if variant else ""
-            row = (fold, seed, slug, shot, at.recipe.diversity, file.parent.name, record, name)
-            yield dict(zip(COLUMNS, row, strict=True))
-
-
-@lru_cache(2048)
-def _counts(scores: Scores, selection: Selection, fold: int) -> list[CountsOfSeed]:
-    records = scores.records(selection)
-    of_fold = records[records.fold == fold].set_index("seed")[["record", "evaluation"]].T.to_dict("list")
-    seeds = list(takewhile(of_fold.__contains__, scores.seeds))
-    lists = [scores.store.counts(*of_fold[seed]) for seed in seeds]
-    if scores.showing:
-        wrong = "wrong" in dict(selection)["evaluation"]
-        asked = [_asked(scores, fold, seed, wrong) for seed in seeds]
-        lists = [(counts[a], classes[a]) for (counts, classes), a in zip(lists, asked, strict=True)]
-    return list(takewhile(lambda of_seed: len(of_seed[1]) > 0, lists))
-
-
-def _asked(scores: Scores, fold: int, seed: int, wrong: bool) -> np.ndarray:
-    """Which one-shot episodes (of those with a wrong support) have a query that is `showing` so many classes."""
-    listed = scores.store.episodes(fold, seed, 1, scores.setting.episodes)
-    several = [scores.about["shows"][query] > 1 for _, query, _, wrong_class, _ in listed if wrong_class or not wrong]
-    return np.array(several, bool) == (scores.showing == "several")
+            yield fold, seed, slug, shot, at.recipe.diversity, file.parent.name, record, name
 
 
 @lru_cache(1024)  # a report asks for the same cells many times
@@ -191,8 +176,8 @@ def _samples(scores: Scores, selection: Selection, fold: int, trainings: int, me
     lists = scores.counts(selection, fold)[:trainings]
     if not lists:
         return np.empty((0, 1 + RESAMPLES))
-    query, classes, weights = resampling(fold, lists)
-    of_images = [by_image(counts, own, len(classes)) for (counts, _), own in zip(lists, query, strict=True)]
+    query, classes, weights = estimates.resampling(fold, lists)
+    of_images = [estimates.by_image(counts, own, len(classes)) for (counts, _), own in zip(lists, query, strict=True)]
     return np.stack([bootstrap(counts, classes, metric, weights) for counts in of_images])
 
 
@@ -223,12 +208,11 @@ def rows(scores: Scores, experiment: Experiment) -> pd.DataFrame:
         model = {"backbone": training.backbone, "params_m": millions}
     for row in experiment.rows:
         parts = [(1.0, scores.of_row(row))]
-        for fold, metric in product(scores.columns, _metrics(row)):
-            line = {**row.key, **model, "fold": fold, "metric": metric}
-            line |= cell(scores.samples(parts, fold, metric))
-            compared = metric == (row.metric or experiment.metric)
-            line["paper"] = papers.get((*row.key.values(), fold), np.nan) if compared else np.nan
-            lines.append(line | {"delta": np.nan, "status": "", "runs": scores.runs(parts, fold)})
+        for line in scores.cells(parts, row.metrics):
+            fold, compared = line["fold"], line["metric"] == (row.metric or experiment.metric)
+            theirs = papers.get((*row.key.values(), fold), np.nan) if compared else np.nan
+            more = {"paper": theirs, "delta": np.nan, "status": "", "runs": scores.runs(parts, fold)}
+            lines.append({**row.key, **model, **line, **more})
     return against_paper(pd.DataFrame(lines), scores.comparable(experiment))
 
 
@@ -244,34 +228,30 @@ def against_paper(tidy: pd.DataFrame, comparable: bool) -> pd.DataFrame:
 def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """What the table is meant to show, as sums over the same episodes; then our best rows over no training; tidy."""
     papers, lines = paper.by_row(experiment.table, experiment.keys), []
+
+    def add(name: str, parts: Sum, like: Row, theirs: dict[str, float], unstated: float) -> None:
+        """A sum of rows like one, beside what the paper has by fold, or else anywhere."""
+        for line in scores.cells(parts, like.metrics, "difference"):
+            fold, metric = line["fold"], line["metric"]
+            stated = theirs.get(fold, np.nan) if metric == (like.metric or experiment.metric) else np.nan
+            line["status"] = direction(line, unstated if np.isnan(stated) else stated)
+            if line["status"] == "undecided" and abs(stated) > 0:
+                line["needed"] = scores.estimate(parts, fold, metric).needed(stated)
+            lines.append({"effect": name, **line, "paper": stated, "runs": scores.runs(parts, fold)})
+
     for effect in experiment.effects:
-        parts = [(weight, experiment.rows[i]) for i, weight in effect.weights.items()]
-        keys = [(weight, row.key.values()) for weight, row in parts]
+        rows = [(weight, experiment.rows[i]) for i, weight in effect.weights.items()]
+        keys = [(weight, row.key.values()) for weight, row in rows]
         theirs = {f: round(sum(w * papers.get((*key, f), np.nan) for w, key in keys), 1) for f in scores.columns}
         if effect.stated:
             theirs[MEAN] = effect.stated["coco" if scores.setting.benchmark == "coco" else "pascal"]
-        # A claim without a number is one that the effect is positive.
-        unstated, metric = 1.0 if effect.claim else np.nan, parts[0][1].metric or experiment.metric
-        selections = [(weight, scores.of_row(row)) for weight, row in parts]
-        for line, ours in _sums(scores, selections, _metrics(parts[0][1])):
-            stated = theirs[line["fold"]] if line["metric"] == metric else np.nan
-            status = direction(line, unstated if np.isnan(stated) else stated)
-            needed = ours.needed(stated) if status == "undecided" and abs(stated) > 0 else np.nan
-            lines.append({"effect": effect.name, **line, "paper": stated, "status": status, "needed": needed})
+        unstated = 1.0 if effect.claim else np.nan  # a claim without a number is one that the effect is positive
+        add(effect.name, [(weight, scores.of_row(row)) for weight, row in rows], rows[0][1], theirs, unstated)
     for row in experiment.controlled_rows:
-        name, prototype = f"{row.label} over {BASELINES['prototype']}", scores.baseline("prototype", row)
-        for line, _ in _sums(scores, [(1.0, scores.of_row(row)), (-1.0, prototype)], _metrics(row)):
-            lines.append({"effect": name, **line, "paper": np.nan, "status": direction(line, np.nan)})
+        over = [(1.0, scores.of_row(row)), (-1.0, scores.baseline("prototype", row))]
+        add(f"{row.label} over {BASELINES['prototype']}", over, row, {}, np.nan)
     columns = "effect fold metric difference low high trainings by_training paper status needed runs"
     return pd.DataFrame(lines, columns=columns.split())
-
-
-def _sums(scores: Scores, parts: Sum, metrics: tuple[Metric, ...]) -> Iterator[tuple[dict[str, Any], Estimate]]:
-    """A weighted sum in each cell, as a line of a tidy table and as an estimate."""
-    for fold, metric in product(scores.columns, metrics):
-        of_sum = cell(scores.samples(parts, fold, metric), "difference")
-        line = {"fold": fold, "metric": metric, **of_sum, "runs": scores.runs(parts, fold)}
-        yield line, scores.estimate(parts, fold, metric)
 
 
 @cache
@@ -282,14 +262,14 @@ def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     for context in dict.fromkeys((row.shot, row.diversity) for row in controlled):
         alike = [row for row in controlled if (row.shot, row.diversity) == context]
         for row in alike:
-            selections[row.label] = scores.of_row(row), _metrics(row)
-            selections[f"{row.label}, wrong support"] = scores.of_row(row, "wrong"), _metrics(row)
+            selections[row.label] = scores.of_row(row), row.metrics
+            selections[f"{row.label}, wrong support"] = scores.of_row(row, "wrong"), row.metrics
         for name, label in BASELINES.items():
             selections[label + suffix(experiment, alike[0])] = scores.baseline(name, alike[0]), METRICS
     return pd.DataFrame(
-        {"yardstick": label, "fold": fold, "metric": metric, **cell(scores.samples([(1.0, selection)], fold, metric))}
+        {"yardstick": label, **line}
         for label, (selection, metrics) in selections.items()
-        for fold, metric in product(scores.columns, metrics)
+        for line in scores.cells([(1.0, selection)], metrics)
     )
 
 
@@ -300,11 +280,6 @@ def suffix(experiment: Experiment, row: Row) -> str:
     return f", {row.shot} shot" if row.diversity is None else f", diversity {row.diversity:g}"
 
 
-def of_metric(tidy: pd.DataFrame, experiment: Experiment, metric: Metric | None = None) -> pd.DataFrame:
-    """The rows of one metric (None: the paper's); where each row of the table has its own, all."""
-    own = any(row.metric for row in experiment.rows)
-    return tidy if own else tidy[tidy.metric == (metric or experiment.metric)]
-
-
-def _metrics(row: Row) -> tuple[Metric, ...]:
-    return METRICS if row.metric is None else (row.metric,)
+def of_metric(tidy: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """The rows under the paper's metric; where each row of the table has its own, all."""
+    return tidy if any(row.metric for row in experiment.rows) else tidy[tidy.metric == experiment.metric]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
-from dpnet import data, episodes, evaluate
+from dpnet import data, episodes, evaluate, io
 from dpnet.companion import baselines, cluster, experiments, notebooks
 from dpnet.companion.cohort import Cohort, cohorts
 from dpnet.companion.examples import RENDERED, save_examples
@@ -18,18 +18,7 @@ from dpnet.companion.store import Store
 from dpnet.config import VOID, Run
 from dpnet.data.index import SPLITS, Benchmark
 from dpnet.episodes import Episode
-from dpnet.io import (
-    DPNetError,
-    Places,
-    file_lock,
-    free_cores,
-    load_checkpoint,
-    progress,
-    threads,
-    to_json,
-    trained_on,
-    write,
-)  # fmt: skip
+from dpnet.io import DPNetError, Places
 from dpnet.model import Head
 from dpnet.train import build_head, train
 
@@ -39,7 +28,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallo
 def run_cohort(cohort: Cohort, at: Places) -> None:
     """Train and score what a cohort lacks; what it has is left alone, and the end is the same."""
     # The lock is by fold, seed and recipe, since cohorts of other targets may share runs with this one.
-    with file_lock(cohort.store.root / "held" / cohort.mark, f"fold {cohort.fold}"):
+    with io.file_lock(cohort.store.root / "held" / cohort.mark, f"fold {cohort.fold}"):
         settle()
         store, pending = cohort.store, cohort.pending()
         store.clean([*pending, *cohort.baselines])
@@ -67,7 +56,7 @@ def run_cohort(cohort: Cohort, at: Places) -> None:
 
 def settle() -> None:
     """One thread (or `DPNET_THREADS`), so that no number depends on how many cores are there or free."""
-    torch.set_num_threads(threads())
+    torch.set_num_threads(io.threads())
     # Memory that is given back at each step is fetched anew at the next: a third of the time would be page faults.
     with suppress(AttributeError, OSError):  # not glibc
         for parameter, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
@@ -92,7 +81,7 @@ def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
     for run in cohort.runs:
         folder = cohort.store.folder(run)
         scored = {} if run in untrained else cohort.store.metrics(run)["evaluations"]
-        marks = trained_on(folder) | {about["data"] for about in scored.values() if "data" in about}
+        marks = io.trained_on(folder) | {about["data"] for about in scored.values() if "data" in about}
         if marks - {benchmark.digest[:16]}:
             raise DPNetError(
                 f"{folder}: trained or scored on other data than {benchmark.root} now holds: bring back what was "
@@ -103,7 +92,7 @@ def check_data(cohort: Cohort, benchmark: Benchmark) -> None:
 def load_head(run: Run, store: Store, channels: int, device: str | torch.device) -> Head:
     """A trained head from its checkpoint, in evaluation mode."""
     head = build_head(run, channels)
-    head.load_state_dict(load_checkpoint(store.folder(run)))
+    head.load_state_dict(io.load_checkpoint(store.folder(run)))
     return head.to(device).eval()
 
 
@@ -114,7 +103,7 @@ def describe(benchmark: Benchmark, store: Store) -> None:
     of_tests = [e for e in benchmark.entries if e.split == "val"]
     about["shows"] = {e.id: len(e.pixels.keys() - {VOID}) for e in of_tests}  # labelled classes
     about["scarce"] = {str(shot): episodes.scarce(benchmark, shot) for shot in (1, 5)}
-    write(store.root / "benchmark.json", to_json(about))
+    io.write(store.root / "benchmark.json", io.to_json(about))
 
 
 def train_all(
@@ -136,7 +125,7 @@ def train_all(
     total, number = sum(len(c.runs) for c in every), sum(len(c.untrained()) for c in pending)
     if pending:
         here = at.device == "cpu" and not scheduler and find_spec("distributed")
-        jobs = jobs or (min(len(pending), free_cores()) if here else 1)
+        jobs = jobs or (min(len(pending), io.free_cores()) if here else 1)
         print(
             f"{targets}: {number} of {total} runs to train, in {len(pending)} cohort(s), {jobs} at a time", flush=True
         )
@@ -153,7 +142,7 @@ def _run_all(pending: list[Cohort], what: str, jobs: int, at: Places, scheduler:
     ends: Iterable[tuple[str, str | None]] = ((name, work(cohort)) for name, cohort in named.items())
     if scheduler or jobs > 1:
         ends = cluster.spread(work, named, jobs, at, scheduler)
-    failed = {name: error for name, error in progress(ends, what, "cohort", len(named)) if error}
+    failed = {name: error for name, error in io.progress(ends, what, "cohort", len(named)) if error}
     if failed:
         (first, why), *others = failed.items()
         for name, error in others:

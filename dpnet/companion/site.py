@@ -19,7 +19,7 @@ except ImportError as error:
 
 HERE = Path(__file__).parent
 PAGE, FRONT = ((HERE / name).read_text("utf-8") for name in ("site.html", "site.md"))
-COPIED = (".csv", ".png")
+COPIED = ("*.csv", "*.png")
 
 
 def build(roots: Mapping[str, Path], out: Path) -> list[Path]:
@@ -36,8 +36,7 @@ def build(roots: Mapping[str, Path], out: Path) -> list[Path]:
         folders = sorted(file.parent for file in results.glob("*-*/benchmark.json"))
         folders = [f for f in folders if not f.name.endswith("-tiny")] or folders
         folders.sort(key=lambda folder: not folder.name.startswith("shapes"))  # the embedded benchmark first
-        copied = [file for folder in [*folders, results / "speed"] for file in folder.glob("*.*")]
-        copied = [file for file in copied if file.suffix in COPIED]
+        copied = [file for f in [*folders, results / "speed"] for kind in COPIED for file in f.glob(kind)]
         files |= {f"{top}{file.relative_to(results).as_posix()}": file.read_bytes() for file in copied}
         for folder in folders:
             files |= {name: page.encode() for name, page in _pages(folder, f"{top}{folder.name}/").items()}
@@ -140,7 +139,7 @@ def _targets(folder: Path, address: str, heading: str) -> str:
     parts = [
         f"## {heading}{scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
-        verdicts.linked_overview(scores, f"{address}", "what came out"),
+        verdicts.linked_overview(scores, address, "what came out"),
         " · ".join(f"[{title(source.stem)}]({address}{source.name})" for source in others),
         *(f"![{title(p.stem)}]({address}{p.name})" for p in sorted(folder.glob("*.png"))),
     ]

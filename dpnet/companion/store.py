@@ -98,9 +98,7 @@ class Store:
             target, predicted = np.concatenate([classes[:, None], values.sum(1)], 1), values[:, 1]
             key = f"target-{_digest(target)}"
             arrays |= {key: _small(target), name: _small(predicted)}
-            scores: dict[str, float | None] = {
-                m: round(mean_iou(values, classes, m), 4) if len(values) else None for m in METRICS
-            }
+            scores = {str(m): round(mean_iou(values, classes, m), 4) if len(values) else None for m in METRICS}
             metrics["evaluations"][name] = {
                 "counts": _digest(target, predicted),
                 "target": key,

@@ -129,13 +129,13 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
     if experiment.rows:
         metric = METRIC_NAMES[experiment.metric]
         theirs = ", then the paper's (its own benchmark, ResNet-50)" if experiment.table else ""
-        parts += [f"mIoU in %, {metric}; ours{theirs}"]
-    parts += main(scores, experiment)[-1:]
-    if experiment.rows:
         below = baselines(scores, experiment, ())[METRICS.index(experiment.metric)]
         effects = wide(headline(scores, experiment, scores.columns), ["effect"])
+        parts += [f"mIoU in %, {metric}; ours{theirs}", beside(scores, experiment)]
         parts += ["Paired effects (95 % interval)", effects, f"Baselines, {metric}", below]
         parts += [*rests(scores, experiment), support_verdict(scores, experiment), *missing(scores, experiment)]
+    else:
+        parts.append(reliability(scores))
     parts.append(f"Protocol: {protocol(scores, experiment)}")
     if not scores.comparable(experiment):
         parts.append("Not the paper's setting: compare directions, not values.")
@@ -188,10 +188,10 @@ def trainings(scores: Scores, experiment: Experiment) -> str:
 
 def rests(scores: Scores, experiment: Experiment) -> list[str]:
     """In words: what the means rest on, and how many trainings would tell the undecided effects."""
-    several, best = trainings(scores, experiment), [(1.0, scores.of_row(experiment.best))] if experiment.rows else []
-    if not best:
+    several = trainings(scores, experiment)
+    if not experiment.rows:
         return [f"Nothing is trained here: each number is the mean over {several} lists of episodes."]
-    ours = scores.estimate(best, MEAN, experiment.metric)
+    ours = scores.estimate([(1.0, scores.of_row(experiment.best))], MEAN, experiment.metric)
     if ours.trainings < 2:
         few = f"Each number is from one training: its interval is for other images only, a verdict {TOO_FEW}."
         return [few] if several != "0" else []

@@ -103,11 +103,11 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     """How a target's notebook begins, as Markdown: its title, what is asked, what came out."""
     status, text = outcome(scores, experiment)
     where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
-    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}."
+    unit = " (Points of mIoU, mean of the folds, 95 % interval.)" if experiment.rows else ""
+    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}.{unit}"
     lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
     lines += tables.rests(scores, experiment)
     if experiment.rows:
-        lines[2] += " (Points of mIoU, mean of the folds, 95 % interval.)"
         lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
     return "\n\n".join(lines)
 

@@ -82,11 +82,7 @@ def _look_up(name: str, data: Path, recipe: Recipe) -> tuple[dict[str, Any], lis
     # The second, in the project's own data folder, is for a copy of VOC or COCO that may not be written.
     mark = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
     noted = {"images": recipe.images} if name == "pascal" else {"version": coco.VERSION} if name == "coco" else {}
-    return noted, [data / name, _home() / "data" / f"{name}-{mark}"]
-
-
-def _home() -> Path:
-    return ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return noted, [data / name, ROOT / "data" / f"{name}-{mark}"]
 
 
 def _ready(places: list[Path], noted: dict[str, Any]) -> Benchmark | None:

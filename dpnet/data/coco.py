@@ -19,13 +19,8 @@ VERSION = 1  # of `paint`: another one is another benchmark
 CLASSES = 80
 FOLDS = tuple(tuple(range(first, CLASSES + 1, 4)) for first in (1, 2, 3, 4))  # interleaved, as FWB cuts them
 PAGE = "cocodataset.org/#download"
-PARTS = {  # as the download page calls them
-    "annotations/instances_train2014.json": "2014 Train/Val annotations [241MB]",
-    "annotations/instances_val2014.json": "2014 Train/Val annotations [241MB]",
-    "train2014": "2014 Train images [83K/13GB]",
-    "val2014": "2014 Val images [41K/6GB]",
-}
-COPY = Copy(("coco", ""), {part: f"comes with '{archive}' of {PAGE}" for part, archive in PARTS.items()})
+ANNOTATIONS = {split: f"annotations/instances_{split}2014.json" for split in SPLITS}
+COPY = Copy(("coco", ""), (*ANNOTATIONS.values(), "train2014", "val2014"))
 Annotation = dict[str, Any]
 
 
@@ -74,9 +69,6 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 key = name.with_suffix("").as_posix()
                 pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
         shapes = [one["segmentation"] for picture in pictures for _, one in picture.objects]
-        corners = (x for shape in shapes for polygon in shape if isinstance(polygon, list) for x in polygon)
-        if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
-            raise ValueError("polygons in fractions of the size, and COCO's are in pixels")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         what = f"no COCO instances file, or corrupt ({reason(error)}): export it again"
         raise DPNetError(f"{file}: {what}") from error
@@ -157,7 +149,7 @@ def prepare(tree: Path, root: Path, recipe: dict[str, Any], workers: int | None 
     """Paint the labels of the user's copy of COCO into `root` and index them; DPNetError if the copy is bad."""
     parts: list[Instances] = []
     for split in SPLITS:
-        file = tree / f"annotations/instances_{split}2014.json"
+        file = tree / ANNOTATIONS[split]
         parts.append(read(file, [tree / f"{split}2014"], root / "labels" / split, split))
         if len(names := parts[-1].names) != CLASSES or names != parts[0].names:
             what = f"has {len(names)} categories, and COCO 2014 has {CLASSES}, the same in train and val"

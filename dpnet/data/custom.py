@@ -60,8 +60,9 @@ def cut_folds(names: Sequence[str], folds: str) -> Folds:
 
 def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     """The classes of each fold with two images for testing; DPNetError if none has, or no two are left to train."""
-    tested = tuple(tuple(c for c in fold if len(whole.images_of(c, "val")) > 1) for fold in whole.folds)
-    short = [fold for i, fold in enumerate(whole.folds) if tested[i] and len(whole.trainable(i, 1)) < 2]
+    two = {s: {c for c in range(1, len(whole.classes) + 1) if len(whole.images_of(c, s)) > 1} for s in SPLITS}
+    tested = tuple(tuple(c for c in fold if c in two["val"]) for fold in whole.folds)
+    short = [fold for fold in whole.folds if two["val"] & {*fold} and len(two["train"] - {*fold}) < 2]
     if short or not any(tested):
         new = ", ".join(whole.classes[c - 1] for fold in short[:1] for c in fold)
         why = f"without {new} two classes need two training images each" if short else "no class has two test images"
@@ -90,11 +91,11 @@ def prepare(own: Own, root: Path, folds: str = "", size: int = SIZE) -> Benchmar
     thin = checks.too_thin(whole, size)
     # Labels that were mirrored have the names, sizes and counts that they had.
     files = index.in_threads(lambda item: (item[0], *map(_digest, item[2:])), items, "reading files")
-    twins = len(files) - len({photograph for _, photograph, *_ in files})
+    twins = len(files) - len({photograph for _, photograph, _ in files})
     absent = ", ".join(name for c, name in enumerate(names, 1) if c not in seen)
     notes += [f"in no label: {absent}"] if absent else []
     notes += [f"{twins} images are there twice: scores are too good where one supports the other"] if twins else []
-    notes += [*checks.conversions(item[2] for item in items), *thin]
+    notes += thin
     content = hashlib.sha256(repr(files).encode()).hexdigest()
     recipe = {"folds": len(novel), "content": content, "size": size, "notes": notes}
     return index.write(replace(whole, tested=tested_classes(whole, thin), recipe=recipe))

@@ -78,7 +78,7 @@ def _absent(parts: Parts) -> Parts:
 def _needed(name: str, tree: Path, sbd: Path, images: str) -> dict[Archive, Parts]:
     """The parts of each archive that a benchmark needs."""
     if name == "coco":
-        inside = ([part for part in coco.PARTS if part.endswith(".json")], ["val2014"], ["train2014"])
+        inside = (coco.ANNOTATIONS.values(), ["val2014"], ["train2014"])
         return {one: {part: tree / part for part in parts} for one, parts in zip(COCO, inside, strict=True)}
     needed: dict[Archive, Parts] = {}
     kinds = ["JPEGImages", "ImageSets/Segmentation"]

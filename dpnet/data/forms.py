@@ -57,7 +57,8 @@ def supports(source: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         few, pairs = Benchmark("supports", root, own.names, (), (), entries), {}
         for c, name in enumerate(own.names, 1):
             if any(c in entry.pixels for entry in entries):  # an export may list classes that are not drawn
-                pairs[name] = [(few.image(e), _binary(few.label(e), c)) for e in entries if c in counting(e)]
+                each = [(few.image(e), few.label(e)) for e in entries if c in counting(e)]
+                pairs[name] = [(image, np.where(ids == VOID, ids, ids == c).astype(np.uint8)) for image, ids in each]
         small = [name for name, of_class in pairs.items() if not of_class]
         if small or not pairs:
             what = f"enough of {small[0]} (2,048 pixels, fewer if it is small)" if small else "a class"
@@ -70,10 +71,6 @@ def photographs(folder: Path) -> dict[str, Path]:
     if not (files := _named(folder, SUFFIXES)):
         raise DPNetError(f"{folder}: no photograph in it: {', '.join(SUFFIXES)}")
     return files
-
-
-def _binary(label: np.ndarray, class_id: int) -> np.ndarray:
-    return np.where(label == VOID, VOID, label == class_id).astype(np.uint8)
 
 
 def of_pngs(
@@ -172,10 +169,7 @@ def _one_palette(item: Item, classes: int, palettes: dict[Any, Any]) -> Item:
 def _ids_of_colours(item: Item, colours: Colours, root: Path) -> Item:
     """The item, with a copy of its label in `root`, in which ids stand for colours."""
     name, split, photograph, label = item
-    image = images.opened(label)
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (VOID, VOID):
-        raise DPNetError(f"{label}: has transparent pixels: save it without")
-    pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(images.opened(label).convert("RGB"))
     ids = np.full(pixels.shape[:2], -1, np.int16)
     for colour, value in colours.items():
         ids[(pixels == colour).all(2)] = value

@@ -85,11 +85,6 @@ class Benchmark:
         """Ascending positions in `entries` of the images that show enough of a class, of "train" or "val"."""
         return list(self._images.get((class_id, split), ()))
 
-    def trainable(self, fold: int, shots: int) -> tuple[int, ...]:
-        """The classes that are not novel in a fold and have at least `shots` + 1 images in "train"."""
-        ids = (c for c in range(1, len(self.classes) + 1) if c not in self.folds[fold])
-        return tuple(c for c in ids if len(self.images_of(c, "train")) > shots)
-
     def need_size(self, size: int) -> None:
         """DPNetError where own images were prepared for a larger network: objects that are gone here would count."""
         prepared = self.recipe.get("size", 0) if self.name == "folder" else 0
@@ -203,7 +198,7 @@ class Copy(NamedTuple):
     """How a user's own copy of VOC or COCO lies in the data folder."""
 
     places: tuple[str, ...]  # where it may be, the usual one first
-    parts: dict[str, str]  # what it consists of, and where each comes from
+    parts: tuple[str, ...]  # what it consists of
 
     def find(self, data: Path) -> Path | None:
         """The first place with a part of it."""
@@ -212,14 +207,13 @@ class Copy(NamedTuple):
 
     def need(self, data: Path, name: str) -> Path:
         """The place that has all parts; DPNetError if there is none."""
-        fetch = f"or let `dpnet prepare {name} --root {data}` fetch what is absent"
+        fetch = f"let `dpnet prepare {name} --root {data}` fetch what is absent"
         if (tree := self.find(data)) is None:
             why = "no part of it there, or it may not be read" if data.is_dir() else "no such folder"
             parts = f"{self.places[0]}/{{{', '.join(self.parts)}}}"
-            raise DPNetError(f"{data}: {why}: give the folder that holds {parts} with {WHERE}, {fetch}")
-        for part, origin in self.parts.items():
-            if not (tree / part).exists():
-                raise DPNetError(f"{tree / part}: missing: it {origin}: complete it, {fetch}")
+            raise DPNetError(f"{data}: {why}: give the folder that holds {parts} with {WHERE}, or {fetch}")
+        if missing := [part for part in self.parts if not (tree / part).exists()]:
+            raise DPNetError(f"{tree / missing[0]}: missing: {fetch}")
         return tree
 
 
@@ -252,10 +246,8 @@ def read(root: Path) -> Benchmark:
     file, again = Path(root) / INDEX, "delete it and prepare the benchmark again"
     try:
         index = json.loads(file.read_text("utf-8"))
-        if index["version"] != VERSION:
-            raise DPNetError(f"{file}: has version {index['version']}, not {VERSION}: {again}")
-        if index["digest"] != _digest(index):
-            raise ValueError("its content does not match its digest")
+        if (index["version"], index["digest"]) != (VERSION, _digest(index)):
+            raise ValueError(f"its content does not match its digest, or it is not of version {VERSION}")
         for e in index["entries"]:
             e["pixels"] = {int(c): e["pixels"][c] for c in sorted(e["pixels"], key=int)}
             e |= {"size": tuple(e["size"]), "thin": tuple(e.get("thin", ()))}
@@ -269,11 +261,11 @@ def read(root: Path) -> Benchmark:
         raise DPNetError(f"{file}: corrupt ({images.reason(error)}): {again}") from error
 
 
-def png(mask: np.ndarray) -> bytes:
+def png(mask: np.ndarray, **more: Any) -> bytes:
     """The palette PNG of a label (uint8 [H, W]), in VOC's colours."""
     coloured = Image.fromarray(mask)
     coloured.putpalette(images.voc_colours())
-    return images.png(coloured)
+    return images.png(coloured, **more)
 
 
 def in_processes(
@@ -296,8 +288,7 @@ def end_with_parent() -> None:
     """In a worker: or it waits for ever for the next task of a parent that was killed."""
 
     def wait() -> None:
-        parent = parent_process()
-        if parent is not None:
+        if parent := parent_process():
             parent.join()
             os._exit(1)
 

@@ -14,26 +14,19 @@ CLASSES = (
 FOLDS = split_folds(len(CLASSES))
 LISTS = {"pfenet": ("train.txt", "train_noval.txt"), "canet": ("train_aug.txt",)}
 PART = Path(__file__).with_name("pascal_part.txt")  # lines of a split, a year, and numbers: train 2007 32 39 …
-PARTS = {
-    "JPEGImages": "holds the photographs of VOC 2012 (VOCtrainval_11-May-2012.tar)",
-    "SegmentationClassAug": "holds the masks of VOC and SBD as PNGs (0, 1…20, 255); VOC alone has a part",
-    "ImageSets/Segmentation": "holds the lists of VOC 2012 (VOCtrainval_11-May-2012.tar)",
-}
+PARTS = ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation")
 COPY = Copy(("VOCdevkit/VOC2012", "VOC2012", ""), PARTS)
-LIST_ORIGIN = {  # the others come with VOC 2012
-    "train_noval.txt": "SBD's, without VOC val; torchvision's SBDataset(image_set='train_noval') fetches it",
-    "train_aug.txt": "VOC train and SBD without VOC val; it is handed out with SegmentationClassAug",
-}
 
 
-def ids(path: Path, images: str = "pfenet") -> list[str]:
+def ids(path: Path) -> list[str]:
     """The ids of a list of images; DPNetError if it is missing or empty."""
     lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
     # "2007_000032" in VOC's own lists, "/JPEGImages/2007_000032.jpg /Segm…" in those of other projects
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        origin = LIST_ORIGIN.get(path.name, "it comes with VOC 2012")
-        raise DPNetError(f"{path}: missing, or names no image; images={images!r} needs it: {origin}")
+        how = "remove it if it is empty, and let `dpnet prepare` make or fetch it"
+        origin = how if path.name in ("train_noval.txt", "train_aug.txt") else "it comes with VOC 2012, and with SBD"
+        raise DPNetError(f"{path}: missing, or names no image: {origin}")
     return names
 
 
@@ -44,8 +37,8 @@ def items(voc: Path, name: str, images: str) -> list[Item]:
         splits = {f"{year}_{int(n):06}": split for split, year, *numbers in lines for n in numbers}
     else:
         lists = voc / "ImageSets" / "Segmentation"
-        train = {key: "train" for file in LISTS[images] for key in ids(lists / file, images)}
-        val = dict.fromkeys(ids(lists / "val.txt", images), "val")
+        train = {key: "train" for file in LISTS[images] for key in ids(lists / file)}
+        val = dict.fromkeys(ids(lists / "val.txt"), "val")
         if both := sorted(train.keys() & val):
             raise DPNetError(f"{voc}: {both[0]} is in val.txt and in {' or '.join(LISTS[images])}: mend the lists")
         splits = train | val
@@ -88,7 +81,6 @@ def _make(pair: tuple[Path, Path]) -> None:
     try:
         content = file.read_bytes() if file.suffix == ".png" else png(loadmat(file)["GTcls"][0]["Segmentation"][0])
     except Exception as error:  # whatever scipy raises for a broken file
-        raise DPNetError(
-            f"{file}: no mask can be read from it ({reason(error)}): replace it by an intact copy"
-        ) from error
+        what = f"no mask can be read from it ({reason(error)})"
+        raise DPNetError(f"{file}: {what}: replace it by an intact copy") from error
     io.write(target, content, WHERE)

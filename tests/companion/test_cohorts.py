@@ -15,7 +15,7 @@ from PIL import Image
 
 from dpnet import backbones, io, train
 from dpnet import data as benchmarks
-from dpnet.companion import experiments, presets, runner
+from dpnet.companion import experiments, notebooks, presets, runner
 from dpnet.companion.store import COUNTS
 from dpnet.config import Evaluation
 from dpnet.data.index import Benchmark
@@ -53,14 +53,9 @@ def own_images(folder: Path, size: int, root: Path) -> Benchmark:
     return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root, size=65)
 
 
-def complete(cohort: runner.Cohort, data: Benchmark) -> bool:
-    """Whether all is scored, and the baselines are of that data."""
-    missing = [cohort.store.missing(b, b.measured, data.digest[:16]) for b in cohort.baselines]
-    return not cohort.pending() and not any(missing)
-
-
 def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed training and an unscored head of other data are named; baselines are measured anew."""
+    monkeypatch.setattr(notebooks, "installed", lambda: False)
     at = Places(tmp_path / "data", tmp_path / "results", "cpu")
     cohort = runner.Cohort("table3", presets.resolve("folder", "tiny"), 0, 0, at.results, only="base")
     (one,), store = cohort.runs, cohort.store
@@ -81,15 +76,15 @@ def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeyp
     refused()
     first = own_images(tmp_path / "A", 16, at.data)
     runner.run_cohort(cohort, at)  # it goes on where it belongs
-    assert complete(cohort, first)
+    assert cohort.complete(first.digest[:16])
     for name in ("metrics.json", COUNTS):
         (folder / name).unlink()
     other = own_images(tmp_path / "B", 24, at.data)
     refused()
     shutil.rmtree(folder)
     runner.run_cohort(cohort, at)
-    assert complete(cohort, other)
-    assert not complete(cohort, first)
+    assert cohort.complete(other.digest[:16])
+    assert not cohort.complete(first.digest[:16])
     for record in (one, *cohort.baselines):
         evaluations = store.metrics(record)["evaluations"]
         assert {about["data"] for about in evaluations.values()} == {other.digest[:16]}

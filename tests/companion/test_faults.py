@@ -345,8 +345,9 @@ def test_an_existing_scheduler_and_one_that_does_not_answer(tmp_path: Path) -> N
         distributed.LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as there,
     ):
         assert spread(lambda _: "done", {"one": 1}, 1, tmp_path, there.scheduler_address) == {"one": "done"}
-    with pytest.raises(io.DPNetError, match=r"CLUSTER=tcp://127\.0\.0\.1:9: "):
-        spread(print, {"one": 2}, 1, tmp_path, "tcp://127.0.0.1:9")
+    for where in ("tcp://127.0.0.1:9", "slrum"):
+        with pytest.raises(io.DPNetError, match=f"CLUSTER={where}: "):
+            spread(print, {"one": 2}, 1, tmp_path, where)
 
 
 # ---- the lock

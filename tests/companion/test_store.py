@@ -9,17 +9,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from invented import BENCHMARK, TINY
 
 from dpnet.companion import presets
 from dpnet.companion.store import COUNTS, Store
 from dpnet.config import Evaluation, Variant, fingerprint
-from dpnet.data.index import Benchmark, Entry
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError, write
 
-RUN = presets.resolve("shapes", "tiny").run(Variant(), 0, 0)
-ENTRIES = tuple(Entry(f"image{n}", "val", "", "", (4, 4), {1: 8}) for n in range(3))
-BENCHMARK = Benchmark("shapes", Path(), ("a", "b"), ((1,), (2,)), ((1,), (2,)), ENTRIES, "0123456789abcdef" * 4)
+RUN = TINY.run(Variant(), 0, 0)
 EPISODES = [Episode(1, 0, (1,)), Episode(1, 1, (2,)), Episode(2, 2, (0,))]
 TABLE = np.arange(18).reshape(3, 2, 3)
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny import RECIPE
 
 import dpnet
-from dpnet import cli, evaluate, export, heads, predict, train
+from dpnet import cli, evaluate, heads, predict, train
 from dpnet import data as benchmarks
 from dpnet.companion import examples, presets
 from dpnet.companion.store import Store
@@ -155,7 +155,7 @@ def test_the_command_line_writes_mask_overlay_and_probability(
 def test_an_export_overwrites_nothing_else(folder: Path, tmp_path: Path) -> None:
     for out, beta, message in (("photo.jpg", 0.2, "name it photo.pt2"), ("a.pt2", 2, "beta=2: must lie between")):
         with pytest.raises(DPNetError, match=message):
-            export.export(folder, tmp_path / out, beta=beta)
+            predict.export(folder, tmp_path / out, beta=beta)
     assert not [*tmp_path.iterdir()]
 
 
