@@ -34,7 +34,10 @@ def load(checkpoint: str | Path | None = None) -> Trained:
     try:
         t = about["training"]
         how = {"width": t["width"], "dilations": tuple(t["dilations"]), "dropout": t["dropout"]}
-        model, size = DPNet(t["backbone"], **how, **about["variant"]), about.get("size", t["size"])
+        size = about.get("size", t["size"])
+        if not all(type(number) is int and number > 0 for number in (size, how["width"], *how["dilations"])):
+            raise ValueError("its size, width and dilations are not whole numbers from 1")
+        model = DPNet(t["backbone"], **how, **about["variant"])
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"

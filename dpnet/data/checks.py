@@ -1,5 +1,7 @@
-"""What `dpnet check` shows of a prepared benchmark: counts, what is too thin, a contact sheet."""
+"""What `dpnet check` shows of a prepared benchmark: counts, what was converted, what is too thin, a contact sheet."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dpnet.config import VOID
 from dpnet.data import images
-from dpnet.data.index import INDEX, SPLITS, Benchmark, complain, scan
+from dpnet.data.index import INDEX, SPLITS, Benchmark, complain, scan, vanishing
 
 MARK = (255, 140, 0)  # colour of the overlay
 KNOWN = Path(__file__).with_name("known.csv")
+SIZES = (161, 241, 321, 473, 641, 961)  # of the network's square, to choose from where objects are too thin
 ENOUGH = 4  # images of a class: two to train on, and two to test
 
 
@@ -33,13 +36,14 @@ def check(benchmark: Benchmark) -> pandas.DataFrame:
 
 def known(benchmark: Benchmark) -> pandas.DataFrame:
     """What is known of a benchmark beside what is here: list, here, known, deviates (here - known) and source."""
-    here: dict[str, int] = {}
+    here: Counter[str] = Counter()
     for split in SPLITS:
         images_of = {c: benchmark.images_of(c, split) for c in range(1, len(benchmark.classes) + 1)}
         here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
         here[f"{split}: images that show enough of a class"] = len(set().union(*images_of.values()))
         here |= {f"{split}: fold {i}": sum(len(images_of[c]) for c in f) for i, f in enumerate(benchmark.folds)}
-        here |= {f"{split}: {name}": len(images_of[c]) for c, name in enumerate(benchmark.classes, 1)}
+        for c, name in enumerate(benchmark.classes, 1):
+            here.update({f"{split}: {name}": len(images_of[c]), name: len(images_of[c])})
     table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
     of_this = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
     table = table[of_this].reset_index(drop=True)
@@ -48,15 +52,37 @@ def known(benchmark: Benchmark) -> pandas.DataFrame:
     return table[["list", "here", "known", "deviates", "source"]]
 
 
+def conversions(photographs: Iterable[Path]) -> list[str]:
+    """What `images.photograph` changes in some photographs, one line for each kind, with the number of them."""
+    counts: Counter[str] = Counter()
+    for file in photographs:
+        with Image.open(file) as image:
+            tile = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
+            kinds = {
+                "turned upright, as their EXIF notes say": image.getexif().get(0x0112, 1) in range(2, 9),
+                "with more than 8 bits: scaled to 8 by the range that they use": image.mode.startswith("I"),
+                "in colour with 16 bits: the upper 8 are used": "16" in tile and not image.mode.startswith("I"),
+                "with transparent parts: shown on white": image.has_transparency_data,
+                "of several pages: the first is used": getattr(image, "n_frames", 1) > 1,
+                f"in {image.mode}: converted to RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
+            }
+            counts.update(kind for kind, is_so in kinds.items() if is_so)
+    return [f"photographs {what}: {number}" for what, number in sorted(counts.items())]
+
+
 def too_thin(benchmark: Benchmark, size: int) -> list[str]:
     """A line for each class without a pixel left in some images at the network's size; the worst cases first."""
     scarce, lines = [], []
     for c, name in enumerate(benchmark.classes, 1):
-        lost = sum(c in entry.thin for entry in benchmark.entries)
+        lost = [benchmark.label(entry) for entry in benchmark.entries if c in entry.thin]
         left = sum(len(benchmark.images_of(c, split)) for split in SPLITS)
-        line = f"{name}: {lost} of {lost + left} images have no pixel of it left at {size} x {size}: not used"
-        if left < ENOUGH <= lost + left:
-            scarce.append(f"{line}; too few are left: cut the images to the objects, or take a larger --preset")
+        every = len(lost) + left
+        line = f"{name}: {len(lost)} of {every} images have no pixel of it left at {size} x {size}: not used"
+        if left < ENOUGH <= every:
+            regained = {s: sum(c not in vanishing(label, s) for label in lost) for s in SIZES if s > size}
+            sides = [s for s, number in regained.items() if left + number >= ENOUGH]
+            way = f"a network of {sides[0]} x {sides[0]} would do" if sides else "cut the images to the objects"
+            scarce.append(f"{line}; too few are left: {way}")
         elif lost:
             lines.append(line)
     return scarce + lines

@@ -69,6 +69,9 @@ def read(file: Path, folders: Sequence[Path], labels: Path, split: str) -> Insta
                 key = name.with_suffix("").as_posix()
                 pictures.append(Picture(key, split, file, photo or name, labels / f"{key}.png", size, objects))
         shapes = [one["segmentation"] for picture in pictures for _, one in picture.objects]
+        corners = (x for shape in shapes for polygon in shape if isinstance(polygon, list) for x in polygon)
+        if next(corners, 2) <= 1 and not any(x > 1 for x in corners):
+            raise ValueError("polygons in fractions of the size, and COCO's are in pixels")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         what = f"no COCO instances file, or corrupt ({reason(error)}): export it again"
         raise DPNetError(f"{file}: {what}") from error

@@ -95,7 +95,7 @@ def prepare(own: Own, root: Path, folds: str = "", size: int = SIZE) -> Benchmar
     absent = ", ".join(name for c, name in enumerate(names, 1) if c not in seen)
     notes += [f"in no label: {absent}"] if absent else []
     notes += [f"{twins} images are there twice: scores are too good where one supports the other"] if twins else []
-    notes += thin
+    notes += [*checks.conversions(item[2] for item in items), *thin]
     content = hashlib.sha256(repr(files).encode()).hexdigest()
     recipe = {"folds": len(novel), "content": content, "size": size, "notes": notes}
     return index.write(replace(whole, tested=tested_classes(whole, thin), recipe=recipe))

@@ -169,7 +169,10 @@ def _one_palette(item: Item, classes: int, palettes: dict[Any, Any]) -> Item:
 def _ids_of_colours(item: Item, colours: Colours, root: Path) -> Item:
     """The item, with a copy of its label in `root`, in which ids stand for colours."""
     name, split, photograph, label = item
-    pixels = np.asarray(images.opened(label).convert("RGB"))
+    image = images.opened(label)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (VOID, VOID):
+        raise DPNetError(f"{label}: has transparent pixels: save it without")
+    pixels = np.asarray(image.convert("RGB"))
     ids = np.full(pixels.shape[:2], -1, np.int16)
     for colour, value in colours.items():
         ids[(pixels == colour).all(2)] = value

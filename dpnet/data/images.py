@@ -34,7 +34,7 @@ def photograph(source: Source, name: str = "image") -> Image.Image:
     """
     image, name = opened(source, name), str(source) if isinstance(source, str | Path) else name
     if image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        image = Image.fromarray(_eight_bits(np.asarray(image), name))
     elif image.mode == "F" and isinstance(source, str | Path | Image.Image):
         raise DPNetError(f"{name}: has floating-point numbers: save it with 8 or 16 bits")
     elif image.mode == "F":  # an array's go from 0 to 1
@@ -153,13 +153,15 @@ def _from_array(source: Any, name: str) -> Image.Image:
         raise DPNetError(f"{name}: {values}: give whole numbers from 0 to 255, or floats from 0 to 1")
     if array.ndim == 2 and (fractions or high > VOID):
         return Image.fromarray(array.astype(np.float32 if fractions else np.int32))
-    return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array))
+    return Image.fromarray((array * VOID).round().astype(np.uint8) if fractions else _eight_bits(array, name))
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     """Whole numbers scaled by the bits that they use: 0…255 stay, 12 bits become 8."""
-    bits = max(8, int(values.max()).bit_length())
-    return (values.astype(np.int64).clip(0) * VOID // (2**bits - 1)).astype(np.uint8)
+    high = int(values.max())
+    if values.min() < 0 or high > 65535:
+        raise DPNetError(f"{name}: values from {values.min()} to {high}: save it with 8 or 16 bits")
+    return (values.astype(np.int64) * VOID // (2 ** max(8, high.bit_length()) - 1)).astype(np.uint8)
 
 
 def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
@@ -180,6 +182,8 @@ def _numbers(image: Image.Image, name: str, soft: bool) -> np.ndarray:
 
 def _foreground(values: np.ndarray, name: str, soft: bool, jpeg: bool) -> np.ndarray:
     full = 1 if values.dtype.kind in "bf" else VOID if values.max() <= VOID else 65535
+    if values.dtype.kind == "f" and not 0 <= values.min() <= values.max() <= 1:
+        raise DPNetError(f"{name}: has floating-point numbers other than 0 to 1: {GREY}")
     levels = set(np.unique(values).tolist())
     if levels <= {0, 1}:
         return values.astype(np.uint8)

@@ -24,11 +24,12 @@ from samples import (
     photo,
     runs,
     save,
+    save_noted,
 )
 from scipy.ndimage import binary_erosion
 
 from dpnet import cli
-from dpnet.data import checks, custom, forms, load, prepare
+from dpnet.data import checks, custom, forms, images, load, prepare
 from dpnet.data.custom import cut_folds, divide, prepare_folder
 from dpnet.data.forms import of_coco, of_voc, read_label_map
 from dpnet.data.index import Entry, png
@@ -187,6 +188,36 @@ def test_folds_as_they_are_given(own):
 # --- files
 
 
+def test_images_of_any_kind_are_what_a_viewer_shows_and_changes_are_said_once(own):
+    """A camera that lies saves what it sees, and a note; annotation tools show it upright."""
+    opaque = np.where(np.arange(SIZE[1]) < 9, 0, 255) * np.ones(SIZE, int)
+    for i in range(12):
+        (own / f"images/a{i}.jpg").unlink()
+        kind = ("I;16", "LA", "RGBA", "CMYK", "L", "P")[i % 6]
+        if kind == "I;16":
+            save(photo(i)[..., 0].astype(np.uint16) * 16, own / f"images/a{i}.PNG")
+        else:
+            file = own / f"images/a{i}.{'tif' if kind == 'CMYK' else 'png'}"
+            clear = Image.fromarray(np.dstack([photo(i), opaque]).astype(np.uint8))
+            clear.convert("RGBA" if "A" in kind else "RGB").convert(kind).save(file)
+    save_noted(photo(4)[::-1, ::-1], own / "images/a4.png", 3)
+    save_noted(np.rot90(photo(5)), own / "images/a5.png", 6)
+    benchmark = prepared(own)
+    for entry in benchmark.entries:
+        assert np.array_equal(benchmark.image(entry), np.asarray(images.photograph(benchmark.path(entry.image))))
+    seen = {entry.id: benchmark.image(entry) for entry in benchmark.entries}
+    assert np.array_equal(seen["a0"][..., 0], photo(0)[..., 0].astype(int) * 16 * 255 // 4095)
+    assert np.array_equal(seen["a4"], photo(4))
+    assert np.array_equal(seen["a5"], photo(5))
+    assert benchmark.recipe["notes"] == [
+        "photographs in CMYK: converted to RGB: 2",
+        "photographs turned upright, as their EXIF notes say: 2",
+        "photographs with more than 8 bits: scaled to 8 by the range that they use: 2",
+        "photographs with transparent parts: shown on white: 4",
+    ]
+    is_as_drawn(benchmark)
+
+
 def test_names_of_every_kind(own):
     for i, name in enumerate(("Müller a0", "IMG (1) a1", "x.y.a2")):
         (own / f"images/a{i}.jpg").rename(own / f"images/{name}.JPG")
@@ -330,15 +361,18 @@ def test_pairs_without_a_pixel_left_are_counted_and_never_used(own):
     assert not any(entry.thin for entry in prepared(plain, size=65).entries)
 
 
-def test_where_too_few_are_left_it_is_said(own):
+def test_where_too_few_are_left_a_size_that_would_do_is_said(own):
     wires(own, 6)
     for i in range(12):  # the others have no spoon
         save(np.where(drawn(i) == 4, 0, drawn(i)).astype(np.uint8), own / f"labels/a{i}.png")
     for i in range(4, 16):
         save(np.zeros((400, 800), np.uint8), own / f"labels/b{i:02d}.png")
-    fails("without cup, fork two classes", "too few are left: cut", call=lambda: prepared(own, size=41))
+    fails("without cup, fork two classes", "too few are left: a network of", call=lambda: prepared(own, size=41))
     notes = prepared(own, size=41, folds="spoon;cup").recipe["notes"]
-    assert any(re.match(r"spoon: \d of 4 images .* 41 x 41: not used; too few are left: cut", one) for one in notes)
+    (note,) = [note for note in notes if note.startswith("spoon: ")]
+    assert re.fullmatch(
+        r"spoon: \d of 4 images .* 41 x 41: not used; too few are left: a network of \d+ x \d+ .*", note
+    )
 
 
 # --- the verbs
@@ -358,6 +392,7 @@ def test_own_images_are_prepared_for_the_size_of_a_preset(own, tmp_path, capsys,
     code, out, _ = run(capsys, "check", "folder", "--root", "data", "--preset", "tiny")
     assert code == 0
     assert "void: 2.5% of all pixels, in 12 of 12 labels" in out
+    assert "counted at 241 x 241: for --preset tiny, 65 x 65, prepare it again" in out
     fold = ["--benchmark", "folder", "--preset", "tiny", "--data", "data", "--results", "results"]
     code, _, err = run(capsys, "train", "table3", "--variant", "base", *fold)
     assert code == 1
@@ -375,11 +410,12 @@ def test_who_is_not_tested_and_why(own, tmp_path, capsys):
 
 
 def test_what_is_for_a_folder_is_for_no_other_benchmark(tmp_path, capsys):
-    for benchmark in ("shapes", "pascal", "coco"):
+    ways = {"shapes": "are rendered", "pascal": "holds VOCdevkit with --root", "coco": "holds coco with --root"}
+    for benchmark, way in ways.items():
         for option in ("--voc", "--coco", "--coco-val", "--images", "--labels", "--classes", "--folds"):
             code, _, err = run(capsys, "prepare", benchmark, option, "2", "--root", tmp_path)
             assert code == 1
-            assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*--root", err)
+            assert re.search(rf"{option} is for benchmark folder, not for {benchmark}: .*{way}\n", err)
     assert not list(tmp_path.iterdir())
 
 

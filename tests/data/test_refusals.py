@@ -1,6 +1,7 @@
 """Bad input, files and arrays: one line each, exit code 1, and no index, or the old one."""
 
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -185,7 +186,11 @@ COCO = {
     "a list": (lambda file: file.write_text("[]"), "no COCO instances file"),
     "no images": (lambda file: file.write_text('{"annotations": [], "categories": []}'), "no image with objects"),
     "flat list": (annotation(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 0: a segmentation is a list of polygons"),
-    "no numbers": (annotation(segmentation=[[None] * 6]), "cannot be painted (TypeError"),
+    "no numbers": (annotation(segmentation=[[None] * 6]), "corrupt (TypeError"),
+    "fractions": (
+        lambda file: file.write_text(re.sub(r'\{"counts.*?\}', "[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]", file.read_text())),
+        "polygons in fractions of the size",
+    ),
     "leads elsewhere": (text("a3.jpg", "../coco/a3.jpg"), "../coco/a3.jpg: name photographs as they lie"),
     "far outside": (annotation(segmentation=[[1e9, 2, 3, 1e9, 5, 5]]), "far outside"),
     "another image's": (annotation(segmentation={"counts": [2000], "size": [50, 40]}), "run lengths of another size"),
@@ -240,6 +245,7 @@ MORE = {
     "half of it": (["--labels", "own/labels"], "more is needed"),
     "two forms": (["--voc", "own", "--coco", "own"], "--voc and --coco are given"),
     "no VOC": (["--voc", "own"], "holds images, labels, names.txt; expected JPEGImages"),
+    "images alone": (["--voc", "own/images"], "a3.jpg, a4.jpg, a5.jpg; expected JPEGImages"),
     "no JSON": (["--coco", "own/no.json"], "own/no.json: no COCO instances file"),
     "too many folds": ([*FORM_A, "--folds", "9"], "2 to 4"),
     "folds of nobody": ([*FORM_A, "--folds", "cup,pot;fork"], "folds='cup,pot;fork'"),
