@@ -95,9 +95,13 @@ def check(options: argparse.Namespace) -> None:
     from dpnet.data import checks, images
 
     setting = presets.resolve(options.benchmark, options.preset)
-    benchmark = data.load(options.benchmark, _places(options).data, setting.recipe)
+    benchmark, wanted = data.load(options.benchmark, _places(options).data, setting.recipe), setting.training.size
     print(data.check(benchmark).to_string())
     print(checks.void(benchmark), *benchmark.recipe.get("notes", ()), sep="\n")
+    size = benchmark.recipe.get("size", wanted)
+    if options.benchmark == "folder" and size != wanted:
+        again = f"for --preset {options.preset}, {wanted} x {wanted}, prepare it again"
+        print(f"objects that are too thin were counted at {size} x {size}: {again}")
     known = data.known(benchmark)
     if len(known):
         print(f"\n{known.to_string(index=False)}\n\n{(known.deviates != 0).sum()} of {len(known)} counts deviate")

@@ -478,7 +478,9 @@ def episode_table(benchmark: Benchmark, chosen: Sequence[Episode]) -> Outlined:
         rows[1][f"{name}: no wrong support"] = (np.ones((1, 1, 3)), None)
         if episode.wrong_supports:
             _, wrong = rows[1].popitem(), benchmark.classes[episode.wrong_class - 1]
-            rows[1][f"{name}: wrong support ({wrong})"] = _outlined(benchmark, episode.wrong_supports[0], episode.wrong_class)
+            rows[1][f"{name}: wrong support ({wrong})"] = _outlined(
+                benchmark, episode.wrong_supports[0], episode.wrong_class
+            )
         rows[2][f"{name}: query"] = (benchmark.image(entry), None)
         rows[3][f"{name}: target"] = (TARGET_COLOURS[np.where(label == VOID, 2, label == episode.class_id)], None)
     return {title: pictures for row_ in rows for title, pictures in row_.items()}

@@ -88,8 +88,8 @@ def _ablation(scores: Scores) -> str:
     untrained = below.set_index("yardstick").miou
     last = (
         f"All three over none: {whole}; in the paper {papers_whole}. Trainings: {tables.trainings(scores, TABLE_3)}. "
-        f"Without training a prototype of frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, and "
-        f"marking every object of the query, whatever its class, {untrained[results.BASELINES['objects']]:.1f}."
+        f"Without training a prototype of frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, "
+        f"and marking every object of the query, whatever its class, {untrained[results.BASELINES['objects']]:.1f}."
     )
     return f"\n{tables.markdown(short)}\n\n{last}\n"
 

@@ -27,6 +27,7 @@ PANDAS = {"display.width": 250, "display.max_columns": 20, "display.max_rows": 2
 CHURN = ["metadata.papermill", "metadata.language_info", "metadata.widgets"]
 CHURN += ["cell.metadata.papermill", "cell.metadata.execution", "cell.metadata.jupyter"]
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a control's random id: an error message without its kernel
+DRAWS = re.compile(r"^( *)(?:_|figure) = (?:figures|drawing)\.", re.MULTILINE)  # a picture below its cell
 KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=50"]
 INLINE = "module://matplotlib_inline.backend_inline"
 
@@ -109,12 +110,15 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
     how |= {"execution_timeout": None if name == "train" else PATIENCE, "stderr_file": sys.stderr}
     try:
         papermill.execute_notebook(template(name), aside, dict(parameters), **how)
+        problem = _undrawn(nbformat.read(aside, 4))
     except papermill.PapermillExecutionError as error:
         if error.ename == "DPNetError":
             raise DPNetError(error.evalue) from None
+        problem = f"failed with {error.ename}: {error.evalue}"
+    if problem:
         failed = output.with_suffix(".failed.ipynb")
         write(failed, aside.read_bytes())
-        raise DPNetError(f"{failed}: failed with {error.ename}: {error.evalue}") from None
+        raise DPNetError(f"{failed}: {problem}")
     notebook = strip_output(nbformat.read(aside, 4), True, True, False, CHURN)
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
         for shows in cell.outputs:
@@ -124,6 +128,18 @@ def _executed(name: str, output: Path, parameters: Mapping[str, Any], aside: Pat
         cell.outputs = [shows for shows in cell.outputs if shows.get("text") != ""]
     notebook.metadata["dpnet"] = {"source": source(name, output)}
     return (nbformat.writes(notebook) + "\n").encode()
+
+
+def _undrawn(notebook: Any) -> str:
+    """What is wrong where a cell draws and no picture is below it; "" if nothing is."""
+    for cell in notebook.cells:
+        data = [output.get("data", {}) for output in cell.get("outputs", [])]
+        drawing, images = DRAWS.search(cell.source), [kind for of in data for kind in of if "image/" in kind]
+        # Where it draws on a condition there may be nothing to draw, and then nothing is displayed.
+        empty = all("Empty DataFrame" in of.get("text/plain", "") for of in data)
+        if drawing and not images and not (drawing[1] and empty):
+            return f"no picture below the cell with `{drawing[0].strip()}`"
+    return ""
 
 
 def execute_stale(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:

@@ -53,11 +53,6 @@ def test_executed_notebooks_are_whole_clean_small_and_their_templates(path: Path
     template = nbformat.read(notebooks.template(name), 4)
     sources = [c.source for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     assert sources == [c.source for c in template.cells]
-    for cell in code:  # a picture is below its cell, but on a condition there may be nothing to draw
-        if drawing := re.search(r"^( *)(?:_|figure) = (?:figures|drawing)\.", cell.source, re.MULTILINE):
-            shows = [o.get("data", {}) for o in cell.outputs]
-            nothing = all("Empty DataFrame" in data.get("text/plain", "") for data in shows)
-            assert any("image/" in kind for data in shows for kind in data) or (drawing[1] and nothing)
     assert notebooks.current(name, path), "stale: run its make target again"
 
 
@@ -142,6 +137,39 @@ def test_a_notebook_has_its_own_style_and_backend_in_any_kernel(
     theirs = "import matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['text.usetex'] = True"
     (picture,) = execute(tmp_path, monkeypatch, theirs, START, DRAW)
     assert "image/png" in picture.data
+
+
+def test_a_picture_that_is_not_there_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DPNetError, match=r"made\.failed\.ipynb: no picture below the cell with `_ = figures\.`"):
+        execute(tmp_path, monkeypatch, START, "figures.plt.switch_backend('Agg')", DRAW)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["made.failed.ipynb"]
+
+
+TEXT, IMAGE, EMPTY = ({"data": {kind: text}} for kind, text in (
+    ("text/plain", "0"), ("image/png", ""), ("text/plain", "Empty DataFrame\nColumns: []")
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "outputs", "missing"),
+    [
+        ("_ = figures.of_target(scores)", [], True),
+        ("x = 1\nfigure = drawing.bars(x)", [TEXT], True),
+        ("_ = figures.of_target(scores)", [TEXT, IMAGE], False),
+        ("if runs:\n    _ = figures.loss_curves(runs)\nlast", [TEXT], True),
+        ("if runs:\n    _ = figures.loss_curves(runs)\nlast", [EMPTY], False),
+        ("if compared:\n    _ = figures.compared(scores)", [], False),
+        ("print(figures.COLOURS)", [TEXT], False),
+    ],
+)
+def test_which_cells_need_a_picture(source: str, outputs: list[dict[str, object]], missing: bool) -> None:
+    cell = nbformat.from_dict({"source": source, "outputs": outputs})
+    assert bool(notebooks._undrawn(nbformat.from_dict({"cells": [cell]}))) is missing
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_executed_notebooks_have_their_pictures(path: Path) -> None:
+    assert notebooks._undrawn(nbformat.read(path, 4)) == ""
 
 
 def test_a_parameter_cannot_inject_code() -> None:
