@@ -33,8 +33,11 @@ def load(checkpoint: str | Path | None = None) -> Trained:
         raise DPNetError(f"{file.parent}: no {CHECKPOINT} in it: published results come without: {way}")
     try:
         t = about["training"]
-        how = {"width": t["width"], "dilations": tuple(t["dilations"]), "dropout": t["dropout"]}
-        model, size = DPNet(t["backbone"], **how, **about["variant"]), about.get("size", t["size"])
+        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
+        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
+            raise ValueError("its size, width and dilations are not whole numbers from 1")
+        how = {"width": width, "dilations": dilations, "dropout": t["dropout"]}
+        model = DPNet(t["backbone"], **how, **about["variant"])
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
