@@ -33,10 +33,10 @@ def load(checkpoint: str | Path | None = None) -> Trained:
         raise DPNetError(f"{file.parent}: no {CHECKPOINT} in it: published results come without: {way}")
     try:
         t = about["training"]
-        how = {"width": t["width"], "dilations": tuple(t["dilations"]), "dropout": t["dropout"]}
-        size = about.get("size", t["size"])
-        if not all(type(number) is int and number > 0 for number in (size, how["width"], *how["dilations"])):
+        size, width, dilations = about.get("size", t["size"]), t["width"], tuple(t["dilations"])
+        if not all(type(number) is int and number > 0 for number in (size, width, *dilations)):
             raise ValueError("its size, width and dilations are not whole numbers from 1")
+        how = {"width": width, "dilations": dilations, "dropout": t["dropout"]}
         model = DPNet(t["backbone"], **how, **about["variant"])
         model.head.load_state_dict(load_checkpoint(file.parent, file.name))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last: of other shapes
