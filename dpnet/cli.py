@@ -29,6 +29,7 @@ def whole(least: int, most: int, text: str) -> int:
 
 
 SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
+FIRST = "First: dpnet reproduce table3. `dpnet VERB --help` lists the options of a verb."
 BENCHMARKS = "shapes, pascal, pascal-part, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
@@ -37,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "benchmark": {"help": BENCHMARKS},
     "--benchmark": {"default": "shapes", "help": f"{BENCHMARKS} [shapes]"},
     "--benchmark of report": {"help": "one only [all that have results]"},
+    "--benchmark of choose": {"default": "shapes", "help": "shapes or pascal-part, at quick [shapes]"},
     "--preset": {"default": "quick", "help": "sizes: tiny, quick, mini or paper [quick]"},
     "--root": {"type": Path, "help": "the data folder [data]"},
     "--data": {"type": Path, "help": "the folder of all data [data]"},
@@ -46,11 +48,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--images": {"type": Path, "help": "folder of your own photographs (benchmark folder)"},
     "--labels": {"type": Path, "help": "folder of their label PNGs: 0 background, 1…n classes, 255 void"},
     "--classes": {"type": Path, "help": "text file with the class names, one per line"},
-    "--lists": {"type": Path, "help": "folder of train.txt and val.txt [sub-folders, or by itself]"},
+    "--lists": {
+        "type": Path,
+        "help": "folder of train.txt and val.txt [sub-folders train and val, else split for you]",
+    },
     "--voc": {"type": Path, "help": "or a folder in VOC's layout, as CVAT and labelme2voc write it"},
     "--coco": {"type": Path, "help": "or an instances file of COCO's format"},
     "--coco-val": {"type": Path, "help": "another one, for testing [a quarter of --coco]"},
-    "--folds": {"default": "", "help": 'a number, or "cat,dog;cow,hen" [by themselves]'},
+    "--folds": {"default": "", "help": 'a number, or "cat,dog;cow,hen" [cut for you]'},
     "--offline": {"action": "store_true", "help": "never use the network: say what to put where"},
     # What is trained.
     "target": {"help": TARGETS},
@@ -109,7 +114,9 @@ VERBS = {  # and their options
 
 def parser() -> Parser:
     """All verbs and their options."""
-    top = Parser(prog="dpnet", description="Dual Prototype Network: a paper, beside the runs that test it.")
+    top = Parser(
+        prog="dpnet", description="Dual Prototype Network: a paper, beside the runs that test it.", epilog=FIRST
+    )
     top.add_argument("--version", action="version", version=__version__)
     every = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for name, options in VERBS.items():

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def _places(options: argparse.Namespace) -> Places:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Render, or fetch what is absent of, and index, a benchmark."""
+    """Make a benchmark ready: render it, fetch what is missing of it, or read your own images."""
     from dpnet import data
 
     setting, root = presets.resolve(options.benchmark, options.preset), _places(options).data
@@ -125,14 +126,14 @@ def plan(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """Make a target yourself: train, score, write CSVs and notebooks, and compare with what is published."""
-    from dpnet.companion import compare, tables, verdicts
+    from dpnet.companion import compare, sentences, verdicts
 
     scores, asked = _make(options, _places(options))
     if options.target == "all":
         print(verdicts.overview(scores).to_string(index=False))
         print(*(f"{one.heading}: {compare.closing(scores, one)}" for one in asked), sep="\n")
     else:
-        print(*(tables.as_text(scores, one) for one in asked), sep="\n\n")
+        print(*(sentences.as_text(scores, one) for one in asked), sep="\n\n")
         print(*(f"\n{compare.as_text(scores, one)}" for one in asked), sep="\n")
     print(f"\nTables and notebooks: {scores.store.root}")
 
@@ -220,10 +221,14 @@ def label(options: argparse.Namespace) -> None:
     """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
     from dpnet import label
     from dpnet.companion import runner
+    from dpnet.data import forms
 
     runner.settle()
-    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
-    print(f"{table.to_string(index=False)}\n{options.out}: labels, instances.json, table.csv, contact_sheet.png")
+    segmenter, started = _segmenter(options), time.monotonic()
+    table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
+    rate = len(forms.photographs(options.photos)) / (time.monotonic() - started)
+    print(table.to_string(index=False))
+    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {rate:.1f} images a second")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import compare, experiments, figures, paper, presets, results, tables, verdicts
+from dpnet.companion import compare, experiments, figures, paper, presets, results, sentences, tables, verdicts
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.companion.runner import Cohort
 from dpnet.io import DPNetError, write
@@ -87,8 +87,9 @@ def _ablation(scores: Scores) -> str:
     below = results.of_metric(results.baselines(scores, TABLE_3), TABLE_3).query(f"fold == '{MEAN}'")
     untrained = below.set_index("yardstick").miou
     last = (
-        f"All three over none: {whole}; in the paper {papers_whole}. Trainings: {tables.trainings(scores, TABLE_3)}. "
-        f"Without training a prototype of frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, "
+        f"All three over none: {whole}; in the paper {papers_whole}. "
+        f"Trainings: {sentences.trainings(scores, TABLE_3)}. Without training a prototype of "
+        f"frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, "
         f"and marking every object of the query, whatever its class, {untrained[results.BASELINES['objects']]:.1f}."
     )
     return f"\n{tables.markdown(short)}\n\n{last}\n"
@@ -106,8 +107,8 @@ def _measured(what: str, device: str) -> str:
 OF_SCORES = {
     "expect": _expect,
     "ablation": _ablation,
-    "support": lambda scores: tables.support_verdict(scores, TABLE_3),
-    "protocol": lambda scores: tables.protocol(scores, TABLE_3),
+    "support": lambda scores: sentences.support_verdict(scores, TABLE_3),
+    "protocol": lambda scores: sentences.protocol(scores, TABLE_3),
     "paper": lambda _: f"**{paper.table(3)['mean'].iloc[-1]:.1f}** (CANet metric)",
     "lint": lambda _: f"{len(paper.lint())}",
 }

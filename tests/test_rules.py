@@ -14,9 +14,9 @@ WITHOUT_DATA = {"modules", "model", "backbones", "metrics", "augment"}
 OUTSIDE = {"tests", "scripts", "notebooks"}
 OUTSIDE |= {file.stem for folder in ("scripts", "notebooks") for file in (ROOT / folder).glob("*.py")}
 BANNED = {"found", "kept", "shown", "held", "thing", "mine", "said"}
-# The aim for the package is 6,600. Its number shrinks, and grew with labelling, the packaged head, intervals over
-# trainings, graphs on a GPU, and queries that show several classes.
-LINES = {"of a file": 320, "of a function": 45, "of the package": 8336, "of the paper's files": 1500}
+# The aim for the package is 6,600: 8,205 is what is there. Labelling, the packaged head, intervals over trainings,
+# graphs on a GPU and comparison with published results came after that aim. It may only shrink.
+LINES = {"of a file": 320, "of a function": 45, "of the package": 8206, "of the paper's files": 1500}
 Finding = tuple[int, str]
 
 

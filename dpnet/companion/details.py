@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpnet.companion import experiments, paper
+from dpnet.companion import experiments, paper, results
 from dpnet.companion.estimates import RESAMPLES, by_image, cell, direction, queries, resampling
 from dpnet.companion.experiments import PAPER_METRIC, Experiment
 from dpnet.companion.results import MEAN, Scores
@@ -106,7 +106,7 @@ def best_weights(scores: Scores) -> dict[str, Any] | None:
     table5 = experiments.get("table5")
     papers = paper.by_row(5, table5.keys)
     best = int(np.argmax([papers[*row.key.values(), MEAN] for row in table5.rows]))
-    parts = [(1.0, scores.of_row(row)) for row in table5.rows]
+    scores, parts = results.shared(scores, table5), [(1.0, scores.of_row(row)) for row in table5.rows]
     values = np.array([scores.estimate([part], MEAN, PAPER_METRIC).value for part in parts])
     if np.isnan(values).any():
         return None

@@ -114,7 +114,8 @@ def _told(experiment: Experiment) -> Experiment:
 def _slope(name: str, over: int) -> Effect:
     """Least squares: points by which the gain over the row at position `over` of each three grows per diversity."""
     slope = np.linalg.pinv(np.vander(DIVERSITIES, 2))[0].tolist()
-    return Effect(name, {3 * i + row: sign * w for row, sign in ((2, 1), (over, -1)) for i, w in enumerate(slope)})
+    weights = {3 * i + row: sign * w for row, sign in ((2, 1), (over, -1)) for i, w in enumerate(slope)}
+    return Effect(name, weights, chief=True)
 
 
 _DECLARED = (

@@ -23,7 +23,7 @@ from dpnet.config import Run
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
 METRIC_NAMES = {"canet": "CANet metric (void is background)", "pfenet": "PFENet metric (void left out)"}
-BASELINE_DASHES = {"prototype": "-", "prototype-wrong": ":", "objects": "--"}
+BASELINE_DASHES = {"prototype": "-", "prototype-wrong": (4, (1, 3)), "objects": "--"}
 OUTLINE = (1.0, 0.85, 0.0)
 
 
@@ -131,8 +131,8 @@ def gains(scores: Scores, experiment: Experiment) -> Figure:
     left.set(ylabel="mIoU (%), CANet metric, 95 % interval", ylim=(0, None))
     right.set(ylabel="gain (points of mIoU), 95 % interval")
     for axis, title in ((left, "accuracy"), (right, "gain of the pseudo-prototype")):
-        axis.legend(frameon=False, fontsize=9)
-        _plain(axis, title, xlabel="diversity of support and query")
+        axis.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        _plain(axis, title, xlabel="diversity of support and query (small dots: single trainings)")
     return figure
 
 

@@ -8,7 +8,18 @@ from typing import Any
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import details, experiments, explorer, notebooks, paper, presets, results, tables, verdicts
+from dpnet.companion import (
+    details,
+    experiments,
+    explorer,
+    notebooks,
+    paper,
+    presets,
+    results,
+    sentences,
+    tables,
+    verdicts,
+)
 from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.examples import RENDERED
 from dpnet.companion.experiments import Experiment
@@ -20,8 +31,7 @@ EARLIER = (
     "The first version of this report had intervals for other images, and none that held for other trainings; on "
     "`shapes` each number was of one training of 800 steps."
 )
-WHY: dict[object, str] = {True: "the interval was too narrow", False: "the trainings differ by more than it said"}
-WHY |= {TOO_FEW: "too few trainings", "not run": "not run"}
+WHY = {TOO_FEW: "too few trainings", "not run": "not run"}
 TEMPLATE = Path(__file__).with_name("report.md")
 NOT_COMPARABLE = "**Not the paper's setting: directions compare, values do not.**"
 
@@ -99,7 +109,7 @@ def as_markdown(scores: Scores) -> str:
     text = TEMPLATE.read_text("utf-8").format(
         benchmark=scores.setting.benchmark,
         preset=scores.setting.preset,
-        protocol=tables.protocol(scores, table3),
+        protocol=sentences.protocol(scores, table3),
         recipe=_recipe(scores),
         comparable="" if scores.comparable(table3) else NOT_COMPARABLE,
         overview=verdicts.linked_overview(scores, "", "what came out"),
@@ -112,7 +122,7 @@ def as_markdown(scores: Scores) -> str:
         claims=tables.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
         earlier=_earlier(scores),
         best_weights=_best_weights(scores),
-        support=tables.support_verdict(scores, table3),
+        support=sentences.support_verdict(scores, table3),
         baselines=tables.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
         classes=_classes(scores, table3),
         numbers=_numbers(scores),
@@ -140,7 +150,7 @@ def _numbers(scores: Scores) -> str:
             if experiment.name == "table5":
                 table = table.reset_index().rename(columns={"λ2": "λ2 \\ λ1"})
             parts += [f"### {experiment.heading}: {experiment.title}", experiment.note, tables.markdown(table)]
-            parts += [*tables.rests(scores, experiment), *tables.missing(scores, experiment)]
+            parts += [*sentences.rests(scores, experiment), *sentences.missing(scores, experiment)]
     return "\n\n".join(parts)
 
 
@@ -152,14 +162,15 @@ def _earlier(scores: Scores) -> str:
         for then in paper.words("earlier", experiment.name):
             if (then["benchmark"], then["preset"]) == (scores.setting.benchmark, scores.setting.preset):
                 row, before = now[then["effect"]], tables.difference({k: float(then[k]) for k in SPAN})
-                inside = float(then["low"]) <= row["difference"] <= float(then["high"])
-                why = "holds" if row["status"] == then["status"] else WHY.get(row["status"], WHY[inside])
+                why = WHY.get(row["status"], "one training told too little")
+                why = "holds" if row["status"] == then["status"] else why
                 words = [verdicts.SYMBOLS[of["status"]] for of in (then, row)]
                 about = [f"{experiment.heading}, {then['effect']}", before, then["trainings"], words[0]]
                 lines.append([*about, tables.difference(row), str(row["trainings"]), words[1], why])
     columns = ["effect", "before", "trainings", "we said", "now", "trainings now", "what holds", "why"]
     text = tables.markdown(pd.DataFrame(lines, columns=columns))
-    return f"## What we said before, and what holds now\n\n{EARLIER}\n\n{text}" if lines else ""
+    heading = "<details><summary>What we said before, and what holds now</summary>"
+    return f"{heading}\n\n{EARLIER}\n\n{text}\n\n</details>" if lines else ""
 
 
 def _classes(scores: Scores, experiment: Experiment) -> str:
@@ -191,9 +202,10 @@ def _recipe(scores: Scores) -> str:
     return (
         "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on classes that "
         "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean and half of its 95 % interval over "
-        "trainings; minutes of one core for one training of the three heads). Taken is the shortest of those that "
-        "half as many steps again were seen to change by no more than the noise.\n\n![Score and spread by number "
-        f"of steps, and effects by candidate](recipe.png)\n\n{tables.markdown(pd.read_csv(file))}\n\n</details>"
+        "trainings; minutes of one core for one training of the three heads). Rule: the shortest schedule of "
+        "those that half as many steps again were seen to change, in every row, by no more than the noise."
+        "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
+        f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )
 
 

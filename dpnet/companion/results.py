@@ -1,5 +1,6 @@
 """The paper's tables beside ours: records on disk -> one tidy frame -> values with 95 % intervals -> tidy tables."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -29,6 +30,7 @@ BASELINES = {
     "objects": "all labelled objects",
     "ceiling": "ground truth at feature resolution",
 }
+SHOT = re.compile(r"-(\d+)shot-")  # in the id of an evaluation
 COLUMNS = ["fold", "seed", "variant", "shot", "diversity", "folder", "record", "evaluation"]
 Selection = tuple[tuple[str, Any], ...]  # columns of the frame, and the values that are selected
 Sum = Sequence[tuple[float, Selection]]  # of rows, with their weights
@@ -44,6 +46,7 @@ class Scores:
     seeds: range  # those that are read, where they are there: each is another training
     about: dict[str, Any]  # what `benchmark.json` says: class names, folds, tested classes, numbers of images
     showing: Literal["", "one", "several"] = ""  # only queries with so many labelled classes
+    lacking: bool = False  # only queries that lack a class of their fold, and so have a wrong support
 
     @property
     def folds(self) -> list[int]:
@@ -63,7 +66,8 @@ class Scores:
     def of_row(self, row: Row, support: Literal["right", "wrong"] = "right") -> Selection:
         """What selects the records behind a table's row."""
         evaluation = row.evaluation(self.setting.episodes, support).id
-        return ("variant", row.variant.slug), ("evaluation", evaluation), ("diversity", self._diversity(row))
+        of_variant = ("variant", row.variant.slug), ("evaluation", evaluation), ("shot", row.shot)
+        return *of_variant, ("diversity", self._diversity(row))
 
     def baseline(self, name: str, row: Row = FULL_MODEL) -> Selection:
         """What selects a baseline's records on the same episodes as a row."""
@@ -84,17 +88,19 @@ class Scores:
         of_fold = records[records.fold == fold].set_index("seed")[["record", "evaluation"]].T.to_dict("list")
         seeds = list(takewhile(of_fold.__contains__, self.seeds))
         lists = [self.store.counts(*of_fold[seed]) for seed in seeds]
-        if self.showing:
-            wrong = "wrong" in dict(selection)["evaluation"]
-            asked = [self._asked(fold, seed, wrong) for seed in seeds]
+        if self.showing or self.lacking:
+            asked = [self._asked(fold, seed, dict(selection)) for seed in seeds]
             lists = [(counts[a], classes[a]) for (counts, classes), a in zip(lists, asked, strict=True)]
         return list(takewhile(lambda of_seed: len(of_seed[1]) > 0, lists))
 
-    def _asked(self, fold: int, seed: int, wrong: bool) -> np.ndarray:
-        """Which one-shot episodes (of those with a wrong support) have a query that is `showing` so many classes."""
-        listed = self.store.episodes(fold, seed, 1, self.setting.episodes)
-        several = [self.about["shows"][query] > 1 for _, query, _, other, _ in listed if other or not wrong]
-        return np.array(several, bool) == (self.showing == "several")
+    def _asked(self, fold: int, seed: int, selection: dict[str, Any]) -> np.ndarray:
+        """Which episodes of a selection are read: see `showing` and `lacking`."""
+        wrong, asked = "wrong" in selection["evaluation"], []
+        for _, query, _, other, _ in self.store.episodes(fold, seed, selection["shot"], self.setting.episodes):
+            if other or not wrong:  # with a wrong support there are no others
+                right = not self.showing or (self.about["shows"][query] > 1) == (self.showing == "several")
+                asked.append(right and bool(other or not self.lacking))
+        return np.array(asked, bool)
 
     def trainings(self, parts: Sum, fold: int | str) -> int:
         """How many seeds all parts of a sum have, for the mean on every fold."""
@@ -161,14 +167,22 @@ def _lines(file: Path, store: Store, setting: Setting) -> Iterator[tuple[Any, ..
     try:
         at, fold, seed = setting.at(stored["recipe"]["diversity"]), stored["fold"], stored["seed"]
         variant = Variant(**stored["variant"]) if stored["kind"] == "Run" else None
-        shot = 0 if variant else stored["shot"]
-        record: Record = at.run(variant, fold, seed) if variant else at.baselines(fold, seed, shot)
+        record: Record = at.run(variant, fold, seed) if variant else at.baselines(fold, seed, stored["shot"])
     except (KeyError, TypeError):  # of a version with other kinds or fields
         return
     if record.id == stored["id"]:
         slug = variant.slug if variant else ""
         for name in store.metrics(record)["evaluations"]:
+            shot = int(SHOT.findall(name)[0]) if variant else stored["shot"]
             yield fold, seed, slug, shot, at.recipe.diversity, file.parent.name, record, name
+
+
+@cache
+def shared(scores: Scores, experiment: Experiment) -> Scores:
+    """The scores with those seeds alone that all rows of an experiment have, so that its rows can be compared."""
+    numbers = {scores.trainings([(1.0, scores.of_row(row))], MEAN) for row in experiment.rows} - {0}
+    few = min(numbers, default=len(scores.seeds))  # a row that is not run on every fold takes none from the others
+    return scores if few == len(scores.seeds) else replace(scores, seeds=range(few))
 
 
 @lru_cache(1024)  # a report asks for the same cells many times
@@ -201,6 +215,7 @@ def table(
 def rows(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """The tidy table of an experiment (see `table`); Tables 1 and 2 also say backbone and parameters."""
     papers, model, lines = paper.by_row(experiment.table, experiment.keys), {}, []
+    scores = shared(scores, experiment)
     if experiment.table in (1, 2):
         training = scores.setting.training
         network = DPNet(training.backbone, None, width=training.width, dilations=training.dilations)
@@ -227,7 +242,7 @@ def against_paper(tidy: pd.DataFrame, comparable: bool) -> pd.DataFrame:
 @cache
 def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """What the table is meant to show, as sums over the same episodes; then our best rows over no training; tidy."""
-    papers, lines = paper.by_row(experiment.table, experiment.keys), []
+    papers, lines, scores = paper.by_row(experiment.table, experiment.keys), [], shared(scores, experiment)
 
     def add(name: str, parts: Sum, like: Row, theirs: dict[str, float], unstated: float) -> None:
         """A sum of rows like one, beside what the paper has by fold, or else anywhere."""
@@ -256,7 +271,11 @@ def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 @cache
 def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
-    """What stands below the table: controlled rows with right and wrong supports, and what is not trained; tidy."""
+    """What stands below the table: controlled rows with right and wrong supports, and what is not trained; tidy.
+
+    All lines are of the same queries: those that lack a class of their fold.
+    """
+    scores = replace(shared(scores, experiment), lacking=True)
     selections: dict[str, tuple[Selection, tuple[Metric, ...]]] = {}
     controlled = experiment.controlled_rows
     for context in dict.fromkeys((row.shot, row.diversity) for row in controlled):

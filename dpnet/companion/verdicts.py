@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpnet.companion import details, experiments, results, tables
+from dpnet.companion import details, experiments, results, sentences, tables
 from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores
@@ -38,7 +38,7 @@ def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
         return NOT_RUN if row["status"] == "not run" else (row["status"], gain)
     means = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
     if means.miou.isna().any():
-        return ("incomplete", tables.missing(scores, experiment)[0]) if _begun(scores, experiment) else NOT_RUN
+        return ("incomplete", sentences.missing(scores, experiment)[0]) if _begun(scores, experiment) else NOT_RUN
     lines, claimed = tables.headline(scores, experiment), any(effect.claim for effect in experiment.effects)
     asked = [e.name for e in experiment.effects if e.claim or e.chief] or [e.name for e in experiment.effects]
     chief = lines[lines.effect.isin(asked)]
@@ -86,7 +86,8 @@ def claims(scores: Scores) -> pd.DataFrame:
             *of_folds, mean = cells[cells.effect == effect.name].to_dict("records")
             stated = "positive" if np.isnan(mean["paper"]) else f"{mean['paper']:+.1f}"
             about = [effect.claim, experiment.name, effect.name + again, stated]
-            ours = [tables.difference(mean), mean["status"], mean["trainings"], tables.needed(mean["needed"])]
+            needed = sentences.needed(mean["needed"], mean["trainings"])
+            ours = [tables.difference(mean), mean["status"], mean["trainings"], needed]
             by_fold = ", ".join(tables.decimal(row["difference"], "+") for row in of_folds)
             lines.append([*about, *map(str, ours), by_fold])
         if experiment.name == "table5":
@@ -104,11 +105,11 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     status, text = outcome(scores, experiment)
     where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
     unit = " (Points of mIoU, mean of the folds, 95 % interval.)" if experiment.rows else ""
-    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper()}{text[1:]}.{unit}"
+    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper() if text.isascii() else text[:1]}{text[1:]}.{unit}"
     lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
-    lines += tables.rests(scores, experiment)
+    lines += sentences.rests(scores, experiment)
     if experiment.rows:
-        lines += [tables.support_verdict(scores, experiment), *tables.missing(scores, experiment)]
+        lines += [sentences.support_verdict(scores, experiment), *sentences.missing(scores, experiment)]
     return "\n\n".join(lines)
 
 

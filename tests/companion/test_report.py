@@ -11,7 +11,7 @@ import pytest
 from invented import TINY, scores_in
 
 from dpnet import io
-from dpnet.companion import experiments, figures, notebooks, paper, report, results, tables, verdicts
+from dpnet.companion import experiments, figures, notebooks, paper, report, results, sentences, verdicts
 from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
@@ -50,8 +50,8 @@ def test_undecided_effects_say_how_many_trainings_would_tell_them(invented: Scor
     effects = results.effects(invented, TABLE_3).query("fold == 'mean' and metric == 'canet'").set_index("effect")
     assert effects.needed["PIM"] == 3  # it is 0 in all trainings
     assert effects.needed.drop("PIM").dropna().index.tolist() == ["CCM"]
-    assert "(+1.7): these are enough" in tables.rests(invented, TABLE_3)[1]
-    assert [tables.needed(n) for n in (np.nan, np.inf, 14.0)] == ["—", "not with these images", "14"]
+    assert "as large as the paper's is excluded: PIM (+1.7); CCM (+2.0)." in sentences.rests(invented, TABLE_3)[1]
+    assert [sentences.needed(n, 8) for n in (np.nan, 5, np.inf, 14.0)] == ["—", "—", "not with these images", "14"]
 
 
 def test_the_report_lists_what_was_said_before_and_what_holds(
@@ -65,10 +65,10 @@ def test_the_report_lists_what_was_said_before_and_what_holds(
     words = lambda kind, target: told if (kind, target) == ("earlier", "table3") else []  # noqa: E731
     monkeypatch.setattr(paper, "words", words)
     page = report.as_markdown(invented)
-    lines = [text for text in page[page.index("## What we said before") :].splitlines() if "| Table 3, " in text]
+    lines = [text for text in page[page.index("What we said before") :].splitlines() if "| Table 3, " in text]
     assert [text.split(" | ")[-1] for text in lines] == [
-        "the interval was too narrow |",
-        "the trainings differ by more than it said |",
+        "one training told too little |",
+        "one training told too little |",
         "holds |",
     ]
     few = report.as_markdown(results.load(TINY, invented.store.root.parent, 2))
@@ -111,7 +111,7 @@ def test_a_notebook_opens_with_what_is_asked_and_what_came_out(invented: Scores)
     text = verdicts.opening(invented, TABLE_3)
     assert text.startswith("# Table 3: Effect of each component\n\nThe paper adds")
     assert "**On `shapes` at `tiny`: ± mixed.** PIM +0.0 [0.0, 0.0]; MSF" in text
-    assert tables.support_verdict(invented, TABLE_3) in text
+    assert sentences.support_verdict(invented, TABLE_3) in text
     fig3 = verdicts.opening(invented, experiments.get("fig3"))
     assert "The way back adds +0.0" in fig3
 

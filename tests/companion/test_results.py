@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from invented import ABOUT, TINY, add_seed, keep, scores_in
+from invented import ABOUT, BENCHMARK, TINY, add_seed, keep, scores_in
 from scipy.stats import t
 
 from dpnet import io
-from dpnet.companion import details, estimates, experiments, presets, report, results, runner, tables
+from dpnet.companion import details, estimates, experiments, presets, report, results, runner, sentences, tables
 from dpnet.companion.results import Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Variant
+from dpnet.episodes import Episode
 from dpnet.io import DPNetError, read_json, write
 
 TABLE_3 = experiments.get("table3")
@@ -111,13 +112,13 @@ def test_what_has_fewer_seeds_is_the_mean_of_those_that_it_has(three: Scores, tm
     assert [fewer.trainings(parts, fold) for fold in (0, 1, 2, "mean")] == [3, 1, 2, 1]
     assert fewer.trainings([(1.0, full)], "mean") == 3
     ours = results.effects(fewer, TABLE_3).query("effect == 'all three' and metric == 'canet'").set_index("fold")
-    assert ours.trainings.to_dict() == {"0": 3, "1": 1, "2": 2, "3": 3, "mean": 1}
-    assert ours.runs["2"].count("fold2-seed") == 4
+    assert set(ours.trainings) == {1}  # those that all rows of the table have on every fold
+    assert ours.runs["2"].count("fold2-seed") == 2
     first = results.effects(results.load(TINY, tmp_path, 1), TABLE_3).query(
         "effect == 'all three' and fold == 'mean'"
     )
     assert ours.loc["mean", ["low", "high"]].tolist() == first.iloc[0][["low", "high"]].tolist()
-    assert tables.trainings(fewer, TABLE_3) == "1 to 3"
+    assert sentences.trainings(fewer, TABLE_3) == 1
 
 
 def test_table3_has_the_papers_columns_and_ours(invented: Scores) -> None:
@@ -188,10 +189,10 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
     table = tables.beside(three, TABLE_3)
     assert set(table["mean"]) == set(table["fold 3"]) == {"—"}
     assert "—" not in set(table["fold 2"])
-    (sentence,) = tables.missing(three, TABLE_3)  # one for all that lack the same fold
+    (sentence,) = sentences.missing(three, TABLE_3)  # one for all that lack the same fold
     assert "PIM + MSF + CCM: no mean, since fold 3 is not run" in sentence
     assert set(results.rows(three, TABLE_3).query("fold == 'mean'").status) == {"not run"}
-    assert "not run" in tables.support_verdict(three, TABLE_3)
+    assert "not run" in sentences.support_verdict(three, TABLE_3)
 
 
 def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
@@ -233,6 +234,29 @@ def test_queries_with_several_classes_are_scored_by_themselves(invented: Scores)
     assert [text.split()[0] for text in table["all queries"][:4]] == [f"{value:.1f}" for value in whole.miou]
 
 
+def test_right_and_wrong_supports_are_compared_on_the_same_queries(tmp_path: Path) -> None:
+    """Half of the queries lack no class of their fold, and have no wrong support."""
+    one = scores_in(tmp_path)
+    shares = []
+    for fold in range(4):
+        listed = [[fold + 1, f"q{i}", [f"s{i}"], i % 2, [f"w{i}"] if i % 2 else []] for i in range(40)]
+        one.store.write_episodes(fold, 0, 1, 40, json.dumps(listed))
+        names = [TABLE_3.best.evaluation(40, support).id for support in ("right", "wrong")]
+        ((counts, _),) = one.counts(one.of_row(TABLE_3.best), fold)
+        of_support = dict(zip(names, (counts, counts[1::2] // 3), strict=True))
+        asked = {name: [Episode(fold + 1, n, (0,)) for n in range(len(part))] for name, part in of_support.items()}
+        one.store.finish(TINY.run(TABLE_3.best.variant, fold, 0), of_support, asked, BENCHMARK)
+        shares.append([_pfenet(part) for part in (counts[1::2], counts[1::2] // 3)])
+    right, wrong = np.mean(shares, 0)
+    words = sentences.support_verdict(results.load(TINY, tmp_path), TABLE_3)
+    assert f"scores {wrong:.1f}, with the right one {right:.1f} (PFENet" in words
+
+
+def _pfenet(counts: np.ndarray) -> float:
+    """IoU in % of one class, void left out."""
+    return 100 * counts[:, 1, 1].sum() / (counts[:, 1, :2].sum() + counts[:, 0, 1].sum())
+
+
 @pytest.mark.parametrize(("theirs", "rank", "status"), [(20, 1, "same direction"), (0, 16, "opposite direction")])
 def test_the_best_of_sixteen_is_more_than_pairs(theirs: int, rank: int, status: str, tmp_path: Path) -> None:
     one = scores_in(tmp_path)
@@ -271,14 +295,14 @@ def test_matches_are_rates_of_cells(invented: Scores) -> None:
 
 def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:
     one = scores_in(tmp_path)
-    assert "folds 0, 1, 2, 3;" in tables.protocol(one, TABLE_3)
+    assert "folds 0, 1, 2, 3;" in sentences.protocol(one, TABLE_3)
     write(one.store.root / "benchmark.json", json.dumps(ABOUT | {"tested": [[], [2], [3], []]}).encode())
-    assert "folds 1 (b), 2 (c);" in tables.protocol(results.load(TINY, tmp_path), TABLE_3)
+    assert "folds 1 (b), 2 (c);" in sentences.protocol(results.load(TINY, tmp_path), TABLE_3)
 
 
 def test_the_verdict_says_when_the_support_is_ignored(invented: Scores) -> None:
     """The invented counts are the same for right and wrong supports: the very case that it must catch."""
-    assert "hardly reads which class is asked for" in tables.support_verdict(invented, TABLE_3)
+    assert "hardly reads which class is asked for" in sentences.support_verdict(invented, TABLE_3)
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
