@@ -161,7 +161,9 @@ def row(*panels: Panel, width: float = 2.1, size: int = 0) -> Figure:
             bar.tick_params(labelsize=8, pad=1, length=2)
             bar.locator_params(nbins=5)
         elif lines:
-            handles = axis.get_legend_handles_labels()[0] + [Patch(color=c, label=n) for n, c in panel.areas.items()]
+            handles = axis.get_legend_handles_labels()[0]
+            for name, colour in panel.areas.items():  # the object is outlined, other areas are filled
+                handles.append(Patch(edgecolor=colour, facecolor="none" if colour == OUTLINE else colour, label=name))
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 0.1, "frameon": False}
             axis.legend(handles=handles, **place, fontsize=9, handletextpad=0.4, labelspacing=0.3)
     return figure

@@ -61,6 +61,8 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
         noise.plot(steps, spread.loc[usual, row], color=colour, marker=marker, label=row)
     score.set(xlabel="steps", ylabel="mIoU (%), mean and its 95 % interval", title="Score")
     noise.set(xlabel="steps", ylabel="standard deviation of a training (points)", title="Spread", ylim=(0, None))
+    for axis in (score, noise):
+        axis.set_xticks(steps, [f"{number:,}" for number in steps], rotation=45)
     figure.legend(*score.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9)
     height = np.arange(len(mean))
     for i, (effect, colour, marker) in enumerate(
