@@ -79,17 +79,19 @@ def train(
 
     `folders` take each run's states, checkpoint and history. The heads come back in evaluation mode.
     """
-    # 1. What the variants share.
+    # 1. What the variants share: schedule, episodes, features.
     first, *others = folders
     if any(replace(run, variant=first.variant) != first for run in others):
         raise DPNetError("the runs of a cohort share benchmark, fold, seed and schedule: train others apart")
     training, data = first.training, benchmark.digest[:16]
+    pools = training_pools(benchmark, first.fold, training.novel)
+    source = SOURCES[training.augment](benchmark, backbone, training, sorted({i for p in pools.values() for i in p}))
     # 2. Each variant at its start, or where it was last saved.
     members = [begin(run, backbone.channels, folder, device) for run, folder in folders.items()]
     start = min(m.step for m in members)
     # 3. Steps, from the earliest of them; each variant joins at its own.
     what = f"training fold {first.fold}: {', '.join(m.run.variant.slug for m in members)}"
-    steps = batches(benchmark, backbone, first, start)
+    steps = batches(source, benchmark, pools, first, start)
     saved, every = time.monotonic(), save_every()
     due: list[Member] = []
     for step, batch in progress(steps, what, "step", training.steps - start):
@@ -224,21 +226,18 @@ def begin(run: Run, channels: int, folder: Path, device: str) -> Member:
 Source = Callable[[list[int], np.random.Generator], tuple[Tensor, Tensor]]
 
 
-def batches(benchmark: Benchmark, backbone: Backbone, run: Run, start: int = 0) -> Iterator[tuple[int, Batch]]:
+def batches(
+    source: Source, benchmark: Benchmark, pools: dict[int, list[int]], run: Run, start: int
+) -> Iterator[tuple[int, Batch]]:
     """Steps and their data: a function of the run's data, schedule, fold and seed, not of its variant."""
     t = run.training
-    pools = training_pools(benchmark, run.fold, t.novel)
-    source = SOURCES[t.augment](benchmark, backbone, t, sorted({i for pool in pools.values() for i in pool}))
-
-    def batch(step: int) -> tuple[int, Batch]:
+    for step in range(start, t.steps):
         episodes = training_batch(benchmark, pools, run.fold, run.seed, step, t.batch, t.absent)
         rng, B = np.random.default_rng([run.seed, run.fold, step, 1]), len(episodes)
         raw, labels = source([e.query for e in episodes] + [e.supports[0] for e in episodes], rng)
         class_ids = cache.sent(np.array([e.class_id for e in episodes] * 2), labels.device.type)
         target = cache.binary(labels, class_ids[:, None, None]).long()
-        return step, Batch(raw[B:, None], raw[:B], soft_masks(target[B:, None], raw.shape[-2:]), target[:B])
-
-    return map(batch, range(start, t.steps))
+        yield step, Batch(raw[B:, None], raw[:B], soft_masks(target[B:, None], raw.shape[-2:]), target[:B])
 
 
 def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training, positions: list[int]) -> Source:

@@ -122,4 +122,8 @@ def plain_stepper(bench: Bench, runs: list[Run]) -> Callable[[], None]:
 
 def drawn(bench: Bench, run: Run, backbone: backbones.Backbone) -> Iterator[tuple[int, train.Batch]]:
     """The batches of a run."""
-    return train.batches(bench.data, backbone, run)
+    how = run.training
+    pools = episodes.training_pools(bench.data, 0, how.novel)
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.SOURCES[how.augment](bench.data, backbone, how, positions)
+    return train.batches(source, bench.data, pools, run, 0)

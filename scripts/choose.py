@@ -22,7 +22,7 @@ from dpnet.data import index, shapes
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places, progress, to_json, write
 from dpnet.metrics import mean_iou
-from dpnet.train import batches, train
+from dpnet.train import SOURCES, train
 
 FILE, SCORES = "recipe.csv", "scores.json"
 SEEDS = 2  # trainings per candidate and scenes
@@ -96,7 +96,7 @@ def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
     if (folder / SCORES).exists():
         return
     scene = evaluate.scene_of(next(iter(runs.values())), benchmark, at.device)
-    batches(benchmark, scene.backbone, next(iter(runs.values())))  # features are stored: not timed
+    SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
     start = time.process_time()
     heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
     minutes = (time.process_time() - start) / 60

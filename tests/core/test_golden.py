@@ -91,9 +91,12 @@ def draws(data: Benchmark) -> list[str]:
 
 def batches(data: Benchmark) -> list[str]:
     digests = []
-    for how in train.SOURCES:
-        drawn = train.batches(data, backbones.build(TRAINING.backbone), run(FULL, augment=how, steps=3))
-        digests += [digest(*batch) for _, batch in drawn]
+    for how, source in train.SOURCES.items():
+        one = run(FULL, augment=how, steps=3)
+        pools = episodes.training_pools(data, one.fold, one.training.novel)
+        positions = sorted({i for pool in pools.values() for i in pool})
+        drawn = source(data, backbones.build(TRAINING.backbone), one.training, positions)
+        digests += [digest(*batch) for _, batch in train.batches(drawn, data, pools, one, 0)]
     return digests
 
 

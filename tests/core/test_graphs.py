@@ -10,7 +10,7 @@ import torch
 from tiny import BASE, FULL, run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dpnet import backbones, evaluate, train
+from dpnet import backbones, episodes, evaluate, train
 from dpnet.backbones import Backbone
 from dpnet.config import Evaluation, Run, Variant
 from dpnet.data.index import Benchmark
@@ -26,7 +26,9 @@ def test_a_step_never_waits_for_the_device(
 ) -> None:
     """Tensors without content have nothing to wait for: an `item()`, or a shape that depends on values, fails."""
     runs = [run(variant, optimizer=optimizer, clip=1.0) for variant in COHORT]
-    _, batch = next(train.batches(data, backbone, runs[0]))
+    source = train.moved_images(data, backbone, runs[0].training, [])
+    pools = episodes.training_pools(data, 0, "drop")
+    _, batch = next(train.batches(source, data, pools, runs[0], 0))
     members = [train.begin(one, backbone.channels, tmp_path, "cpu") for one in runs]
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         losses = train.descend(members, backbone, *map(fake.from_tensor, batch))
@@ -40,8 +42,11 @@ def learned(
 ) -> np.ndarray:
     """Losses of some steps on a GPU, [steps, n, 3]."""
     members = [train.begin(one, backbone.channels, at, "cuda") for one in runs]
+    pools = episodes.training_pools(data, 0, "drop")
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.SOURCES[runs[0].training.augment](data, backbone, runs[0].training, positions)
     work = make(members, backbone)
-    for step, batch in train.batches(data, backbone, runs[0]):
+    for step, batch in train.batches(source, data, pools, runs[0], 0):
         if step == 3:
             torch.cuda.set_sync_debug_mode("error")
         train.advance(members, batch, step, work)

@@ -131,7 +131,10 @@ def test_a_step_is_the_plain_one_of_the_equations(
 ) -> None:
     """In fp64, but for the losses: every gradient to 1e-5 of the largest one."""
     one = run(variant, precision="fp32", dropout=0.0, steps=1000)
-    _, batch = next(train.batches(data, backbone, one))
+    pools = episodes.training_pools(data, 0, "drop")
+    positions = sorted({i for pool in pools.values() for i in pool})
+    source = train.stored_features(data, backbone, one.training, positions)
+    _, batch = next(train.batches(source, data, pools, one, 0))
     batch = train.Batch(batch.raw_s.double(), batch.raw_q.double(), batch.masks.double(), batch.target)
     batch.target[:, :20, 30:] = 255
     member = train.begin(one, backbone.channels, tmp_path, "cpu")
@@ -191,7 +194,8 @@ def test_targets_of_batches_show_base_classes_only(data: Benchmark, backbone: Ba
     one = run(BASE, novel="background", steps=5)
     pools = episodes.training_pools(data, 0, "background")
     labels = cache.resized_labels(data, range(len(data.entries)), TRAINING.size)
-    for step, batch in train.batches(data, backbone, one):
+    source = train.stored_features(data, backbone, one.training, [*labels])
+    for step, batch in train.batches(source, data, pools, one, 0):
         for e, target in zip(episodes.training_batch(data, pools, 0, 0, step, 4), batch.target, strict=True):
             label = labels[e.query]
             expected = [torch.where(x == 255, 255, (x == e.class_id).long()) for x in (label, label.flip(1))]
