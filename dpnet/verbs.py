@@ -48,7 +48,8 @@ def prepare(options: argparse.Namespace) -> None:
     if options.benchmark == "folder":
         benchmark = _prepare_own(options, root, setting.training.size)
     elif own := [name for name in OWN if getattr(options, name)]:
-        way = "its images are rendered, or lie in the folder that --root names"
+        ways = {"shapes": "its images are rendered", "coco": "give the folder that holds coco with --root"}
+        way = ways.get(options.benchmark, "give the folder that holds VOCdevkit with --root")
         option = own[0].replace("_", "-")
         raise DPNetError(f"--{option} is for benchmark folder, not for {options.benchmark}: {way}")
     else:
