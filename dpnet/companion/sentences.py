@@ -57,7 +57,7 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
     *shares, share = wrong / np.maximum(right, 1e-9)
     by_fold = [f"fold {fold} {share:.0%}" for fold, share in zip(scores.folds, shares, strict=True)]
     near = [name for name, share in zip(by_fold, shares, strict=True) if share >= HARDLY]
-    reads = "It reads its support."
+    reads = f"It reads its support, least on fold {scores.folds[int(np.argmax(shares))]}."
     if near:
         reads = f"Where that is near 100 % ({', '.join(near)}), it hardly reads which class is asked for."
     return f"{both}: {share:.0%} of it ({', '.join(by_fold)}). {reads}"
