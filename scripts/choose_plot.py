@@ -12,7 +12,7 @@ from scipy.stats import t
 from dpnet.config import Training
 
 EFFECTS = {"PIM": (1, 0), "MSF": (2, 1), "CCM": (3, 2), "all three": (3, 0)}  # one row of Table 3 minus another
-MARKERS = "osD^"
+MARKERS = "osD^v"
 
 
 def parts(table: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 
     The scenes are given and the trainings are drawn, so that only the spread within the same scenes counts.
     """
-    values = parts(table)
+    values = parts(table).dropna(axis=1, how="all")  # the first measurements had no wrong support
     per_scene = values.groupby(["candidate", "scenes"], sort=False)
     variance = per_scene.var().groupby("candidate", sort=False).mean()
     counts = per_scene.size().groupby("candidate", sort=False)
@@ -39,7 +39,8 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """A line per candidate for people: minutes of one core, each row and effect, and how far it is known."""
     mean, _, half = moments(table)
-    cells = {n: [f"{m:.1f} ± {h:.1f}" for m, h in zip(mean[n], half[n], strict=True)] for n in mean if n != "minutes"}
+    named = {n: zip(mean[n], half[n], strict=True) for n in mean if n != "minutes"}
+    cells = {n: ["—" if np.isnan(m) else f"{m:.1f} ± {h:.1f}" for m, h in each] for n, each in named.items()}
     return pd.DataFrame({"candidate": mean.index, "minutes": mean.minutes.round(1).to_numpy(), **cells})
 
 

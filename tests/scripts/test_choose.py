@@ -78,7 +78,7 @@ def test_only_what_has_candidates_is_chosen_for() -> None:
 
 def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = presets.resolve("shapes", "tiny")
-    few = dataclasses.replace(setting.training, steps=2)
+    few = dataclasses.replace(setting.training, steps=10)
     candidates = {"plain": few, "faster": dataclasses.replace(few, learning_rate=0.1, warmup=2, clip=1.0)}
     monkeypatch.setitem(presets.CANDIDATES, ("shapes", "tiny"), candidates)
     at = Places(tmp_path / "data", tmp_path / "results", "cpu")
@@ -86,6 +86,10 @@ def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, mon
     assert table.groupby(["candidate", "scenes", "seed"]).size().to_dict() == {
         (candidate, f"fold {fold}", seed): 1 for candidate in candidates for fold in range(4) for seed in (0, 1)
     }
+    rows = [column for column in table if column not in ("candidate", "scenes", "seed", "minutes")]
+    assert rows == [*(row.label for row in choose.TABLE3), choose.WRONG]
+    assert table[rows].notna().all(axis=None)
+    assert not (table[choose.WRONG] == table["PIM + MSF + CCM"]).all()
     file = at.results / "shapes-tiny" / choose.FILE
     written = file.read_bytes()
     assert file.with_suffix(".png").stat().st_size > 10_000
