@@ -96,7 +96,7 @@ def pairs(scores: Scores, experiment: Experiment) -> pd.DataFrame:
             of_pair = (classes == c) & (others == other)
             names = [scores.about["classes"][i - 1] for i in (c, other)]
             on, off = (mean_iou(counts[of_pair], classes[of_pair], "pfenet") for counts in both)
-            lines.append([*names, int(of_pair.sum()), on, off, f"{100 * off / on:.0f} %" if on >= 1 else "—"])
+            lines.append([*names, int(of_pair.sum()), on, off, f"{100 * off / on:.0f}%" if on >= 1 else "—"])
     columns = ["query of", "wrong support of", "episodes", "right", "wrong", "wrong of right"]
     return pd.DataFrame(lines, columns=columns).round(1)
 
