@@ -105,7 +105,8 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     status, text = outcome(scores, experiment)
     where = f"On `{scores.setting.benchmark}` at `{scores.setting.preset}`"
     unit = " (Points of mIoU, mean of the folds, 95 % interval.)" if experiment.rows else ""
-    answer = f"**{where}: {SYMBOLS[status]}.** {text[:1].upper() if text[:1].isascii() else text[:1]}{text[1:]}.{unit}"
+    first = text[:1].upper() if text[:1].isascii() else text[:1]
+    answer = f"**{where}: {SYMBOLS[status]}.** {first}{text[1:]}.{unit}"
     lines = [f"# {experiment.heading}: {experiment.title}", experiment.note, answer]
     lines += sentences.rests(scores, experiment)
     if experiment.rows:
