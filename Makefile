@@ -100,7 +100,7 @@ test: lint unit tiny nbval  ## lint, unit and property tests, every target end t
 lint: $(READY)  ## format, style and types alone; also unit, tiny, nbval: the other parts of test
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@$(PY) -m mypy dpnet
+	@$(PY) -m mypy dpnet scripts
 
 # Two processes of one thread each share two cores better than one process of two threads.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile

@@ -78,7 +78,8 @@ def _tiled(P: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return P[:, :, None, None].expand(-1, -1, *like.shape[2:])
 
 
-def _fused(fusion: MultiScaleFusion, F_q: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
+def _fused(fusion: nn.Module, F_q: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
+    assert isinstance(fusion, MultiScaleFusion)
     total = torch.zeros_like(F_q)
     for level, layer in enumerate(fusion.convs):
         scaled = F.avg_pool2d(F_q, 2**level, ceil_mode=True, count_include_pad=False)
