@@ -1,10 +1,12 @@
 """Files, locks, progress and places: what every layer needs, and nothing that knows what a run is."""
 
+import gzip
 import json
 import os
 import secrets
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -187,10 +189,10 @@ def to_json(content: Any) -> bytes:
 
 
 def read_json(file: Path) -> Any:
-    """Parse a JSON file; a corrupt one is an error that names it and the way out."""
+    """Parse a JSON file, compressed where its name ends in .gz; a corrupt one is an error that says the way out."""
     try:
-        return json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
+        return json.loads((gzip.decompress if file.suffix == ".gz" else bytes)(file.read_bytes()))
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise corrupt(file, str(error)) from error
 
 

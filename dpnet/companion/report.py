@@ -202,8 +202,8 @@ def _recipe(scores: Scores) -> str:
     return (
         "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on classes that "
         "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean and half of its 95 % interval over "
-        "trainings; minutes of one core for one training of the three heads). Rule: the shortest schedule of "
-        "those that half as many steps again were seen to change, in every row, by no more than the noise."
+        "trainings; minutes of one core for one training of the three heads). Rule: the fewest steps of those that "
+        "half as many again changed, in every row, by no more than the noise; and what raises the last row by more."
         "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
         f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )

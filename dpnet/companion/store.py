@@ -1,5 +1,6 @@
 """Runs on disk. A folder with `metrics.json` is finished; anything less is begun again, or resumed."""
 
+import gzip
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -59,14 +60,14 @@ class Store:
 
     def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
         """Store an episode list, as JSON from `episodes.to_json`."""
-        write(self._list(fold, seed, shot, count), text.encode())
+        write(self._list(fold, seed, shot, count), gzip.compress(text.encode(), mtime=0))
 
     def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
         """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
         return read_json(self._list(fold, seed, shot, count))
 
     def _list(self, fold: int, seed: int, shot: int, count: int) -> Path:
-        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json"
+        return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json.gz"
 
     def history(self, record: Record) -> list[list[float]]:
         """A trained run's loss curve: rows of step, L_seg, L_aux, L_dis, averaged since the row before."""

@@ -24,10 +24,6 @@ SYMBOLS = {
     "not run": "· not run",
 }
 NOT_RUN = ("not run", "—")
-BEST_WEIGHTS = [
-    "“the best results are achieved when … both set to 1.0”", "table5",
-    "both at 1 over the best of the others", "number 1",
-]  # fmt: skip
 
 
 def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
@@ -95,7 +91,8 @@ def claims(scores: Scores) -> pd.DataFrame:
             ours = ["—", "not run", "0"]
             if best:
                 ours = [f"number {best['rank']}: {tables.difference(best)}", best["status"], str(best["trainings"])]
-            lines.append([*BEST_WEIGHTS, *ours, "—", "—"])
+            about = ["“the best results are achieved when … both set to 1.0”", "table5"]
+            lines.append([*about, "both at 1 over the best of the others", "number 1", *ours, "—", "—"])
     columns = ["claim", "target", "effect", "paper", "ours", "status", "trainings", "needed", "by fold"]
     return pd.DataFrame(lines, columns=columns)
 

@@ -1,7 +1,9 @@
 """Run ids, and the store: what is written is what comes back, and what is not whole is named."""
 
+import gzip
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -108,6 +110,23 @@ def test_corrupt_files_are_named_with_the_way_out(kind: str, tmp_path: Path) -> 
     message = rf"{re.escape(name)}: corrupt .* remove the folder {re.escape(str(folder))}"
     with pytest.raises(DPNetError, match=message):
         Store(tmp_path).counts(RUN, "a")
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[:-9], lambda whole: whole[:20] + b"x" * 9, lambda _: b"[]"])
+def test_a_list_of_episodes_is_compressed_alike_and_read_whole(
+    spoil: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    one, text = Store(tmp_path), '[\n[1, "q", ["s"], 2, ["w"]]\n]\n'
+    for _ in range(2):
+        one.write_episodes(0, 0, 1, 1, text)
+        (file,) = (tmp_path / "episodes").iterdir()
+        content = file.read_bytes()
+        assert content == gzip.compress(text.encode(), mtime=0)  # the same bytes at any hour
+    assert gzip.decompress(content).decode() == text
+    assert one.episodes(0, 0, 1, 1) == [[1, "q", ["s"], 2, ["w"]]]
+    file.write_bytes(spoil(content))
+    with pytest.raises(DPNetError, match=rf"{re.escape(file.name)}: corrupt .* remove the folder"):
+        one.episodes(0, 0, 1, 1)
 
 
 def test_metrics_are_written_last_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
