@@ -3,19 +3,31 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from dpnet import io
-from dpnet.companion import compare, experiments, figures, paper, presets, results, sentences, tables, verdicts
+from dpnet.companion import (
+    compare,
+    details,
+    experiments,
+    figures,
+    paper,
+    presets,
+    results,
+    sentences,
+    tables,
+    verdicts,
+)
 from dpnet.companion.results import MEAN, Scores, load
 from dpnet.companion.runner import Cohort
 from dpnet.io import DPNetError, write
 from dpnet.metrics import METRICS
 
-MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<where>[\w-]+) -->).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (?P<what>[\w-]+):(?P<where>[\w+-]+) -->).*?(<!-- end -->)", re.DOTALL)
 TABLE_3 = experiments.get("table3")
 
 
@@ -48,7 +60,7 @@ def filled(document: Path) -> str:
     def fill(mark: re.Match[str]) -> str:
         what, where = mark["what"], mark["where"]
         if what == "glance":
-            text = f"\n{verdicts.linked_overview(scores_of(where), f'{folder}/{where}/')}\n"
+            text = f"\n{_glance([scores_of(one) for one in where.split('+')], folder)}\n"
         elif what in OF_DEVICE:
             text = f"\n{_measured(what, where)}\n"
         elif what in OF_SCORES:
@@ -61,18 +73,40 @@ def filled(document: Path) -> str:
     return MARKED.sub(fill, document.read_text())
 
 
+def _glance(every: list[Scores], folder: str) -> str:
+    """Every target on some benchmarks: what it is about, and its status on each, which links to its notebook."""
+    table = pd.DataFrame()
+    for scores in every:
+        glance, benchmark = verdicts.overview(scores).set_index("target"), scores.setting.benchmark
+        links = [
+            f"[{verdicts.SYMBOLS[status][0]}]({folder}/{scores.setting.name}/{target}.ipynb)"
+            for target, status in glance.status.items()
+        ]
+        if table.empty:
+            table = pd.DataFrame({"": [experiments.get(t).heading for t in glance.index], "about": glance.title})
+        table[f"`{benchmark}`"] = pd.Series(links, glance.index)
+    return tables.markdown(table.fillna("—"))
+
+
 def _expect(scores: Scores) -> str:
     """What a reader's own training of the full model gives, under both metrics: that of seed 0, or one more."""
-    same, other = [], []
-    for metric in METRICS:
-        trainings = scores.samples([(1.0, scores.of_row(TABLE_3.best))], MEAN, metric)[:, 0]
-        least, most = compare.prediction_interval(trainings.tolist())
-        same.append(f"**{trainings[0]:.1f}** ({tables.METRIC_NAMES[metric]})")
-        other.append(f"{least:.1f} to {most:.1f}")
+    same = [
+        f"**{scores.samples([(1.0, scores.of_row(TABLE_3.best))], MEAN, m)[0, 0]:.1f}** ({tables.METRIC_NAMES[m]})"
+        for m in METRICS
+    ]
     return (
         f"{' and '.join(same)} for the full model, to the digit on the same kind of processor. "
-        f"Another kind is another training: {' and '.join(other)} (95 %)"
+        f"Another kind is another training: {_range(scores)}"
     )
+
+
+def _range(scores: Scores) -> str:
+    """Where one more training of the full model lies, under both metrics."""
+    spans = []
+    for metric in METRICS:
+        trainings = scores.samples([(1.0, scores.of_row(TABLE_3.best))], MEAN, metric)[:, 0]
+        spans.append("{:.1f} to {:.1f}".format(*compare.prediction_interval(trainings.tolist())))
+    return f"{' and '.join(spans)} (95 %)"
 
 
 def _ablation(scores: Scores) -> str:
@@ -95,6 +129,51 @@ def _ablation(scores: Scores) -> str:
     return f"\n{tables.markdown(short)}\n\n{last}\n"
 
 
+def _whole(scores: Scores) -> str:
+    """The effect of all modules of Table 3, and the full model beside what needs no training."""
+    whole = tables.headline(scores, TABLE_3).set_index("effect").loc[TABLE_3.effects[-1].name].to_dict()
+    below = results.of_metric(results.baselines(scores, TABLE_3), TABLE_3).query(f"fold == '{MEAN}'")
+    values = below.set_index("yardstick").miou
+    return (
+        f"{tables.difference(whole)} {verdicts.SYMBOLS[whole['status']][0]} "
+        f"({sentences.trainings(scores, TABLE_3)} trainings); the full model scores "
+        f"{values[TABLE_3.best.label]:.1f}, the prototype {values[results.BASELINES['prototype']]:.1f}"
+    )
+
+
+def _baselines(scores: Scores) -> str:
+    """The best row of Table 3, with a wrong support too, beside what needs no training, by fold."""
+    return f"\n{tables.markdown(tables.baselines(scores, TABLE_3, (MEAN,))[0])}\n"
+
+
+def _explained(scores: Scores) -> str:
+    """How much of the right support's score a wrong one keeps: by queries, by pairs of classes, and as trained."""
+    lines = []
+    both = [scores.of_row(TABLE_3.best, "right"), scores.of_row(TABLE_3.best, "wrong")]
+    untrained = [scores.baseline("prototype"), scores.baseline("prototype-wrong")]
+    for name, some, selections in (
+        ("all queries", scores, both),
+        ("queries that show one class", replace(scores, showing="one"), both),
+        ("queries that show several", replace(scores, showing="several"), both),
+        ("training-free prototype, all queries", scores, untrained),
+    ):
+        lines.append([name, *(some.estimate([(1.0, s)], MEAN, TABLE_3.metric).value for s in selections)])
+    pairs = details.pairs(scores, TABLE_3)
+    kind = [pairs[f"{of} of"].map(lambda c: next((k for k, cs in KINDS.items() if c in cs), "")) for of in PAIR]
+    alike = kind[0] == kind[1]
+    for name, chosen in (
+        *((f"pairs of two {k}", alike & (kind[0] == k)) for k in KINDS),
+        ("other pairs of classes", ~alike | (kind[0] == "")),
+    ):
+        lines.append([name, *pairs[chosen][["right", "wrong"]].mean()])
+    recipe = pd.read_csv(scores.store.root / "recipe.csv").groupby("candidate")
+    for candidate, name in LACKING.items():
+        lines.append([name, *recipe[[TABLE_3.best.label, "wrong support"]].mean().loc[candidate]])
+    table = pd.DataFrame(lines, columns=["", "right support", "wrong support"])
+    share = (100 * table["wrong support"] / table["right support"]).map("{:.0f}%".format)
+    return f"\n{tables.markdown(table.round(1).assign(**{'wrong of right': share}))}\n"
+
+
 def _measured(what: str, device: str) -> str:
     """What was measured on a device, as Markdown."""
     suffix, command = OF_DEVICE[what]
@@ -104,8 +183,21 @@ def _measured(what: str, device: str) -> str:
     return tables.markdown(pd.read_csv(file)) if suffix == "csv" else file.read_text().strip()
 
 
+PAIR = ("query", "wrong support")
+KINDS = {  # classes of VOC that look alike
+    "animals": ("bird", "cat", "cow", "dog", "horse", "sheep"),
+    "vehicles": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
+}
+LACKING = {  # candidates of `dpnet choose`
+    "plain": "base classes left out of training, every training query shows its class",
+    "absent 0.25": "the same, a quarter of the training queries lack it",
+}
 OF_SCORES = {
     "expect": _expect,
+    "range": _range,
+    "whole": _whole,
+    "baselines": _baselines,
+    "explained": _explained,
     "ablation": _ablation,
     "support": lambda scores: sentences.support_verdict(scores, TABLE_3),
     "protocol": lambda scores: sentences.protocol(scores, TABLE_3),

@@ -5,7 +5,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
@@ -30,6 +30,7 @@ from dpnet.train import train
 
 SHOTS, SCALES = (1, 5), ((1.0,), (0.7, 1.0, 1.3))
 THRESHOLDS = tuple(t / 20 for t in range(6, 20))
+EPISODES = 400  # of a fold's list, for each setting
 SUPPORTS, PHOTOGRAPHS = 3, 200  # of each class; of a folder, drawn from all test images, whatever they show
 PAIRS = 12  # of support and query for each class of COCO
 IN_VOC = (  # as COCO calls them
@@ -72,7 +73,7 @@ def of_folds(setting: Setting, at: Places) -> Iterator[tuple[Benchmark, int, Tra
 def settings(setting: Setting, at: Places, sizes: Sequence[int]) -> pd.DataFrame:
     """Shots, sizes and scales on classes left out of training: mIoU, and seconds for a query on one thread."""
     lines = []
-    ways = [Evaluation(setting.episodes, shot, scales=scales) for shot in SHOTS for scales in SCALES]
+    ways = [Evaluation(EPISODES, shot, scales=scales) for shot in SHOTS for scales in SCALES]
     for benchmark, fold, (model, _) in of_folds(setting, at):
         run = setting.run(Variant(), fold, 0)
         for size in sizes:
@@ -190,16 +191,17 @@ def main() -> None:
         return
     if not (files := sorted(Path(options.coco or "").glob("annotations/*.json"))):
         raise DPNetError(f"--coco {options.coco}: no annotations/*.json there: give a folder of images of COCO")
-    tables = {"outside": outside(files[0], heads.load(options.head))}
-    if options.what == "card":
-        tables |= {
-            "settings": settings(setting, at, (setting.training.size, 321)),
-            "labelling": labelling(setting, at),
-        }
-        tables["thresholds"] = by_threshold(tables["labelling"])
-    for name, table in tables.items():
+    sizes = setting.training.size, 321
+    measured: dict[str, Callable[[], pd.DataFrame]] = {
+        "outside": lambda: outside(files[0], heads.load(options.head)),
+        "labelling": lambda: labelling(setting, at),
+        "thresholds": lambda: by_threshold(pd.read_csv(options.out / "labelling.csv")),
+        "settings": lambda: settings(setting, at, sizes),
+    }
+    for name in ["outside"] if options.what == "outside" else measured:
+        table = measured[name]()
         write(options.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
-        print(table.to_string(index=False), end="\n\n")
+        print(table.to_string(index=False), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,10 @@ class Estimate(NamedTuple):
         return float(enough[0]) if len(enough) else np.inf
 
 
-def estimate(samples: np.ndarray) -> Estimate:
+def estimate(samples: np.ndarray, among: int = 1) -> Estimate:
     """Mean and interval from `Scores.samples`, float64 [S, 1 + R]: each training's value, then its resamples.
 
+    `among`: of how many means this one was picked for its value; all their intervals hold together (Bonferroni).
     Images and trainings are crossed. What other images change in all trainings alike (their covariance) is the
     images' part; what they change in one training alone already shows in the variance between trainings.
     """
@@ -43,19 +44,20 @@ def estimate(samples: np.ndarray) -> Estimate:
     alike = covariance[~np.eye(trainings, dtype=bool)] if trainings > 1 else covariance
     of_images = max(float(alike.mean()), 0.0)
     of_trainings = float(samples[:, 0].var(ddof=1)) / trainings if trainings > 1 else 0.0
-    value, half = float(samples[:, 0].mean()), float(_half_width(of_images, of_trainings, trainings))
+    value, half = float(samples[:, 0].mean()), float(_half_width(of_images, of_trainings, trainings, among))
     return Estimate(value, value - half, value + half, trainings, of_images, of_trainings)
 
 
-def _half_width(of_images: float, of_trainings: float | np.ndarray, trainings: int | np.ndarray) -> np.ndarray:
+def _half_width(of_images: float, of_trainings: Any, trainings: Any, among: int = 1) -> np.ndarray:
     """Each part with its own quantile: hundreds of images, but few trainings (Banerjee 1960: at least 95 %)."""
-    quantiles = stdtrit(np.inf, 0.975), stdtrit(np.maximum(np.subtract(trainings, 1), 1), 0.975)
+    level = 1 - 0.025 / among
+    quantiles = stdtrit(np.inf, level), stdtrit(np.maximum(np.subtract(trainings, 1), 1), level)
     return np.asarray(np.sqrt(quantiles[0] ** 2 * of_images + quantiles[1] ** 2 * of_trainings))
 
 
-def cell(samples: np.ndarray, name: str = "miou") -> dict[str, Any]:
+def cell(samples: np.ndarray, name: str = "miou", among: int = 1) -> dict[str, Any]:
     """A mean over trainings with its interval, two decimals; how many trainings, and the value of each."""
-    ours, each = estimate(samples), " ".join(f"{value:.2f}" for value in samples[:, 0])
+    ours, each = estimate(samples, among), " ".join(f"{value:.2f}" for value in samples[:, 0])
     of_mean = {name: round(ours.value, 2), "low": round(ours.low, 2), "high": round(ours.high, 2)}
     return of_mean | {"trainings": ours.trainings, "by_training": each}
 

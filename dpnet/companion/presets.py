@@ -77,7 +77,7 @@ _SHAPES = {
 # Photographs: images with novel classes are kept, as background; of the recipe only the list of images matters.
 _PHOTOGRAPHS = {
     "tiny": (Recipe(), replace(_TINY, novel="background"), 40),
-    # 2,400 steps after a first look at one seed; not yet chosen among the candidates below.
+    # Compared on base classes, with some of the candidates below: results/pascal-part-quick/recipe.csv.
     "quick": (Recipe(), replace(_QUICK, novel="background", size=241, dilations=(3, 6, 9), steps=2400), 1000),
     "mini": (Recipe(), replace(_MINI, novel="background"), 1000),
     "paper": (Recipe(), _PAPER, 1000),

@@ -112,7 +112,7 @@ def as_markdown(scores: Scores) -> str:
         protocol=sentences.protocol(scores, table3),
         recipe=_recipe(scores),
         comparable="" if scores.comparable(table3) else NOT_COMPARABLE,
-        overview=verdicts.linked_overview(scores, "", "what came out"),
+        overview=verdicts.linked_overview(scores, ""),
         differences=len(once),
         same=statuses.get("same direction", 0),
         opposite=statuses.get("opposite direction", 0),
@@ -121,7 +121,6 @@ def as_markdown(scores: Scores) -> str:
         not_run=statuses.get("not run", 0),
         claims=tables.markdown(claims.assign(status=claims.status.map(verdicts.SYMBOLS))),
         earlier=_earlier(scores),
-        best_weights=_best_weights(scores),
         support=sentences.support_verdict(scores, table3),
         baselines=tables.markdown(tables.baselines(scores, table3, (MEAN,))[0]),
         classes=_classes(scores, table3),
@@ -206,15 +205,4 @@ def _recipe(scores: Scores) -> str:
         "half as many again changed, in every row, by no more than the noise; and what raises the last row by more."
         "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
         f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
-    )
-
-
-def _best_weights(scores: Scores) -> str:
-    best = details.best_weights(scores)
-    if best is None:
-        return ""
-    return (
-        f"Table 5's claim is that {best['theirs']} is the best of sixteen. Here it is number {best['rank']} with "
-        f"{best['miou']:.1f}; the highest of the others is {best['ours']} with {best['highest']:.1f}, which "
-        "its being picked among fifteen flatters."
     )

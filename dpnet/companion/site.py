@@ -139,7 +139,7 @@ def _targets(folder: Path, address: str, heading: str) -> str:
     parts = [
         f"## {heading}{scores.setting.benchmark}, {scores.setting.preset}",
         f"{images}, tested on folds {', '.join(map(str, scores.folds))}.",
-        verdicts.linked_overview(scores, address, "what came out"),
+        verdicts.linked_overview(scores, address),
         " · ".join(f"[{title(source.stem)}]({address}{source.name})" for source in others),
         *(f"![{title(p.stem)}]({address}{p.name})" for p in sorted(folder.glob("*.png"))),
     ]

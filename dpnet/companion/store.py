@@ -34,7 +34,8 @@ class Store:
 
     def missing(self, record: Record, wanted: list[str], data: str | None = None) -> list[str]:
         """Which of the wanted evaluations are still to be made; those of other data than `data`, if given, count."""
-        there = self.metrics(record)["evaluations"]
+        evaluations = self.metrics(record)["evaluations"]
+        there = {n: about for n, about in evaluations.items() if self._target(about["target"]).exists()}
         return [n for n in wanted if n not in there or data not in (None, there[n].get("data", data))]
 
     def metrics(self, record: Record) -> dict[str, Any]:
@@ -53,10 +54,15 @@ class Store:
         if entry is None:
             raise DPNetError(f"{self.folder(record)}: no evaluation {name}: run `make reproduce-…` again")
         file = self.folder(record) / COUNTS
-        target, predicted = (array.astype(np.int64) for array in _read(file, entry["target"], name).values())
+        archives = _read(self._target(entry["target"])), _read(file, name)
+        target, predicted = (array.astype(np.int64) for archive in archives for array in archive.values())
         if _digest(target, predicted) != entry["counts"]:
             raise corrupt(file, "its content is not what metrics.json recorded")
         return np.stack([target[:, 1:] - predicted, predicted], 1), target[:, 0]
+
+    def _target(self, digest: str) -> Path:
+        """Class and pixels of each query of a list, int [E, 4]: stored once for all that were scored on it."""
+        return self.root / "targets" / f"{digest}.npz"
 
     def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
         """Store an episode list, as JSON from `episodes.to_json`."""
@@ -92,23 +98,21 @@ class Store:
         """Store counts of evaluations, then `metrics.json`, last and atomically; `lists` are their episodes."""
         metrics = {"id": record.id, **self.metrics(record)}
         file = self.folder(record) / COUNTS
-        # Of each list of queries class and pixels, once; of each evaluation its prediction.
         arrays = _read(file) if metrics["evaluations"] else {}
         for name, values in counts.items():
             classes = np.array([e.class_id for e in lists[name]], np.int64)
             target, predicted = np.concatenate([classes[:, None], values.sum(1)], 1), values[:, 1]
-            key = f"target-{_digest(target)}"
-            arrays |= {key: _small(target), name: _small(predicted)}
+            arrays[name] = predicted
+            write(self._target(_digest(target)), _compressed(target=target))
             scores = {str(m): round(mean_iou(values, classes, m), 4) if len(values) else None for m in METRICS}
             metrics["evaluations"][name] = {
                 "counts": _digest(target, predicted),
-                "target": key,
+                "target": _digest(target),
                 "episodes": hashlib.sha256(episodes.to_json(benchmark, lists[name]).encode()).hexdigest()[:16],
                 "data": benchmark.digest[:16],
                 **scores,
             }
-        np.savez_compressed(buffer := BytesIO(), **{n: arrays[n] for n in sorted(arrays)})  # type: ignore[arg-type]
-        write(file, buffer.getvalue())
+        write(file, _compressed(**arrays))
         write(self.folder(record) / "metrics.json", to_json(metrics))
 
 
@@ -121,8 +125,11 @@ def _read(file: Path, *names: str) -> Counts:
         raise corrupt(file, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _small(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)  # half the bytes
+def _compressed(**arrays: np.ndarray) -> bytes:
+    # In int32 where it holds them: half the bytes.
+    small = {n: a.astype(np.int32) if a.max(initial=0) < 2**31 else a for n, a in sorted(arrays.items())}
+    np.savez_compressed(buffer := BytesIO(), **small)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def _digest(*arrays: np.ndarray) -> str:

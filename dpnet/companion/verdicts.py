@@ -88,11 +88,12 @@ def claims(scores: Scores) -> pd.DataFrame:
             lines.append([*about, *map(str, ours), by_fold])
         if experiment.name == "table5":
             best = details.best_weights(scores)
-            ours = ["—", "not run", "0"]
+            ours, rival = ["—", "not run", "0"], ""
             if best:
+                rival = f" ({best['ours']})"
                 ours = [f"number {best['rank']}: {tables.difference(best)}", best["status"], str(best["trainings"])]
             about = ["“the best results are achieved when … both set to 1.0”", "table5"]
-            lines.append([*about, "both at 1 over the best of the others", "number 1", *ours, "—", "—"])
+            lines.append([*about, f"both at 1 over the best of the others{rival}", "number 1", *ours, "—", "—"])
     columns = ["claim", "target", "effect", "paper", "ours", "status", "trainings", "needed", "by fold"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -111,7 +112,7 @@ def opening(scores: Scores, experiment: Experiment) -> str:
     return "\n\n".join(lines)
 
 
-def linked_overview(scores: Scores, folder: str, heading: str | None = None) -> str:
+def linked_overview(scores: Scores, folder: str) -> str:
     """Every target at a glance, as Markdown; those that have a notebook link to it, in a folder."""
     glance = overview(scores)
     links = []
@@ -119,5 +120,5 @@ def linked_overview(scores: Scores, folder: str, heading: str | None = None) -> 
         name, there = experiments.get(target).heading, (scores.store.root / f"{target}.ipynb").exists()
         links.append(f"[{name}]({folder}{target}.ipynb)" if there else name)
     statuses = glance.status.map(SYMBOLS)
-    table = pd.DataFrame({"": links, "about": glance.title, "status": statuses})
-    return tables.markdown(table if heading is None else table.assign(**{heading: glance.outcome}))
+    columns = {"": links, "about": glance.title, "status": statuses, "what came out": glance.outcome}
+    return tables.markdown(pd.DataFrame(columns))

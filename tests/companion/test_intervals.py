@@ -61,6 +61,17 @@ def test_three_trainings_would_show_a_wrong_rule(ratio: float, of_images: float,
     assert coverage(experiments(3, ratio), half) < 0.92
 
 
+@pytest.mark.parametrize(("among", "least", "most"), [(15, 0.95, 1), (1, 0, 0.85)])
+def test_the_best_of_fifteen_is_held_to_an_interval_of_fifteen(among: int, least: float, most: float) -> None:
+    """Fifteen means whose truth is 0: the highest one's interval contains it, unless it is taken for the only one."""
+    rng, contained = np.random.default_rng(0), []
+    for _ in range(400):
+        samples = rng.normal(0, 1, (15, 5, 1)) + rng.normal(0, 0.5, (15, 1, 101))
+        best = samples[samples[:, :, 0].mean(1).argmax()]
+        contained.append(estimate(best, among).low <= 0)
+    assert least <= np.mean(contained) <= most
+
+
 def test_one_training_has_the_interval_of_its_images_and_none_has_nothing() -> None:
     samples = np.random.default_rng(0).normal(5, 2, (1, 1 + estimates.RESAMPLES))
     one = estimate(samples)

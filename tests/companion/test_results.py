@@ -20,6 +20,7 @@ from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Variant
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError, read_json, write
+from dpnet.metrics import mean_iou
 
 TABLE_3 = experiments.get("table3")
 COMMITTED = [p.parent for p in sorted((io.ROOT / "results").glob("*-*[!y]/table3.csv"))]  # all but tiny ones
@@ -208,6 +209,10 @@ def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
     assert classes.images.tolist() == classes.episodes.tolist() == [40] * 4
     folds = results.rows(invented, TABLE_3).query("pim == 0 and metric == 'canet' and fold != 'mean'")
     assert classes.base.to_numpy() == pytest.approx(folds.miou.to_numpy(), abs=0.06)
+    others = {"wrong support": invented.of_row(TABLE_3.best, "wrong"), "prototype": invented.baseline("prototype")}
+    for name, selection in others.items():
+        ((counts, of),) = invented.counts(selection, 2)
+        assert classes[name][2] == pytest.approx(mean_iou(counts, of, "canet"), abs=0.05)
 
 
 def test_queries_with_several_classes_are_scored_by_themselves(invented: Scores) -> None:

@@ -112,6 +112,24 @@ def test_corrupt_files_are_named_with_the_way_out(kind: str, tmp_path: Path) -> 
         Store(tmp_path).counts(RUN, "a")
 
 
+def test_what_queries_show_is_stored_once_and_made_again_where_it_is_lost(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), replace(RUN, seed=7)
+    finish(store, a=TABLE)
+    store.begin(other)
+    store.finish(other, {"b": TABLE[:, ::-1]}, {"b": EPISODES}, BENCHMARK)  # other predictions, the same list
+    (file,) = (tmp_path / "targets").iterdir()
+    assert np.array_equal(store.counts(other, "b")[0], TABLE[:, ::-1])
+    content = file.read_bytes()
+    file.write_bytes(content[:-8])
+    with pytest.raises(DPNetError, match=rf"{re.escape(file.name)}: corrupt"):
+        store.counts(RUN, "a")
+    file.unlink()
+    assert (store.missing(RUN, ["a"]), store.missing(other, ["b"])) == (["a"], ["b"])
+    finish(store, a=TABLE)
+    assert file.read_bytes() == content
+    assert (store.missing(RUN, ["a"]), store.missing(other, ["b"])) == ([], [])
+
+
 @pytest.mark.parametrize("spoil", [lambda whole: whole[:-9], lambda whole: whole[:20] + b"x" * 9, lambda _: b"[]"])
 def test_a_list_of_episodes_is_compressed_alike_and_read_whole(
     spoil: Callable[[bytes], bytes], tmp_path: Path
