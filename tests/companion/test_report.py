@@ -12,7 +12,7 @@ import pytest
 from invented import TINY, scores_in
 
 from dpnet import io
-from dpnet.companion import experiments, figures, notebooks, paper, report, results, sentences, verdicts
+from dpnet.companion import details, experiments, figures, notebooks, paper, report, results, sentences, verdicts
 from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
@@ -143,6 +143,24 @@ def test_every_mark_is_filled_and_links_lead_to_the_results(tmp_path: Path) -> N
     assert text.endswith("<!-- end --> z")
     folder = Path(os.path.relpath(io.ROOT / "results", document.parent)).as_posix()
     assert re.search(rf"\| Table 3 \| .* \| \[.\]\({folder}/shapes-quick/table3.ipynb\) \|", text)
+
+
+def test_what_a_wrong_support_keeps_is_told_by_queries_pairs_and_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, table3 = scores_in(tmp_path), experiments.get("table3")
+    lines = ["candidate,PIM + MSF + CCM,wrong support", "plain,60,30", "plain,40,20", "absent 0.25,40,10"]
+    write(scores.store.root / "recipe.csv", "\n".join(lines).encode())
+    monkeypatch.setattr(documents, "KINDS", {"letters": ("a", "c")})
+    told = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[1:] for line in documents._explained(scores).split("\n")}
+    assert told[documents.LACKING["plain"]] == ["50.0", "25.0", "50%"]
+    assert told[documents.LACKING["absent 0.25"]] == ["40.0", "10.0", "25%"]
+    below = results.of_metric(results.baselines(scores, table3), table3).query("fold == 'mean'")
+    assert told["all queries"][0] == f"{below.set_index('yardstick').miou[table3.best.label]:.1f}"
+    pairs = details.pairs(scores, table3)
+    alike = pairs["query of"].isin(["a", "c"]) & pairs["wrong support of"].isin(["a", "c"])
+    assert told["pairs of two letters"][0] == f"{pairs[alike].right.mean():.1f}"
+    assert told["other pairs of classes"][1] == f"{pairs[~alike].wrong.mean():.1f}"
 
 
 @pytest.mark.parametrize(
