@@ -51,6 +51,7 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     rows, effects = [n for n in names if not n.endswith("effect")], [n for n in names if n.endswith("effect")]
     first = next(iter(candidates.values()))
     usual = [c for c in mean.index if {**vars(candidates[c]), "steps": 0} == {**vars(first), "steps": 0}]
+    usual.sort(key=lambda c: candidates[c].steps)  # the plain one, of any number of steps, is first in the list
     steps = [candidates[c].steps for c in usual]
     figure, (score, noise, last) = plt.subplots(
         1, 3, figsize=(14, 4.6), layout="constrained", width_ratios=(1, 1, 1.3)

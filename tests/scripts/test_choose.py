@@ -122,5 +122,6 @@ def test_the_committed_comparison_can_be_drawn(file: Path) -> None:
     table, candidates = pd.read_csv(file), presets.CANDIDATES[tuple(file.parent.name.rsplit("-", 1))]
     assert set(table.candidate) <= set(candidates)
     figure = choose_plot.plot(table, candidates)
+    assert all((np.diff(line.get_xdata()) > 0).all() for line in figure.axes[1].lines)  # steps ascend
     assert presets.resolve(*file.parent.name.rsplit("-", 1)).training in candidates.values()
     plt.close(figure)
