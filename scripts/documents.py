@@ -118,8 +118,7 @@ def _ablation(scores: Scores) -> str:
     short = tables.beside(scores, TABLE_3)[["PIM", "MSF", "CCM", "mean", "paper mean"]]
     short = short.set_axis(["PIM", "MSF", "CCM", "ours", "paper"], axis="columns")
     short = short.assign(**{"gain over the row above": ["", *ours], "paper's gain": ["", *theirs]})
-    below = results.of_metric(results.baselines(scores, TABLE_3), TABLE_3).query(f"fold == '{MEAN}'")
-    untrained = below.set_index("yardstick").miou
+    untrained = _beside(scores)
     last = (
         f"All three over none: {whole}; in the paper {papers_whole}. "
         f"Trainings: {sentences.trainings(scores, TABLE_3)}. Without training a prototype of "
@@ -132,13 +131,18 @@ def _ablation(scores: Scores) -> str:
 def _whole(scores: Scores) -> str:
     """The effect of all modules of Table 3, and the full model beside what needs no training."""
     whole = tables.headline(scores, TABLE_3).set_index("effect").loc[TABLE_3.effects[-1].name].to_dict()
-    below = results.of_metric(results.baselines(scores, TABLE_3), TABLE_3).query(f"fold == '{MEAN}'")
-    values = below.set_index("yardstick").miou
+    values = _beside(scores)
     return (
         f"{tables.difference(whole)} {verdicts.SYMBOLS[whole['status']][0]} "
         f"({sentences.trainings(scores, TABLE_3)} trainings); the full model scores "
         f"{values[TABLE_3.best.label]:.1f}, the prototype {values[results.BASELINES['prototype']]:.1f}"
     )
+
+
+def _beside(scores: Scores) -> pd.Series:
+    """The full model and what needs no training, by name: means of the folds."""
+    below = results.of_metric(results.baselines(scores, TABLE_3), TABLE_3).query(f"fold == '{MEAN}'")
+    return below.set_index("yardstick").miou
 
 
 def _baselines(scores: Scores) -> str:
@@ -159,12 +163,10 @@ def _explained(scores: Scores) -> str:
     ):
         lines.append([name, *(some.estimate([(1.0, s)], MEAN, TABLE_3.metric).value for s in selections)])
     pairs = details.pairs(scores, TABLE_3)
-    kind = [pairs[f"{of} of"].map(lambda c: next((k for k, cs in KINDS.items() if c in cs), "")) for of in PAIR]
-    alike = kind[0] == kind[1]
-    for name, chosen in (
-        *((f"pairs of two {k}", alike & (kind[0] == k)) for k in KINDS),
-        ("other pairs of classes", ~alike | (kind[0] == "")),
-    ):
+    kind_of = {c: kind for kind, classes in KINDS.items() for c in classes}
+    query, support = (pairs[column].map(kind_of) for column in ("query of", "wrong support of"))
+    alike = {f"pairs of two {kind}": (query == kind) & (support == kind) for kind in KINDS}
+    for name, chosen in {**alike, "other pairs of classes": query != support}.items():
         lines.append([name, *pairs[chosen][["right", "wrong"]].mean()])
     recipe = pd.read_csv(scores.store.root / "recipe.csv").groupby("candidate")
     for candidate, name in LACKING.items():
@@ -183,7 +185,6 @@ def _measured(what: str, device: str) -> str:
     return tables.markdown(pd.read_csv(file)) if suffix == "csv" else file.read_text().strip()
 
 
-PAIR = ("query", "wrong support")
 KINDS = {  # classes of VOC that look alike
     "animals": ("bird", "cat", "cow", "dog", "horse", "sheep"),
     "vehicles": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
