@@ -25,6 +25,7 @@ from dpnet.metrics import mean_iou
 from dpnet.train import SOURCES, train
 
 FILE, SCORES = "recipe.csv", "scores.json"
+KEYS = ("candidate", "scenes", "seed", "run")  # of a line; the id of its first row's run stands for its settings
 SEEDS = 2  # trainings per candidate and scenes
 PAIRS = ((0, 1), (2, 3))  # of photographs: a fold, and whose classes are scored for it
 TABLE3 = experiments.get("table3").rows
@@ -114,10 +115,12 @@ def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
 
 
 def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.DataFrame:
-    """Train and score candidates (all, or some), and write `recipe.csv` and its picture, of all that are finished.
+    """Train and score candidates (all, or some), and write `recipe.csv` and its picture.
+
+    Lines that are there already, of the same settings, stay. A seed counts when it is finished on all scenes.
 
     Returns:
-        candidate, scenes, seed, minutes, a column per row of Table 3, and the full model's with a wrong support.
+        candidate, scenes, seed, run, minutes, a column per row of Table 3, and the full model's with a wrong support.
     """
     candidates = presets.CANDIDATES.get((setting.benchmark, setting.preset))
     if candidates is None:
@@ -132,16 +135,20 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
         futures = [pool.submit(measure, settings[name], where, seed, at) for name, where, seed in asked]
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
             future.result()
-    lines, unfinished = [], set()
-    for name, where, seed in tasks:
-        _, folder = table3_runs(settings[name], *every[where], seed)
-        if (folder / SCORES).exists():
-            lines.append({"candidate": name, "scenes": where, "seed": seed, **io.read_json(folder / SCORES)})
-        else:
-            unfinished.add(name)
-    columns = ["candidate", "scenes", "seed", "minutes", *(row.label for row in TABLE3), WRONG]
-    table = pd.DataFrame([line for line in lines if line["candidate"] not in unfinished], columns=columns).round(3)
     file = at.results / setting.name / FILE
+    columns = [*KEYS, "minutes", *(row.label for row in TABLE3), WRONG]
+    lines = pd.read_csv(file).to_dict("records") if file.exists() else []  # of checkpoints that may be gone
+    measured = {tuple(line[key] for key in KEYS): line for line in lines}
+    known = []
+    for name, where, seed in tasks:
+        runs, folder = table3_runs(settings[name], *every[where], seed)
+        key = name, where, seed, next(iter(runs.values())).id
+        scores = io.read_json(folder / SCORES) if (folder / SCORES).exists() else measured.get(key)
+        if scores:
+            known.append({**scores, **dict(zip(KEYS, key, strict=True))})
+    table = pd.DataFrame(known, columns=columns).round(3)
+    whole = table.groupby(["candidate", "seed"]).scenes.transform("size") == len(every)
+    table = table[whole]
     for name, content in ((FILE, table), ("recipe_printed.csv", choose_plot.printed(table))):
         write(file.with_name(name), content.to_csv(index=False, lineterminator="\n").encode())
     choose_plot.plot(table, candidates).savefig(file.with_suffix(".png"), dpi=100, metadata={"Software": None})

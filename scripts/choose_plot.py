@@ -17,9 +17,9 @@ MARKERS = "osD^v"
 
 def parts(table: pd.DataFrame) -> pd.DataFrame:
     """Table 3's rows and their effects in each training: the columns of the comparison, and one per effect."""
-    rows = [column for column in table.columns if column not in ("candidate", "scenes", "seed", "minutes")]
+    rows = [column for column in table.columns if column not in ("candidate", "scenes", "seed", "run", "minutes")]
     effects = {f"{name}, effect": table[rows[i]] - table[rows[j]] for name, (i, j) in EFFECTS.items()}
-    return table.assign(**effects).set_index(["candidate", "scenes", "seed"])
+    return table.assign(**effects).drop(columns="run").set_index(["candidate", "scenes", "seed"])
 
 
 def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -37,11 +37,22 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per candidate for people: minutes of one core, each row and effect, and how far it is known."""
+    """A line per candidate for people: trainings per row, minutes of one core, each row and effect.
+
+    With one training per scene there is no spread, and no interval.
+    """
     mean, _, half = moments(table)
+    trainings = table.groupby("candidate", sort=False).size()
     named = {n: zip(mean[n], half[n], strict=True) for n in mean if n != "minutes"}
-    cells = {n: ["—" if np.isnan(m) else f"{m:.1f} ± {h:.1f}" for m, h in each] for n, each in named.items()}
-    return pd.DataFrame({"candidate": mean.index, "minutes": mean.minutes.round(1).to_numpy(), **cells})
+    cells = {n: [_cell(m, h) for m, h in each] for n, each in named.items()}
+    first = {"candidate": mean.index, "trainings": trainings.to_numpy(), "minutes": mean.minutes.round(1).to_numpy()}
+    return pd.DataFrame({**first, **cells})
+
+
+def _cell(mean: float, half: float) -> str:
+    if np.isnan(mean):
+        return "—"
+    return f"{mean:.1f}" if np.isnan(half) else f"{mean:.1f} ± {half:.1f}"
 
 
 def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
