@@ -199,11 +199,13 @@ def test_a_mean_exists_only_with_all_folds(tmp_path: Path) -> None:
 def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
     pairs = details.pairs(invented, TABLE_3)
     assert len(pairs) == 8  # in each fold half of the queries have one wrong class, and half the other
-    ((counts, _),) = invented.counts(invented.of_row(TABLE_3.best), 2)
-    hit = sum(int(counts[i, 1, 1]) for i in range(40) if i % 2)
-    union = sum(int(counts[i, 1, 1] + counts[i, 0, 1] + counts[i, 1, 0]) for i in range(40) if i % 2)
     row = pairs[(pairs["query of"] == "c") & (pairs["wrong support of"] == "a")].iloc[0]
-    assert (row.episodes, row.right) == (20, pytest.approx(100 * hit / union, abs=0.05))
+    assert row.episodes == 20
+    for support in ("right", "wrong"):
+        ((counts, _),) = invented.counts(invented.of_row(TABLE_3.best, support), 2)
+        hit = sum(int(counts[i, 1, 1]) for i in range(40) if i % 2)
+        union = sum(int(counts[i, 1, 1] + counts[i, 0, 1] + counts[i, 1, 0]) for i in range(40) if i % 2)
+        assert row[support] == pytest.approx(100 * hit / union, abs=0.05)
     classes = details.by_class(invented, TABLE_3)
     assert classes["class"].tolist() == list("abcd")
     assert classes.images.tolist() == classes.episodes.tolist() == [40] * 4
@@ -213,6 +215,7 @@ def test_pairs_and_classes_are_what_a_loop_counts(invented: Scores) -> None:
     for name, selection in others.items():
         ((counts, of),) = invented.counts(selection, 2)
         assert classes[name][2] == pytest.approx(mean_iou(counts, of, "canet"), abs=0.05)
+    assert (classes["wrong support"] < classes[TABLE_3.best.label] - 5).all()
 
 
 def test_queries_with_several_classes_are_scored_by_themselves(invented: Scores) -> None:
@@ -305,9 +308,10 @@ def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> 
     assert "folds 1 (b), 2 (c);" in sentences.protocol(results.load(TINY, tmp_path), TABLE_3)
 
 
-def test_the_verdict_says_when_the_support_is_ignored(invented: Scores) -> None:
-    """The invented counts are the same for right and wrong supports: the very case that it must catch."""
-    assert "hardly reads which class is asked for" in sentences.support_verdict(invented, TABLE_3)
+def test_the_verdict_says_when_the_support_is_ignored(invented: Scores, tmp_path: Path) -> None:
+    assert "It reads its support" in sentences.support_verdict(invented, TABLE_3)
+    ignored = scores_in(tmp_path, lost=0)  # with a wrong support it hits as much
+    assert "hardly reads which class is asked for" in sentences.support_verdict(ignored, TABLE_3)
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
