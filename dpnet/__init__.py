@@ -32,3 +32,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"dpnet.companion.{name}")
     raise AttributeError(f"module 'dpnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES, *_ROOMS]

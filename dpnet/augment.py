@@ -11,16 +11,11 @@ SCALE = (0.75, 1.15)
 DEGREES = 10.0  # PFENet's rotation, with probability 1/2
 
 
-def flips(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Which of `count` images are mirrored: bool [count]."""
-    return rng.random(count) < 0.5
-
-
 def motions(rng: np.random.Generator, N: int) -> np.ndarray:
     """How each of N images is mirrored, scaled, rotated and shifted: float [N, 2, 3], from output to input."""
     zoom = rng.uniform(*SCALE, N)
     angle = np.deg2rad(rng.uniform(-DEGREES, DEGREES, N)) * (rng.random(N) < 0.5)
-    mirror = np.where(flips(rng, N), -1.0, 1.0)
+    mirror = np.where(rng.random(N) < 0.5, -1.0, 1.0)
     shift = rng.uniform(-1, 1, (2, N)) * np.abs(1 - 1 / zoom)  # a crop of what is larger, a place for what is not
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     return np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)

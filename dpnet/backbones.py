@@ -26,6 +26,7 @@ class Backbone(nn.Module):
     rectify: bool  # whether the network has a ReLU after the low channels, and would apply one to the high ones
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pretrained = True
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode whatever its parent does: its BatchNorm does not drift."""
@@ -44,7 +45,10 @@ class Backbone(nn.Module):
     @property
     def key(self) -> str:
         """What its features depend on besides the images; it starts with the name."""
-        return f"{self.name} {torch.__version__}" + ("" if self.device.type == "cpu" else f" {self.device.type}")
+        drawn = "" if self.pretrained else f" {sum(p.double().sum().item() for p in self.parameters())}"
+        return f"{self.name} {torch.__version__}{drawn}" + (
+            "" if self.device.type == "cpu" else f" {self.device.type}"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""
@@ -146,6 +150,7 @@ def build(name: str, weights: Weights = "imagenet", generator: torch.Generator |
         raise DPNetError(f"unknown backbone {name!r} with weights {weights!r}: {known}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before weights are set
         backbone = BACKBONES[name](weights, generator)
+    backbone.pretrained = weights is not None
     return backbone.requires_grad_(False).eval()
 
 

@@ -28,6 +28,14 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, as the value of an option."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+
+
 SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
 FIRST = "First: dpnet reproduce table3. `dpnet VERB --help` lists the options of a verb."
 BENCHMARKS = "shapes, pascal, pascal-part, coco or folder"
@@ -79,7 +87,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "photos": {"type": Path, "help": "the folder of photographs to label"},
     "--support of label": {"type": Path, "required": True, "dest": "supports", "help": SUPPORTS},
     "--out of label": {"type": Path, "required": True, "help": "the folder to write"},
-    "--threshold": {"type": float, "default": 0.5, "help": "probability from which a pixel gets a class [0.5]"},
+    "--threshold": {"type": share, "default": 0.5, "help": "probability from which a pixel gets a class [0.5]"},
     "--query": {"type": Path, "required": True, "help": "the image to segment"},
     "--out": {"type": Path, "required": True, "help": "PNG to write: 0 background, 1 foreground"},
     "--out of export": {"type": Path, "required": True, "help": ".pt2 file to write, for torch.export.load"},

@@ -40,8 +40,7 @@ def test_episodes(benchmark: Benchmark, fold: int, shot: int, seed: int, count: 
         query, *supports = rng.permutation(pools[class_id])[: 1 + shot].tolist()
         lacking = [c for c in classes if c not in benchmark.entries[query].pixels]
         wrong_class = int(rng.choice(lacking)) if lacking else 0
-        others = [i for i in pools[wrong_class] if i != query] if wrong_class else []
-        wrong_supports = rng.permutation(np.array(others, int))[:shot].tolist()
+        wrong_supports = rng.permutation(np.array(pools.get(wrong_class, []), int))[:shot].tolist()
         episodes.append(Episode(class_id, query, tuple(supports), wrong_class, tuple(wrong_supports)))
     return episodes
 

@@ -24,6 +24,8 @@ class Trained(NamedTuple):
 def load(checkpoint: str | Path | None = None) -> Trained:
     """The network of a trained run (its folder, or the file in it), or of a head's file; None: the package's head."""
     file = Path(checkpoint or HEAD)
+    if not file.exists():
+        raise DPNetError(f"{file}: missing: give a folder of results/*/runs/")
     file = file / CHECKPOINT if file.is_dir() or not file.suffix else file
     about, source = _about(file), file if file == HEAD else file.parent / "run.json"
     if not isinstance(about, dict) or about.get("kind") != "Run":

@@ -119,7 +119,8 @@ def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[No
 def terminal() -> str:
     """The path of the terminal that shows progress, in a kernel too; empty if there is none."""
     shows = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    return os.environ.get(RELAY, os.ttyname(sys.stderr.fileno()) if shows else "")
+    screen = os.environ.get(RELAY, os.ttyname(sys.stderr.fileno()) if shows else "")
+    return screen if os.access(screen, os.W_OK) else ""  # it may be closed while the work goes on
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:

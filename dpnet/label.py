@@ -39,7 +39,7 @@ def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, th
     for of_class in pairs.values():
         segmenter.support([image for image, _ in of_class], [mask for _, mask in of_class])
     names = tuple(pairs)
-    _need_same(out / "settings.json", segmenter, pairs, threshold)
+    _need_same(out / "settings.json", photographs.resolve(), segmenter, pairs, threshold)
 
     def one(item: tuple[str, Path]) -> Labelled:
         file = out / LABELS / f"{item[0]}.png"
@@ -57,15 +57,18 @@ def label(photographs: Path, supports: Path, out: Path, segmenter: Segmenter, th
     return table
 
 
-def _need_same(file: Path, segmenter: Segmenter, pairs: dict[str, Any], threshold: float) -> None:
+def _need_same(file: Path, photographs: Path, segmenter: Segmenter, pairs: dict[str, Any], threshold: float) -> None:
     """Note what labels depend on; DPNetError where those that are there came from something else."""
-    whole = hashlib.sha256(repr((segmenter.size, segmenter.beta, segmenter.scales, threshold, [*pairs])).encode())
+    if file.resolve().is_relative_to(photographs):  # else its own output would be labelled
+        raise DPNetError(f"{file.parent}: lies in the folder of the photographs: choose another with --out")
+    settings = segmenter.size, segmenter.beta, segmenter.scales, threshold, [*pairs]
+    whole = hashlib.sha256(repr((str(photographs), settings)).encode())
     arrays = [array for of_class in pairs.values() for pair in of_class for array in pair]
     for array in (*arrays, *(value.numpy() for value in segmenter.model.head.state_dict().values())):
         whole.update(array.tobytes())
     noted = to_json({"classes": [*pairs], "threshold": threshold, "digest": whole.hexdigest()})
-    if file.exists() and file.read_bytes() != noted:
-        why = "its labels were made from other supports, or with another head or threshold"
+    if file.read_bytes() != noted if file.exists() else (file.parent / LABELS).exists():
+        why = "its labels are of other photographs or supports, or were made with another head or threshold"
         raise DPNetError(f"{file.parent}: {why}: choose another folder with --out")
     write(file, noted, "--out")
 

@@ -88,6 +88,8 @@ class Segmenter:
     @torch.inference_mode()
     def probabilities(self, query: Source) -> np.ndarray:
         """Of each class, in the order of `support`, at the query's own size: float32 [n, H, W]."""
+        if not self.classes:
+            raise DPNetError("no class yet: call support(images, masks) first")
         image, at_scale = images.photograph(query, "query"), []
         for scale in self.scales:
             side = 8 * round(scale * (self.size - 1) / 8) + 1 if scale != 1 else self.size

@@ -247,7 +247,7 @@ def stored_features(benchmark: Benchmark, backbone: Backbone, training: Training
     bank = cache.features(benchmark, "train", training.size, encode, key, channels, mirror=True)
 
     def draw(positions: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        mirrored = augment.flips(rng, len(positions))
+        mirrored = rng.random(len(positions)) < 0.5
         drawn = np.stack([labels[i].flip(1) if m else labels[i] for i, m in zip(positions, mirrored, strict=True)])
         return bank(positions, mirrored, device), cache.sent(drawn, device)
 

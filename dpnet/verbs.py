@@ -225,9 +225,10 @@ def label(options: argparse.Namespace) -> None:
     from dpnet.data import forms
 
     runner.settle()
+    before = sum(1 for _ in (options.out / label.LABELS).rglob("*.png"))  # of a call that was stopped
     segmenter, started = _segmenter(options), time.monotonic()
     table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
-    rate = len(forms.photographs(options.photos)) / (time.monotonic() - started)
+    rate = (len(forms.photographs(options.photos)) - before) / (time.monotonic() - started)
     print(table.to_string(index=False))
     print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {rate:.1f} images a second")
 

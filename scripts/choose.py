@@ -139,14 +139,14 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
     columns = [*KEYS, "minutes", *(row.label for row in TABLE3), WRONG]
     lines = pd.read_csv(file).to_dict("records") if file.exists() else []  # of checkpoints that may be gone
     measured = {tuple(line[key] for key in KEYS): line for line in lines}
-    known = []
+    finished = []
     for name, where, seed in tasks:
         runs, folder = table3_runs(settings[name], *every[where], seed)
         key = name, where, seed, next(iter(runs.values())).id
         scores = io.read_json(folder / SCORES) if (folder / SCORES).exists() else measured.get(key)
         if scores:
-            known.append({**scores, **dict(zip(KEYS, key, strict=True))})
-    table = pd.DataFrame(known, columns=columns).round(3)
+            finished.append({**scores, **dict(zip(KEYS, key, strict=True))})
+    table = pd.DataFrame(finished, columns=columns).round(3)
     whole = table.groupby(["candidate", "seed"]).scenes.transform("size") == len(every)
     table = table[whole]
     for name, content in ((FILE, table), ("recipe_printed.csv", choose_plot.printed(table))):

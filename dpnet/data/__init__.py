@@ -8,13 +8,11 @@ from typing import Any
 from dpnet.config import Recipe
 from dpnet.data import coco, custom, index, pascal, shapes
 from dpnet.data.checks import check, known
-from dpnet.data.custom import prepare_folder
 from dpnet.data.index import INDEX, SPLITS, Benchmark, Entry
 from dpnet.data.shapes import FOLDS
 from dpnet.io import ROOT, DPNetError, file_lock
 
-__all__ = ["FOLDS", "NAMES", "SPLITS", "Benchmark", "Entry", "Recipe"]
-__all__ += ["check", "known", "load", "prepare", "prepare_folder"]
+__all__ = ["FOLDS", "NAMES", "SPLITS", "Benchmark", "Entry", "Recipe", "check", "known", "load", "prepare"]
 
 NAMES = ("shapes", "pascal", "pascal-part", "coco", "folder")
 DEFAULT = Recipe()

@@ -36,14 +36,13 @@ def check(benchmark: Benchmark) -> pandas.DataFrame:
 
 def known(benchmark: Benchmark) -> pandas.DataFrame:
     """What is known of a benchmark beside what is here: list, here, known, deviates (here - known) and source."""
-    here: Counter[str] = Counter()
+    here: dict[str, int] = {}
     for split in SPLITS:
         images_of = {c: benchmark.images_of(c, split) for c in range(1, len(benchmark.classes) + 1)}
         here[f"{split}: images"] = sum(entry.split == split for entry in benchmark.entries)
         here[f"{split}: images that show enough of a class"] = len(set().union(*images_of.values()))
         here |= {f"{split}: fold {i}": sum(len(images_of[c]) for c in f) for i, f in enumerate(benchmark.folds)}
-        for c, name in enumerate(benchmark.classes, 1):
-            here.update({f"{split}: {name}": len(images_of[c]), name: len(images_of[c])})
+        here |= {f"{split}: {name}": len(images_of[c]) for c, name in enumerate(benchmark.classes, 1)}
     table = pandas.read_csv(KNOWN, comment="#", keep_default_na=False)
     of_this = table.images.isin(["", benchmark.recipe.get("images", "")]) & (table.benchmark == benchmark.name)
     table = table[of_this].reset_index(drop=True)

@@ -7,25 +7,11 @@ from pathlib import Path
 
 from dpnet.config import VOID
 from dpnet.data import checks, index
-from dpnet.data.forms import Own, need_names, of_pngs
+from dpnet.data.forms import Own, need_names
 from dpnet.data.index import SPLITS, Benchmark, Entry, Folds, counting, split_folds
 from dpnet.io import DPNetError
 
 USAGE = "dpnet prepare folder --images DIR --labels DIR --classes FILE (or --voc DIR, or --coco FILE)"
-SIZE = 241  # of the network in the preset `quick`
-
-
-def prepare_folder(
-    photos: Path, labels: Path, names: Path, data: Path, folds: str = "", lists: Path | None = None, size: int = SIZE
-) -> Benchmark:
-    """Index images of your own, in `data`/folder; always anew, since only you know when they changed.
-
-    Labels are PNGs named like the images. `names` lists the classes, a name per line, or is CVAT's labelmap.txt.
-    `folds` is a number, or classes by name, "cat,dog;cow,hen". `lists` is the folder of train.txt and val.txt; else
-    sub-folders train and val are the split; else it is made. `size` is the side of the network's square.
-    """
-    root = Path(data) / "folder"
-    return prepare(of_pngs(Path(photos), Path(labels), Path(names), root, lists), root, folds, size)
 
 
 def divide(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -73,8 +59,12 @@ def tested_classes(whole: Benchmark, thin: list[str]) -> Folds:
     return tested
 
 
-def prepare(own: Own, root: Path, folds: str = "", size: int = SIZE) -> Benchmark:
-    """Make what labels are still to be made of own data, and index it in `root`, the data folder's `folder`."""
+def prepare(own: Own, root: Path, folds: str, size: int) -> Benchmark:
+    """Make what labels are still to be made of own data, and index it in `root`, the data folder's `folder`.
+
+    Always anew, since only you know when it changed. `folds` is a number, or classes by name, "cat,dog;cow,hen"; the
+    split is own data's, or else is made. `size` is the side of the network's square.
+    """
     need_names(own, 3)
     names, notes = own.names, own.notes
     novel = cut_folds(names, folds)

@@ -115,7 +115,9 @@ def _fetched(archive: Archive, data: Path, by_hand: str) -> Path:
 def _unpack(file: Path, parts: Parts) -> None:
     """Put the parts of an archive where they shall be, once all of it is unpacked."""
     try:
-        with TemporaryDirectory(prefix=".unpacking-", dir=file.parent) as aside:
+        beside = next(iter(parts.values())).parent  # a link may lead to another disk
+        beside.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unpacking-", dir=beside) as aside:
             if file.suffix == ".txt":
                 shutil.copy(file, aside)
             else:

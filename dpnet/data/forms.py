@@ -42,11 +42,13 @@ def supports(source: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """A few labelled pictures, in one of the three forms: of each class images uint8 [H, W, 3] and masks [H, W]."""
     with TemporaryDirectory() as aside:
         root = Path(aside)
-        if source.suffix == ".json":
+        if not source.exists():
+            raise DPNetError(f"{source}: no such file or folder")
+        if source.suffix.lower() == ".json":
             own = of_coco(source, root)
         elif (source / "names.txt").is_file():
             own = of_pngs(source / "photos", source / "labels", source / "names.txt", root, least=1)
-        elif source.is_dir() and not any(source.glob("SegmentationClass*")):
+        elif not any(source.glob("SegmentationClass*")):
             there = ", ".join(sorted(path.name for path in source.glob("*"))[:8]) or "nothing"
             forms = "photos, labels and names.txt; or VOC's layout; or give COCO's JSON itself"
             raise DPNetError(f"{source}: holds {there}, and no masks that can be read: expected {forms}")
@@ -107,8 +109,10 @@ def of_coco(train: Path, root: Path, val: Path | None = None, photos: Path | Non
     """COCO's instances files."""
     parts: list[coco.Instances] = []
     for split, file in {"train": train, "val": val}.items() if val else {"": train}.items():
-        base = photos or Path(file).parent
-        parts.append(coco.read(Path(file), [base, base / split], root / "made" / "labels" / split, split))
+        beside = Path(file).parent  # or as `dpnet label` writes it, or as CVAT does
+        bases = [photos] if photos else [beside, beside / "JPEGImages", beside.parent / "images" / "default"]
+        folders = [folder for base in bases for folder in (base, base / split)]
+        parts.append(coco.read(Path(file), folders, root / "made" / "labels" / split, split))
     names = parts[0].names
     if any(part.names != names for part in parts):
         raise DPNetError(f"{val}: has other categories than {train}: export both from one project")

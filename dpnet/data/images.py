@@ -76,7 +76,9 @@ def mask(
 
 def several(sources: Any, ndim: int) -> list[Any]:
     """One image or many, as a list; an array or tensor of `ndim` dimensions is one image."""
-    one = isinstance(sources, str | Path | Image.Image) or getattr(sources, "ndim", ndim + 1) <= ndim
+    dims = getattr(sources, "ndim", 4)
+    in_colour = ndim == 2 and dims == 3 and sources.shape[2] in (1, 3, 4)  # one mask [H, W, 3], as a reader gives it
+    one = isinstance(sources, str | Path | Image.Image) or dims <= ndim or in_colour
     return [sources] if one or sources is None else list(sources)
 
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from dpnet import backbones, io, train
-from dpnet import data as benchmarks
 from dpnet.companion import experiments, notebooks, presets, runner
 from dpnet.companion.store import COUNTS
 from dpnet.config import Evaluation
+from dpnet.data import custom, forms
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places
 
@@ -50,7 +50,8 @@ def own_images(folder: Path, size: int, root: Path) -> Benchmark:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{n}.png")
     (folder / "names.txt").write_text("a\nb\nc\nd\n")
-    return benchmarks.prepare_folder(folder / "images", folder / "labels", folder / "names.txt", root, size=65)
+    own = forms.of_pngs(folder / "images", folder / "labels", folder / "names.txt", root / "folder")
+    return custom.prepare(own, root / "folder", "", 65)
 
 
 def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,8 @@ def test_without_a_terminal_there_is_a_line_at_the_start_in_time_and_at_the_end(
     monkeypatch.setenv(io.RELAY, "")
     monkeypatch.setattr(io, "EVERY", 0.3)
     assert [*io.progress(range(9), "quick things")] == [*range(9)]
+    monkeypatch.setenv(io.RELAY, "/dev/pts/closed")  # its terminal went, the work goes on
+    assert [*io.progress(range(9), "quick things")] == [*range(9)]
     assert capsys.readouterr().err == ""
     for _ in io.progress(iter("ab"), "slow ones", "letter", 2):  # lines come while an item takes long, too
         time.sleep(1.2)

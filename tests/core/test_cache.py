@@ -24,6 +24,13 @@ def bank(data: Benchmark, backbone: Backbone, split: str = "train", size: int = 
     return cache.features(data, split, size, encode, key, channels, mirror=split == "train")
 
 
+def test_random_weights_have_features_of_their_own() -> None:
+    drawn = [backbones.build("efficientnet_lite0", None, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    first, same, another = (backbone.key for backbone in drawn)
+    assert first == same
+    assert len({first, another, backbones.build("efficientnet_lite0").key}) == 3
+
+
 def test_features_are_right_and_made_once(
     data: Benchmark, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,11 +57,13 @@ def run(*words: object) -> int:
 def test_the_packaged_head_answers_where_no_other_is_named(packaged: Path, tmp_path: Path) -> None:
     one, another = predict.Segmenter(), predict.Segmenter(packaged)
     mask = drawn(0) == 1
+    with pytest.raises(heads.DPNetError, match=r"no class yet: call support\(images, masks\) first"):
+        one.segment(photo(1))
     for of in (one, another):
         of.support(photo(0), mask)
     np.testing.assert_array_equal(one.probabilities(photo(1)), another.probabilities(photo(1)))
     packaged.unlink()
-    with pytest.raises(heads.DPNetError, match=r"head\.safetensors: missing, or not a training's"):
+    with pytest.raises(heads.DPNetError, match=r"head\.safetensors: missing: give a folder"):
         predict.Segmenter()
 
 
@@ -89,7 +92,11 @@ def test_supports_are_the_same_in_every_form(tmp_path: Path) -> None:
     voc, cvat = (make_own_voc(tmp_path / f"voc{coloured}", labels, coloured) for coloured in (False, True))
     coco = make_own_coco(tmp_path / "coco", labels)
     change_json(coco, lambda content: content["categories"].append({"id": 99, "name": "not drawn"}))
-    for source in (pngs(tmp_path / "pngs"), voc, cvat, coco):
+    exported = tmp_path / "export" / "annotations" / "instances_default.json"  # as CVAT lays it out
+    exported.parent.mkdir(parents=True)
+    shutil.copy(coco, exported)
+    shutil.copytree(coco.parent, exported.parents[1] / "images" / "default")
+    for source in (pngs(tmp_path / "pngs"), voc, cvat, coco, exported):
         pairs = forms.supports(source)
         assert sorted(pairs) == sorted(NAMES)
         for c, name in enumerate(NAMES, 1):
@@ -157,7 +164,22 @@ def test_killed_it_goes_on_to_the_same_end(
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
     capsys.readouterr()
     assert run(*words, tmp_path / "whole", "--threshold", 0.9) == 1
-    assert "made from other supports, or with another head or threshold: choose" in capsys.readouterr().err
+    others = r"its labels are of other photographs or supports, or were made with another head or threshold: choose"
+    assert re.search(others, capsys.readouterr().err)
+    save(photo(7, (50, 70)), tmp_path / "others" / "p0.jpg")  # of a name that is labelled already
+    assert run(tmp_path / "others", *words[1:], tmp_path / "whole") == 1
+    assert re.search(others, capsys.readouterr().err)
+    (tmp_path / "whole" / "settings.json").unlink()  # somebody's own labels
+    assert run(*words, tmp_path / "whole") == 1
+    assert re.search(others, capsys.readouterr().err)
+
+
+def test_a_folder_begun_again_tells_the_rate_of_what_is_new(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in (True, False):
+        assert run(photos, "--support", pngs(tmp_path / "supports"), "--out", tmp_path / "out") == 0
+        assert (float(re.findall(r"([\d.]+) images a second", capsys.readouterr().out)[0]) > 0) == rate
 
 
 def test_bad_input_is_one_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +201,8 @@ def test_bad_input_is_one_line(photos: Path, tmp_path: Path, capsys: pytest.Capt
         (photos, plain, "o", r"plain: holds a\.jpg, and no masks that can be read: expected photos, labels"),
         (photos, tmp_path / "specks", "o", r"specks: no picture shows enough of cup"),
         (photos, supports, "file/o", r"settings\.json: cannot be written .*--out"),
+        (photos, tmp_path / "no", "o", r"no: no such file or folder"),
+        (photos, supports, "photos/more/o", r"o: lies in the folder of the photographs: choose another with --out"),
         (broken, supports, "o", r"b\.jpg: cannot be decoded"),
     ):
         assert run(of, "--support", by, "--out", tmp_path / out) == 1
@@ -189,3 +213,10 @@ def test_bad_input_is_one_line(photos: Path, tmp_path: Path, capsys: pytest.Capt
     assert [file.name for file in (tmp_path / "o" / "SegmentationClass").iterdir()] == [
         "a.png"
     ]  # the others are done
+
+
+@pytest.mark.parametrize("threshold", ["nan", "50", "-0.1", "half"])
+def test_a_threshold_is_a_share(threshold: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("photos", "--support", "supports", "--out", "out", "--threshold", threshold)
+    assert f"{threshold!r} is not a number from 0 to 1" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpnet.data import custom, forms
 from dpnet.io import DPNetError
 
 SIZE = 40, 50  # height, width: a class counts from 2048 * (50 / 500)² = 20.48 pixels
@@ -25,6 +26,11 @@ def fails(*parts, call):
     for part in parts:
         assert str(part) in line
     return line
+
+
+def prepare_folder(photos, labels, names, data, folds="", lists=None, size=241):
+    """`dpnet prepare folder` of label PNGs."""
+    return custom.prepare(forms.of_pngs(photos, labels, names, data / "folder", lists), data / "folder", folds, size)
 
 
 def contents(folder):

@@ -22,6 +22,7 @@ from samples import (
     make_own_coco,
     make_own_voc,
     photo,
+    prepare_folder,
     runs,
     save,
     save_noted,
@@ -30,7 +31,7 @@ from scipy.ndimage import binary_erosion
 
 from dpnet import cli
 from dpnet.data import checks, custom, forms, images, load, prepare
-from dpnet.data.custom import cut_folds, divide, prepare_folder
+from dpnet.data.custom import cut_folds, divide
 from dpnet.data.forms import of_coco, of_voc, read_label_map
 from dpnet.data.index import Entry, png
 from dpnet.episodes import test_episodes as list_of
@@ -41,12 +42,14 @@ def prepared(own, **more):
     return prepare_folder(*parts, own.parent / "data", **more)
 
 
-def prepare_voc(voc, data, folds="", classes=None, **more):
-    return custom.prepare(of_voc(voc, data / "folder", classes), data / "folder", folds, **more)
+def prepare_voc(voc, data, folds="", classes=None, size=241):
+    return custom.prepare(of_voc(voc, data / "folder", classes), data / "folder", folds, size)
 
 
 def prepare_coco(train, data, val=None, photos=None, folds="", **more):
-    return custom.prepare(of_coco(train, data / "folder", val, photos), data / "folder", folds, **more)
+    return custom.prepare(
+        of_coco(train, data / "folder", val, photos), data / "folder", folds, **{"size": 241} | more
+    )
 
 
 def labels_of(benchmark):

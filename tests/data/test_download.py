@@ -5,10 +5,12 @@ import http.server
 import shutil
 import socket
 import tarfile
+import tempfile
 import threading
 import urllib.request
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,10 +208,18 @@ def test_stopped_while_fetching_or_unpacking_it_starts_again(data, server, name,
         patch.setattr(download.Path, "rename", dies)
         with pytest.raises(KeyboardInterrupt):
             get(data, name)
-    assert not list(data.glob(".unpacking*"))
+    assert not list(data.rglob(".unpacking*"))
     assert not (data / name / "index.json").exists()
     assert get(data, name).entries
     assert (data / archive).read_bytes() == server.content[archive]
+
+
+def test_what_is_absent_comes_to_where_a_link_leads(data, server):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # often another disk: no rename leads there
+        data.mkdir()
+        (data / "VOCdevkit").symlink_to(elsewhere)
+        assert get(data, "pascal").entries
+        assert (Path(elsewhere) / "VOC2012" / "JPEGImages").is_dir()
 
 
 def test_half_of_the_masks_is_no_folder_of_masks(data, monkeypatch):

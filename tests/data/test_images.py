@@ -187,6 +187,15 @@ def test_rectangles_circles_and_other_sizes(tmp_path):
     assert abs(mask(round_, WH).sum() - np.pi * 10.5**2) < 10
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_of_a_mask_is_one_mask(channels):
+    marked = np.zeros((*SIZE, channels), np.uint8)
+    marked[:9] = 255
+    (one,) = images.several(marked, 2)
+    assert mask(one, WH).sum() == 9 * SIZE[1]
+    assert len(images.several(np.stack([marked] * 2), 2)) == len(images.several(np.zeros((2, *SIZE)), 2)) == 2
+
+
 def test_one_label_of_several(tmp_path):
     shapes = [("cup", "rectangle", [[0, 0], [9, 9]]), ("table", "rectangle", [[20, 20], [29, 29]])]
     file = labelme(tmp_path / "m.json", [*shapes, ("cup", "rectangle", [[40, 0], [49, 9]])])

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from samples import SIZE, TRAIN, VAL, VOC, contents, fails, make_own, make_voc
+from samples import SIZE, TRAIN, VAL, VOC, contents, fails, make_own, make_voc, prepare_folder
 
 from dpnet import data as benchmarks
 from dpnet.companion import presets
 from dpnet.config import Recipe
-from dpnet.data import check, checks, custom, index, known, load, prepare, shapes
+from dpnet.data import check, checks, index, known, load, prepare, shapes
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "voc"
 CANET = Recipe(images="canet")
@@ -300,7 +300,7 @@ def test_known_counts_stand_beside_those_here(data, tmp_path):
     assert coco.known["train: images"] * 20 // 8 == presets.resolve("coco", "paper").training.steps  # 20 epochs of 8
     own = make_own(tmp_path / "own")
     parts = own / "images", own / "labels", own / "names.txt", tmp_path / "data"
-    assert known(custom.prepare_folder(*parts)).empty
+    assert known(prepare_folder(*parts)).empty
 
 
 def test_real_photographs(home):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from samples import NAMES, drawn, labelmap, make_own, make_own_coco, make_own_voc, photo, save
+from samples import NAMES, drawn, labelmap, make_own, make_own_coco, make_own_voc, photo, prepare_folder, save
 
 from dpnet import cli
-from dpnet.data import SPLITS, load, prepare_folder
+from dpnet.data import SPLITS, load
 from dpnet.data.index import png
 
 SIDE = 65, 65  # what `tiny` sees
