@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dpnet import __version__, verbs
+from dpnet.config import BENCHMARKS
 from dpnet.io import DPNetError
 
 
@@ -38,13 +39,12 @@ def share(text: str) -> float:
 
 SEED, SEEDS, COUNT = partial(whole, 0, 2**32 - 1), partial(whole, 1, 100), partial(whole, 1, 1000)
 FIRST = "First: dpnet reproduce table3. `dpnet VERB --help` lists the options of a verb."
-BENCHMARKS = "shapes, pascal, pascal-part, coco or folder"
 TARGETS = "table1 … table6, fig3, fig4, fig5, diversity; several, joined by +; or all"
 MASK = "its mask: PNG (ids, or white on black) or LabelMe JSON; one for each support"
 SUPPORTS = "labelled pictures: a folder of photos/, labels/ and names.txt, one in VOC's layout, or COCO's JSON"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "benchmark": {"help": BENCHMARKS},
-    "--benchmark": {"default": "shapes", "help": f"{BENCHMARKS} [shapes]"},
+    "benchmark": {"help": ", ".join(BENCHMARKS)},
+    "--benchmark": {"default": "shapes", "help": f"{', '.join(BENCHMARKS)} [shapes]"},
     "--benchmark of report": {"help": "one only [all that have results]"},
     "--benchmark of choose": {"default": "shapes", "help": "shapes or pascal-part, at quick [shapes]"},
     "--preset": {"default": "quick", "help": "sizes: tiny, quick, mini or paper [quick]"},
@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target of train": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "target of evaluate": {"nargs": "?", "default": "table3", "help": f"{TARGETS} [table3]"},
     "--seeds": {"type": SEEDS, "default": 1, "help": "trainings per variant and fold [1]"},
-    "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core, or GPU]"},
+    "--jobs": {"type": COUNT, "default": 0, "help": "cohorts at a time [one per free core; 1 on GPUs or a cluster]"},
     "--cluster": {"default": "", "help": "slurm, or a Dask scheduler's address [this machine]"},
     "--fold": {"type": partial(whole, 0, 99), "default": 0, "help": "whose classes are novel [0]"},
     "--variant": {"help": "one variant only, e.g. pim+msf+ccm [all of the target's]"},

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal
 
 Pseudo = Literal["cycle", "cosine", "global", "none"]
+BENCHMARKS = ("shapes", "pascal", "pascal-part", "coco", "folder")
 VOID = 255  # the label of pixels that count for nothing
 
 

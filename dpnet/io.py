@@ -119,8 +119,10 @@ def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[No
 def terminal() -> str:
     """The path of the terminal that shows progress, in a kernel too; empty if there is none."""
     shows = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    screen = os.environ.get(RELAY, os.ttyname(sys.stderr.fileno()) if shows else "")
-    return screen if os.access(screen, os.W_OK) else ""  # it may be closed while the work goes on
+    screen = os.environ.get(RELAY)
+    with suppress(OSError):  # of a container that has another's terminal
+        screen = os.ttyname(sys.stderr.fileno()) if screen is None and shows else screen
+    return screen if screen and os.access(screen, os.W_OK) else ""  # it may be closed while the work goes on
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
@@ -193,7 +195,7 @@ def read_json(file: Path) -> Any:
     """Parse a JSON file, compressed where its name ends in .gz; a corrupt one is an error that says the way out."""
     try:
         return json.loads((gzip.decompress if file.suffix == ".gz" else bytes)(file.read_bytes()))
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise corrupt(file, str(error)) from error
 
 

@@ -3,8 +3,7 @@
 import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ from dpnet.companion import presets
 from dpnet.io import DPNetError, Places, write
 
 if TYPE_CHECKING:
-    from dpnet.companion.experiments import Experiment
-    from dpnet.companion.results import Scores
     from dpnet.data import Benchmark
     from dpnet.predict import Segmenter
 
@@ -23,7 +20,7 @@ SUMMARY = (
     "{runs} runs, {shared} shared by several targets; {finished} finished, {to score} to score, "
     "{to train} to train ({steps:,} steps)."
 )
-WRITERS = ("reproduce", "train", "evaluate", "speed", "choose")
+WRITERS = ("reproduce", "train", "evaluate", "report", "site", "speed", "choose")
 _SIZED = "data results device preset"
 SCRIPTS = {"speed": _SIZED, "choose": f"{_SIZED} benchmark", "documents": ""}  # and their options
 OWN = ("voc", "coco", "coco_val", "images", "labels", "classes", "lists", "folds")  # options of benchmark `folder`
@@ -113,7 +110,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Show what a target needs, and run nothing."""
+    """Show what a target needs, and train nothing."""
     from dpnet import data
     from dpnet.companion import cohort, experiments
 
@@ -127,9 +124,14 @@ def plan(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """Make a target yourself: train, score, write CSVs and notebooks, and compare with what is published."""
-    from dpnet.companion import compare, sentences, verdicts
+    from dpnet.companion import compare, experiments, notebooks, report, results, sentences, verdicts
 
-    scores, asked = _make(options, _places(options))
+    at, asked = _places(options), experiments.several(options.target, options.benchmark)
+    scores = results.load(_trained(options, at), at.results, options.seeds)
+    with notebooks.kernel_environment(at):
+        report.write_tables(scores, asked)
+        if options.target == "all":
+            report.publish(scores)
     if options.target == "all":
         print(verdicts.overview(scores).to_string(index=False))
         print(*(f"{one.heading}: {compare.closing(scores, one)}" for one in asked), sep="\n")
@@ -139,22 +141,19 @@ def reproduce(options: argparse.Namespace) -> None:
     print(f"\nTables and notebooks: {scores.store.root}")
 
 
-def _make(options: argparse.Namespace, at: Places) -> "tuple[Scores, Sequence[Experiment]]":
-    """Train what a target lacks, and write its tables and notebooks; of all targets also the report."""
-    from dpnet.companion import notebooks, report, results, runner
+def _trained(options: argparse.Namespace, at: Places) -> presets.Setting:
+    """Train and score what a target lacks, of the setting that is returned."""
+    from dpnet.companion import runner
 
     setting = presets.resolve(options.benchmark, options.preset)
-    asked = runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
-    scores = results.load(setting, at.results, options.seeds)
-    with notebooks.kernel_environment(at):
-        report.write_tables(scores, asked)
-        if options.target == "all":
-            report.publish(scores)
-    return scores, asked
+    runner.train_all(options.target, setting, at, options.seeds, options.jobs, options.cluster)
+    return setting
 
 
 def publish(options: argparse.Namespace) -> int:
     """For maintainers: make a target (or report, speed, choose) in results/, where what is published stands."""
+    from dpnet.companion import notebooks
+
     at = _places(options)
     at = replace(at, results=at.published)
     if options.target in SCRIPTS:
@@ -162,9 +161,10 @@ def publish(options: argparse.Namespace) -> int:
     if options.benchmark == "folder":
         raise DPNetError("results of your own images are not published: `dpnet reproduce`")
     if options.target != "report":
-        _make(options, at)
+        _trained(options, at)
     _report(at, None if options.target == "report" else options.benchmark, options.preset)
-    return _script("documents", at, options) if at.published == io.ROOT / "results" else 0
+    with notebooks.kernel_environment(at):
+        return _script("documents", at, options) if at.published == io.ROOT / "results" else 0
 
 
 def train(options: argparse.Namespace) -> None:
@@ -174,8 +174,8 @@ def train(options: argparse.Namespace) -> None:
 
     experiments.check_diversity(options.target, options.benchmark, options.diversity)
     setting, at = presets.resolve(options.benchmark, options.preset), _places(options)
-    which = options.fold, options.seed, at.results, options.diversity, options.variant
-    cohort = runner.Cohort(options.target, setting, *which)
+    which = {name: getattr(options, name) for name in ("fold", "seed", "diversity")}
+    cohort = runner.Cohort(options.target, setting, **which, results=at.results, only=options.variant)
     untrained = cohort.untrained()
     benchmark = data.prepare(options.benchmark, at.data, setting.recipe)
     episodes.need_fold(benchmark, options.fold)
@@ -222,15 +222,11 @@ def label(options: argparse.Namespace) -> None:
     """Label a folder of photographs from a few labelled pictures; killed and started again, it goes on."""
     from dpnet import label
     from dpnet.companion import runner
-    from dpnet.data import forms
 
     runner.settle()
-    before = sum(1 for _ in (options.out / label.LABELS).rglob("*.png"))  # of a call that was stopped
-    segmenter, started = _segmenter(options), time.monotonic()
-    table = label.label(options.photos, options.supports, options.out, segmenter, options.threshold)
-    rate = (len(forms.photographs(options.photos)) - before) / (time.monotonic() - started)
+    table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
     print(table.to_string(index=False))
-    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png; {rate:.1f} images a second")
+    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":

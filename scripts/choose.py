@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import choose_plot
 import numpy as np
@@ -17,7 +18,7 @@ from dpnet import data, episodes, evaluate, io
 from dpnet.companion import experiments, presets, runner
 from dpnet.companion.experiments import PAPER_METRIC
 from dpnet.companion.presets import Setting
-from dpnet.config import Run, Variant, fingerprint
+from dpnet.config import BENCHMARKS, Run, Training, Variant, fingerprint
 from dpnet.data import index, shapes
 from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places, progress, to_json, write
@@ -29,6 +30,30 @@ KEYS = ("candidate", "scenes", "seed", "run")  # of a line; the id of its first 
 SEEDS = 2  # trainings per candidate and scenes
 PAIRS = ((0, 1), (2, 3))  # of photographs: a fold, and whose classes are scored for it
 TABLE3 = experiments.get("table3").rows
+CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they change in the preset's training
+    ("shapes", "quick"): {
+        **{f"{steps} steps": {"steps": steps} for steps in (800, 1200, 1600, 2400, 3600, 4800)},
+        "1600, rate 2e-3": {"learning_rate": 2e-3},
+        "1600, rate 5e-4": {"learning_rate": 5e-4},
+        "1600, warm-up 160": {"warmup": 160},
+        "1600, clip 1": {"clip": 1.0},
+        "800, batch 8": {"steps": 800, "batch": 8},
+        "1600, width 32": {"width": 32},
+        "1600, width 128": {"width": 128},
+    },
+    ("pascal-part", "quick"): {
+        "plain": {},
+        **{f"{steps} steps": {"steps": steps} for steps in (1200, 3600)},
+        "161²": {"size": 161, "dilations": (2, 4, 6)},
+        "321²": {"size": 321, "dilations": (4, 8, 12)},
+        "rate 3e-4": {"learning_rate": 3e-4},
+        "rate 3e-3": {"learning_rate": 3e-3},
+        "dropout 0.5": {"dropout": 0.5},
+        "geometric": {"augment": "geometric"},
+        "width 128": {"width": 128},
+        "absent 0.25": {"absent": 0.25},
+    },
+}
 WRONG = "wrong support"  # of the full model: how much it marks whatever is asked for
 # A class of these scenes has one class's silhouette, another one's textures and a third one's hues.
 OTHERS = tuple(
@@ -84,6 +109,15 @@ def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
     )
 
 
+def trainings(setting: Setting) -> dict[str, Training]:
+    """A setting's candidates by name; DPNetError if it has none."""
+    changes = CANDIDATES.get((setting.benchmark, setting.preset))
+    if changes is None:
+        known = ", ".join(f"{benchmark} at {preset}" for benchmark, preset in CANDIDATES)
+        raise DPNetError(f"no candidates for {setting.benchmark} at {setting.preset}: choose.py has them for {known}")
+    return {name: replace(setting.training, **changed) for name, changed in changes.items()}
+
+
 def table3_runs(setting: Setting, benchmark: Benchmark, fold: int, seed: int) -> tuple[dict[Variant, Run], Path]:
     """The runs behind Table 3's rows, by variant, and their folder."""
     runs = {row.variant: setting.run(row.variant, fold, seed) for row in TABLE3}
@@ -122,12 +156,7 @@ def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.Da
     Returns:
         candidate, scenes, seed, run, minutes, a column per row of Table 3, and the full model's with a wrong support.
     """
-    candidates = presets.CANDIDATES.get((setting.benchmark, setting.preset))
-    if candidates is None:
-        known = ", ".join(f"{b} at {p}" for b, p in presets.CANDIDATES)
-        raise DPNetError(
-            f"no candidates for {setting.benchmark} at {setting.preset}: presets.py has them for {known}"
-        )
+    candidates = trainings(setting)
     every, settings = scenes(setting, at), {name: replace(setting, training=t) for name, t in candidates.items()}
     tasks = [(name, where, seed) for name in candidates for seed in range(SEEDS) for where in every]
     asked = [task for task in tasks if not only or task[0] in only.split("; ")]
@@ -159,7 +188,7 @@ def main() -> None:
     """Choose, and print a line per candidate."""
     here = io.places()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--benchmark", default="shapes", choices=presets.BENCHMARKS, help="whose [shapes]")
+    parser.add_argument("--benchmark", default="shapes", choices=BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
     parser.add_argument("--only", default="", help="train these, with '; ' between [all]")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")

@@ -121,6 +121,9 @@ class Cohort:
         """Whether runs, baselines (of that data, if its mark is given) and an executed notebook are there."""
         if self.pending() or any(self.store.missing(b, b.measured, data_mark) for b in self.baselines):
             return False
+        lists = (self.store.list_file(self.fold, self.seed, b.shot, self.setting.episodes) for b in self.baselines)
+        if self.setting == self.usual and not all(file.exists() for file in lists):
+            return False
         return not notebooks.installed() or any(self.store.root.glob(f"train/*-{self.mark}.ipynb"))
 
 

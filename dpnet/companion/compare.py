@@ -14,7 +14,7 @@ from dpnet import io
 from dpnet.companion import results, tables
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores
-from dpnet.io import DPNetError, read_json
+from dpnet.io import read_json
 
 IDENTICAL, WITHIN, OUTSIDE = "identical", "within the spread of the published trainings", "outside it"
 NO_SPREAD, NOT_PUBLISHED = "no spread published", "not published"
@@ -64,10 +64,10 @@ def compared(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 
 def _published(scores: Scores) -> Scores | None:
     """What is published of the same data at the same preset, all seeds."""
-    try:
-        published = results.load(scores.setting, io.places().published)
-    except DPNetError:
+    folder = io.places().published
+    if not (folder / scores.setting.name / "benchmark.json").exists():
         return None
+    published = results.load(scores.setting, folder)
     return published if published.about["digest"] == scores.about["digest"] else None
 
 

@@ -196,7 +196,7 @@ EXPERIMENTS = {experiment.name: _told(experiment) for experiment in _DECLARED}
 def get(name: str) -> Experiment:
     """An experiment by name."""
     if name not in EXPERIMENTS:
-        raise DPNetError(f"unknown target {name!r}: choose from {', '.join(EXPERIMENTS)}, all")
+        raise DPNetError(f"unknown target {name!r}: choose from {', '.join(EXPERIMENTS)}; or all, alone")
     return EXPERIMENTS[name]
 
 
@@ -213,9 +213,9 @@ def several(targets: str, benchmark: str) -> list[Experiment]:
 def check_diversity(targets: str, benchmark: str, diversity: float | None) -> None:
     """Refuse a diversity that no row of some targets has; None: the usual one."""
     rows = [row for experiment in several(targets, benchmark) for row in experiment.rows]
-    values = sorted({f"{row.diversity:g}" for row in rows if row.diversity is not None})
-    if diversity is not None and f"{diversity:g}" not in values:
-        raise DPNetError(f"--diversity {diversity:g}: {targets} has {', '.join(values) or 'none to set'}")
+    values = sorted({row.diversity for row in rows if row.diversity is not None})
+    if diversity not in (None, *values):
+        raise DPNetError(f"--diversity {diversity}: {targets} has {', '.join(map(str, values)) or 'none to set'}")
 
 
 def qualitative_examples(

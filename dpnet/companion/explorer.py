@@ -142,6 +142,8 @@ def sources(benchmark: str, preset: str) -> dict[str, Predictions]:
             stored[name] = load(of)
         except DPNetError as error:
             problem = error
+            if (root / f"{benchmark}-{preset}").exists():
+                print(f"{name}: not shown: {error}")
     if not stored:
         raise problem
     return stored

@@ -22,7 +22,7 @@ from dpnet.config import Run
 
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
-METRIC_NAMES = {"canet": "CANet metric (void is background)", "pfenet": "PFENet metric (void left out)"}
+METRIC_TITLES = {"canet": "CANet metric (void is background)", "pfenet": "PFENet metric (void left out)"}
 BASELINE_DASHES = {"prototype": "-", "prototype-wrong": (4, (1, 3)), "objects": "--"}
 OUTLINE = (1.0, 0.85, 0.0)
 
@@ -53,7 +53,7 @@ def table(scores: Scores, experiment: Experiment) -> Figure:
             if name in dashes:
                 handles[name] = axis.axvline(value, color="0.35", linestyle=dashes[name], linewidth=1.2)
     own = any(row.metric for row in experiment.rows)
-    panels[0].set_xlabel(f"{'vertical lines: ' if own else ''}{METRIC_NAMES[metric]}")
+    panels[0].set_xlabel(f"{'vertical lines: ' if own else ''}{METRIC_TITLES[metric]}")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -92,7 +92,7 @@ def thresholds(scores: Scores, experiment: Experiment) -> Figure:
     """Fig. 5: mIoU against beta, mean of folds, each training and the mean; the vertical axis begins above zero."""
     figure, axis = plt.subplots(figsize=(6.8, 4), layout="constrained")
     tidy = results.rows(scores, experiment).query(f"fold == '{MEAN}'")
-    for number, (metric, title) in enumerate(METRIC_NAMES.items()):
+    for number, (metric, title) in enumerate(METRIC_TITLES.items()):
         mean = tidy[tidy.metric == metric]
         each, style = mean.by_training.str.split(expand=True).astype(float), {"color": COLOURS[number]}
         axis.plot(mean.beta, each, linewidth=0.7, alpha=0.5, **style)

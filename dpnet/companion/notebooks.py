@@ -181,8 +181,10 @@ def source(name: str, output: Path) -> str:
     digest = hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode())
     if name != "train":
         tables = "*.csv" if name == "report" else f"{name}*.csv"
-        code, beside = [(Path(__file__).parent, "*.py"), (TEMPLATES, "*.py")], [tables, f"{name}.npz"]
-        for folder, files in [*code, *((output.parent, files) for files in beside)]:
+        code = [(Path(__file__).parent, "*.py"), (TEMPLATES, "*.py")]
+        held_against = places().published / output.parent.name
+        beside = [(of, files) for of in {output.parent: 0, held_against: 0} for files in (tables, f"{name}.npz")]
+        for folder, files in [*code, *beside]:
             for file in sorted(folder.glob(files)):
                 digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

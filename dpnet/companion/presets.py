@@ -8,10 +8,9 @@ paper  the paper's setting: ResNet-50, 321² (PASCAL) or 641² (COCO), its learn
 
 from dataclasses import dataclass, replace
 
-from dpnet.config import Baselines, Recipe, Run, Training, Variant
+from dpnet.config import BENCHMARKS, Baselines, Recipe, Run, Training, Variant
 from dpnet.io import DPNetError
 
-BENCHMARKS = ("shapes", "pascal", "pascal-part", "coco", "folder")
 PRESETS = ("tiny", "quick", "mini", "paper")
 
 
@@ -77,38 +76,12 @@ _SHAPES = {
 # Photographs: images with novel classes are kept, as background; of the recipe only the list of images matters.
 _PHOTOGRAPHS = {
     "tiny": (Recipe(), replace(_TINY, novel="background"), 40),
-    # Compared on base classes, with some of the candidates below: results/pascal-part-quick/recipe.csv.
+    # Compared with others on base classes: results/pascal-part-quick/recipe.csv.
     "quick": (Recipe(), replace(_QUICK, novel="background", size=241, dilations=(3, 6, 9), steps=2400), 1000),
     "mini": (Recipe(), replace(_MINI, novel="background"), 1000),
     "paper": (Recipe(), _PAPER, 1000),
 }
 
-# What `scripts/choose.py` compares, on classes that no table tests.
-_PLAIN = _PHOTOGRAPHS["quick"][1]
-CANDIDATES: dict[tuple[str, str], dict[str, Training]] = {
-    ("shapes", "quick"): {
-        **{f"{steps} steps": replace(_QUICK, steps=steps) for steps in (800, 1200, 1600, 2400, 3600, 4800)},
-        "1600, rate 2e-3": replace(_QUICK, steps=1600, learning_rate=2e-3),
-        "1600, rate 5e-4": replace(_QUICK, steps=1600, learning_rate=5e-4),
-        "1600, warm-up 160": replace(_QUICK, steps=1600, warmup=160),
-        "1600, clip 1": replace(_QUICK, steps=1600, clip=1.0),
-        "800, batch 8": replace(_QUICK, steps=800, batch=8),
-        "1600, width 32": replace(_QUICK, steps=1600, width=32),
-        "1600, width 128": replace(_QUICK, steps=1600, width=128),
-    },
-    ("pascal-part", "quick"): {
-        "plain": _PLAIN,
-        **{f"{steps} steps": replace(_PLAIN, steps=steps) for steps in (1200, 3600)},
-        "161²": replace(_PLAIN, size=161, dilations=(2, 4, 6)),
-        "321²": replace(_PLAIN, size=321, dilations=(4, 8, 12)),
-        "rate 3e-4": replace(_PLAIN, learning_rate=3e-4),
-        "rate 3e-3": replace(_PLAIN, learning_rate=3e-3),
-        "dropout 0.5": replace(_PLAIN, dropout=0.5),
-        "geometric": replace(_PLAIN, augment="geometric"),
-        "width 128": replace(_PLAIN, width=128),
-        "absent 0.25": replace(_PLAIN, absent=0.25),
-    },
-}
 _SPECIAL = {
     # 20 epochs over the 82,081 training images of COCO that have objects, in batches of 8.
     ("coco", "paper"): replace(_PAPER, size=641, batch=8, learning_rate=0.005, steps=20 * 82081 // 8),

@@ -24,6 +24,7 @@ from dpnet.companion.estimates import TOO_FEW
 from dpnet.companion.examples import RENDERED
 from dpnet.companion.experiments import Experiment
 from dpnet.companion.results import MEAN, Scores, load
+from dpnet.config import BENCHMARKS
 from dpnet.io import DPNetError, write
 
 SPAN = ("difference", "low", "high")
@@ -87,7 +88,7 @@ def publish_all(benchmark: str | None, preset: str) -> None:
     """CSVs, notebooks and reports of one benchmark's results (None: of all but those at `tiny`)."""
     folder = io.places().results
     names = [file.parent.name.rpartition("-") for file in sorted(folder.glob("*/benchmark.json"))]
-    asked = [(name, of) for name, _, of in names if name in presets.BENCHMARKS and of in presets.PRESETS[1:]]
+    asked = [(name, of) for name, _, of in names if name in BENCHMARKS and of in presets.PRESETS[1:]]
     if benchmark:
         asked = [(benchmark, preset)]
     if not asked:

@@ -185,6 +185,12 @@ def shared(scores: Scores, experiment: Experiment) -> Scores:
     return scores if few == len(scores.seeds) else replace(scores, seeds=range(few))
 
 
+@cache
+def with_control(scores: Scores, experiment: Experiment) -> Scores:
+    """`shared`, on the queries that have a wrong support; on all where a fold tests a single class, so none has."""
+    return replace(shared(scores, experiment), lacking=all(len(of) != 1 for of in scores.about["tested"]))
+
+
 @lru_cache(1024)  # a report asks for the same cells many times
 def _samples(scores: Scores, selection: Selection, fold: int, trainings: int, metric: Metric) -> np.ndarray:
     lists = scores.counts(selection, fold)[:trainings]
@@ -273,9 +279,9 @@ def effects(scores: Scores, experiment: Experiment) -> pd.DataFrame:
 def baselines(scores: Scores, experiment: Experiment) -> pd.DataFrame:
     """What stands below the table: controlled rows with right and wrong supports, and what is not trained; tidy.
 
-    All lines are of the same queries: those that lack a class of their fold.
+    All lines are of the same queries (see `with_control`).
     """
-    scores = replace(shared(scores, experiment), lacking=True)
+    scores = with_control(scores, experiment)
     selections: dict[str, tuple[Selection, tuple[Metric, ...]]] = {}
     controlled = experiment.controlled_rows
     for context in dict.fromkeys((row.shot, row.diversity) for row in controlled):

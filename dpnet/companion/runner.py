@@ -12,7 +12,6 @@ from dpnet import data, episodes, evaluate, io
 from dpnet.companion import baselines, cluster, experiments, notebooks
 from dpnet.companion.cohort import Cohort, cohorts
 from dpnet.companion.examples import RENDERED, save_examples
-from dpnet.companion.experiments import Experiment
 from dpnet.companion.presets import Setting
 from dpnet.companion.store import Store
 from dpnet.config import VOID, Run
@@ -106,15 +105,13 @@ def describe(benchmark: Benchmark, store: Store) -> None:
     io.write(store.root / "benchmark.json", io.to_json(about))
 
 
-def train_all(
-    targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 0, scheduler: str = ""
-) -> Sequence[Experiment]:
+def train_all(targets: str, setting: Setting, at: Places, seeds: int = 1, jobs: int = 0, scheduler: str = "") -> None:
     """Make all runs that some targets consist of, each cohort in a notebook of its own, `jobs` at a time.
 
-    Without a number of jobs there is one per core that is free.
+    Without a number of jobs there is one per core that is free; on a GPU or a cluster, one.
     """
     settle()
-    asked = experiments.several(targets, setting.benchmark)
+    experiments.several(targets, setting.benchmark)  # a mistyped one is an error before anything is prepared
     benchmark = data.prepare(setting.benchmark, at.data, setting.recipe)
     every = cohorts(targets, setting, benchmark, seeds, at.results)
     usual = [cohort for cohort in every if cohort.setting == setting]
@@ -132,7 +129,6 @@ def train_all(
         _run_all(pending, f"{targets} on {setting.benchmark}", jobs, at, scheduler)
     else:
         print(f"{targets}: all {total} runs are there; nothing to train")
-    return asked
 
 
 def _run_all(pending: list[Cohort], what: str, jobs: int, at: Places, scheduler: str) -> None:
@@ -165,7 +161,7 @@ def _attempt(cohort: Cohort, at: Places) -> str | None:
         if notebooks.installed():
             notebooks.execute("train", cohort.store.root / "train" / f"{cohort.name}.ipynb", parameters, at)
         else:
-            run_cohort(cohort, at)
+            run_cohort(cohort, io.places(at.data, at.results, at.device))  # a worker finds its own device
     except DPNetError as error:
         return str(error)
     return None

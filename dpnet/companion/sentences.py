@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,9 @@ def as_text(scores: Scores, experiment: Experiment) -> str:
 
 def support_verdict(scores: Scores, experiment: Experiment) -> str:
     """In words: does the model read its support?"""
-    best, some = experiment.best, replace(results.shared(scores, experiment), lacking=True)
+    best, some = experiment.best, results.with_control(scores, experiment)
+    if not some.lacking:
+        return "Wrong-support control: none, since a fold tests a single class."
     right, wrong = (
         np.array([some.estimate([(1.0, some.of_row(best, support))], f, "pfenet").value for f in some.columns])
         for support in ("right", "wrong")

@@ -66,13 +66,14 @@ class Store:
 
     def write_episodes(self, fold: int, seed: int, shot: int, count: int, text: str) -> None:
         """Store an episode list, as JSON from `episodes.to_json`."""
-        write(self._list(fold, seed, shot, count), gzip.compress(text.encode(), mtime=0))
+        write(self.list_file(fold, seed, shot, count), gzip.compress(text.encode(), mtime=0))
 
     def episodes(self, fold: int, seed: int, shot: int, count: int) -> list[list[Any]]:
         """An episode list by image ids: class, query, supports, wrong class, wrong supports."""
-        return read_json(self._list(fold, seed, shot, count))
+        return read_json(self.list_file(fold, seed, shot, count))
 
-    def _list(self, fold: int, seed: int, shot: int, count: int) -> Path:
+    def list_file(self, fold: int, seed: int, shot: int, count: int) -> Path:
+        """Where an episode list is stored."""
         return self.root / "episodes" / f"fold{fold}-seed{seed}-{shot}shot-{count}.json.gz"
 
     def history(self, record: Record) -> list[list[float]]:
@@ -121,6 +122,8 @@ def _read(file: Path, *names: str) -> Counts:
     try:
         with np.load(BytesIO(file.read_bytes())) as archive:
             return {name: archive[name] for name in names or archive.files}
+    except (PermissionError, MemoryError):  # it may be whole
+        raise
     except Exception as error:  # whatever a broken archive makes numpy, zipfile and zlib raise
         raise corrupt(file, " ".join(str(error).split()) or type(error).__name__) from error
 

@@ -43,7 +43,7 @@ def outcome(scores: Scores, experiment: Experiment) -> tuple[str, str]:
     if experiment.name == "table5" and (best := details.best_weights(scores)):
         text += f"; both at 1 are number {best['rank']} of the sixteen"
         statuses.add(best["status"])
-    if scores.comparable(experiment):
+    if scores.comparable(experiment) and means.paper.notna().any():
         same = (means.status == "reproduced") | means.paper.isna()
         return TOO_FEW if TOO_FEW in {*means.status} else "reproduced" if same.all() else "differs", text
     if not claimed:

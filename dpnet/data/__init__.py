@@ -5,16 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dpnet.config import Recipe
+from dpnet.config import BENCHMARKS, Recipe
 from dpnet.data import coco, custom, index, pascal, shapes
 from dpnet.data.checks import check, known
 from dpnet.data.index import INDEX, SPLITS, Benchmark, Entry
 from dpnet.data.shapes import FOLDS
 from dpnet.io import ROOT, DPNetError, file_lock
 
-__all__ = ["FOLDS", "NAMES", "SPLITS", "Benchmark", "Entry", "Recipe", "check", "known", "load", "prepare"]
+__all__ = ["FOLDS", "SPLITS", "Benchmark", "Entry", "Recipe", "check", "known", "load", "prepare"]
 
-NAMES = ("shapes", "pascal", "pascal-part", "coco", "folder")
 DEFAULT = Recipe()
 
 
@@ -68,8 +67,8 @@ def load(name: str, data: Path, recipe: Recipe = DEFAULT) -> Benchmark:
 
 def _look_up(name: str, data: Path, recipe: Recipe) -> tuple[dict[str, Any], list[Path]]:
     """The part of the recipe that makes a benchmark what it is, and where its index may be, best first."""
-    if name not in NAMES:
-        raise DPNetError(f"unknown benchmark {name!r}: known are {', '.join(NAMES)}")
+    if name not in BENCHMARKS:
+        raise DPNetError(f"unknown benchmark {name!r}: known are {', '.join(BENCHMARKS)}")
     if name == "folder":
         return {}, [data / name]
     if name == "shapes":

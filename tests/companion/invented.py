@@ -16,9 +16,9 @@ from dpnet.io import write
 
 TINY = presets.resolve("shapes", "tiny")
 ENTRIES = tuple(Entry(f"image{n}", "val", "", "", (4, 4), {1: 8}) for n in range(40))
-FOLDS = ((1,), (2,), (3,), (4,))
-BENCHMARK = Benchmark("shapes", Path(), tuple("abcd"), FOLDS, FOLDS, ENTRIES, "0123456789abcdef" * 4)
-ABOUT = {"tested": [[1], [2], [3], [4]], "folds": [[1], [2], [3], [4]], "classes": list("abcd"), "scarce": {}}
+FOLDS = ((1, 5), (2, 6), (3, 7), (4, 8))
+BENCHMARK = Benchmark("shapes", Path(), tuple("abcdefgh"), FOLDS, FOLDS, ENTRIES, "0123456789abcdef" * 4)
+ABOUT = {"tested": FOLDS, "folds": FOLDS, "classes": BENCHMARK.classes, "scarce": {}}
 ABOUT |= {"images": {"train": 1, "val": 1}, "digest": BENCHMARK.digest}
 ABOUT |= {"shows": {f"q{i}": 1 + (i % 4 == 0) for i in range(40)}}
 

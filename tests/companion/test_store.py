@@ -15,7 +15,7 @@ from invented import BENCHMARK, TINY
 
 from dpnet.companion import presets
 from dpnet.companion.store import COUNTS, Store
-from dpnet.config import Evaluation, Variant, fingerprint
+from dpnet.config import BENCHMARKS, Evaluation, Variant, fingerprint
 from dpnet.episodes import Episode
 from dpnet.io import DPNetError, write
 
@@ -53,7 +53,7 @@ def test_slugs_are_readable() -> None:
 
 
 def test_every_preset_is_there() -> None:
-    for benchmark, preset in product(presets.BENCHMARKS, presets.PRESETS):
+    for benchmark, preset in product(BENCHMARKS, presets.PRESETS):
         setting = presets.resolve(benchmark, preset)
         assert setting.training.size % 8 == 1  # a grid whose cells lie on pixels 0, 8, ...
         assert setting.episodes >= 40

@@ -174,14 +174,6 @@ def test_killed_it_goes_on_to_the_same_end(
     assert re.search(others, capsys.readouterr().err)
 
 
-def test_a_folder_begun_again_tells_the_rate_of_what_is_new(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for rate in (True, False):
-        assert run(photos, "--support", pngs(tmp_path / "supports"), "--out", tmp_path / "out") == 0
-        assert (float(re.findall(r"([\d.]+) images a second", capsys.readouterr().out)[0]) > 0) == rate
-
-
 def test_bad_input_is_one_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     supports, plain = pngs(tmp_path / "supports"), tmp_path / "plain"
     (tmp_path / "empty").mkdir()

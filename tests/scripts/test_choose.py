@@ -71,16 +71,15 @@ def test_no_class_of_the_other_scenes_is_one_of_the_benchmark() -> None:
 
 def test_only_what_has_candidates_is_chosen_for() -> None:
     with pytest.raises(
-        DPNetError, match=r"no candidates for shapes at mini: presets\.py has them for shapes at quick"
+        DPNetError, match=r"no candidates for shapes at mini: choose\.py has them for shapes at quick"
     ):
         choose.choose(presets.resolve("shapes", "mini"), Places(Path("data"), Path("results"), "cpu"))
 
 
 def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = presets.resolve("shapes", "tiny")
-    few = dataclasses.replace(setting.training, steps=10)
-    candidates = {"plain": few, "faster": dataclasses.replace(few, learning_rate=0.1, warmup=2, clip=1.0)}
-    monkeypatch.setitem(presets.CANDIDATES, ("shapes", "tiny"), candidates)
+    candidates = {"plain": {"steps": 10}, "faster": {"steps": 10, "learning_rate": 0.1, "warmup": 2, "clip": 1.0}}
+    monkeypatch.setitem(choose.CANDIDATES, ("shapes", "tiny"), candidates)
     at = Places(tmp_path / "data", tmp_path / "results", "cpu")
     table = choose.choose(setting, at, jobs=1)
     assert table.groupby(["candidate", "scenes", "seed"]).size().to_dict() == {
@@ -137,9 +136,10 @@ def test_the_spread_is_that_of_trainings_on_the_same_scenes() -> None:
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("results/*/recipe.csv")), ids=lambda f: f.parent.name)
 def test_the_committed_comparison_can_be_drawn(file: Path) -> None:
-    table, candidates = pd.read_csv(file), presets.CANDIDATES[tuple(file.parent.name.rsplit("-", 1))]
+    setting = presets.resolve(*file.parent.name.rsplit("-", 1))
+    table, candidates = pd.read_csv(file), choose.trainings(setting)
     assert set(table.candidate) <= set(candidates)
     figure = choose_plot.plot(table, candidates)
     assert all((np.diff(line.get_xdata()) > 0).all() for line in figure.axes[1].lines)  # steps ascend
-    assert presets.resolve(*file.parent.name.rsplit("-", 1)).training in candidates.values()
+    assert setting.training in candidates.values()
     plt.close(figure)
