@@ -41,6 +41,9 @@ ROOT = Path(__file__).parents[1]
         ("evaluate --fold 7 --preset tiny", r"shapes has no fold 7 to test: its folds are"),
         ("train --diversity 0.2", r"--diversity 0\.2: table3 has none to set"),
         ("train diversity --diversity 0.33", r"--diversity 0\.33: diversity has 0"),
+        ("train diversity --diversity 0.20000000001", r"--diversity 0\.20000000001: diversity has 0"),
+        ("report --results results", r"results: `dpnet publish` alone writes there"),
+        ("reproduce all+table3", r"unknown target 'all': choose from table1, .*; or all, alone"),
         ("speed --preset tiny", r"speed\.py: not there: `speed` needs a checkout of the project"),
     ],
 )

@@ -86,6 +86,10 @@ def test_what_was_made_on_other_data_is_not_carried_over(tmp_path: Path, monkeyp
     runner.run_cohort(cohort, at)
     assert cohort.complete(other.digest[:16])
     assert not cohort.complete(first.digest[:16])
+    shutil.rmtree(store.root / "episodes")  # as the error for a torn list tells people to do
+    assert not cohort.complete(other.digest[:16])
+    runner.run_cohort(cohort, at)
+    assert cohort.complete(other.digest[:16])
     for record in (one, *cohort.baselines):
         evaluations = store.metrics(record)["evaluations"]
         assert {about["data"] for about in evaluations.values()} == {other.digest[:16]}

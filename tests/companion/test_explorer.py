@@ -145,7 +145,7 @@ def test_the_stored_predictions_are_those_that_were_scored() -> None:
 
 
 def test_only_predictions_of_this_training_are_shown(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The committed run's scores beside some stored predictions, no checkpoint."""
     of = explorer.cohort("shapes", "quick", io.ROOT / "results")
@@ -166,9 +166,11 @@ def test_only_predictions_of_this_training_are_shown(
             assert explorer.keep(there)
         with pytest.raises(DPNetError, match=rf"(?s){re.escape(message)}.*make reproduce-table3.*make explore"):
             explorer.load(there)
+    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
+    assert list(explorer.sources("shapes", "quick")) == ["published"]
+    assert "yours: not shown: " in capsys.readouterr().out
     (root / explorer.FILE).write_bytes(good)
     assert explorer.load(there).run == run
-    monkeypatch.setenv("DPNET_RESULTS", str(tmp_path))
     both = explorer.sources("shapes", "quick")  # one's own beside the published
     assert list(both) == ["published", "yours"]
     assert np.array_equal(both["yours"].masks, tiny.stored.masks)

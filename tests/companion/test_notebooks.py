@@ -186,18 +186,30 @@ def test_a_parameter_cannot_inject_code() -> None:
 
 
 def test_what_a_notebook_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training notebook stays current when results or code change; a table's does not."""
+    """A training notebook stays current when results, what is published or code change; a table's does not."""
+    monkeypatch.setattr(notebooks, "places", lambda: SimpleNamespace(published=tmp_path / "published"))
     folder = tmp_path / "notebooks"
     folder.mkdir()
     for name in ("train", "fig3"):
         folder.joinpath(f"{name}.ipynb").write_bytes((notebooks.TEMPLATES / f"{name}.ipynb").read_bytes())
     monkeypatch.setattr(notebooks, "TEMPLATES", folder)
     marks = {name: [notebooks.source(name, tmp_path / f"{name}.ipynb")] for name in ("train", "fig3")}
-    for file in (tmp_path / "fig3.csv", folder / "drawing.py"):
+    for file in (tmp_path / "fig3.csv", folder / "drawing.py", tmp_path / "published" / tmp_path.name / "fig3.csv"):
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("changed")
         for name, seen in marks.items():
             seen.append(notebooks.source(name, tmp_path / f"{name}.ipynb"))
-    assert [len(set(seen)) for seen in marks.values()] == [1, 3]
+    assert [len(set(seen)) for seen in marks.values()] == [1, 4]
+
+
+def test_a_terminal_without_a_name_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> str:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True, closed=False, fileno=lambda: 2))
+    monkeypatch.setattr(os, "ttyname", fails)
+    monkeypatch.delenv(io.RELAY, raising=False)
+    assert io.terminal() == ""
 
 
 def test_a_kernels_progress_is_drawn_on_the_terminal_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,18 @@ from invented import ABOUT, BENCHMARK, TINY, add_seed, keep, scores_in
 from scipy.stats import t
 
 from dpnet import io
-from dpnet.companion import details, estimates, experiments, presets, report, results, runner, sentences, tables
+from dpnet.companion import (
+    details,
+    estimates,
+    experiments,
+    presets,
+    report,
+    results,
+    runner,
+    sentences,
+    tables,
+    verdicts,
+)
 from dpnet.companion.results import Scores
 from dpnet.companion.store import Store
 from dpnet.config import Evaluation, Variant
@@ -299,6 +310,28 @@ def test_matches_are_rates_of_cells(invented: Scores) -> None:
     assert matches.recall["cycle", "2"] == pytest.approx(100 * total[1, 1] / total[:, 1].sum(), abs=0.01)
     assert matches.cells["cosine", "2"] == pytest.approx(counts[:, 1].sum(1).mean(), abs=0.01)
     assert (matches.loc["cycle - cosine"][["precision", "precision_low", "precision_high"]] == 0).all(axis=None)
+
+
+def test_folds_of_one_class_have_baselines_and_no_wrong_support(tmp_path: Path) -> None:
+    """As own images of three classes have them."""
+    one = scores_in(tmp_path)
+    write(one.store.root / "benchmark.json", json.dumps(ABOUT | {"tested": [[1], [2], [3], [4]]}).encode())
+    alone = results.load(TINY, tmp_path)
+    assert (
+        sentences.support_verdict(alone, TABLE_3) == "Wrong-support control: none, since a fold tests a single class."
+    )
+    below = results.baselines(alone, TABLE_3).set_index("yardstick").miou
+    assert below[results.BASELINES["prototype"]].notna().all()
+
+
+def test_where_the_paper_has_no_number_none_is_reproduced(tmp_path: Path) -> None:
+    setting, fig5 = presets.resolve("pascal", "paper"), experiments.get("fig5")
+    scores = scores_in(tmp_path, setting=setting)
+    for fold in range(4):
+        for run, names in runner.Cohort("fig5", setting, fold, 0, tmp_path).scored.items():
+            keep(scores.store, run, names, np.full((40, 2, 3), 50))
+    assert scores.comparable(fig5)
+    assert verdicts.outcome(results.load(setting, tmp_path), fig5)[0] == estimates.TOO_FEW
 
 
 def test_the_protocol_names_classes_where_not_all_are_tested(tmp_path: Path) -> None:

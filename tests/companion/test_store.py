@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from invented import BENCHMARK, TINY
 
-from dpnet.companion import presets
+from dpnet.companion import presets, store
 from dpnet.companion.store import COUNTS, Store
 from dpnet.config import BENCHMARKS, Evaluation, Variant, fingerprint
 from dpnet.episodes import Episode
-from dpnet.io import DPNetError, write
+from dpnet.io import DPNetError, read_json, write
 
 RUN = TINY.run(Variant(), 0, 0)
 EPISODES = [Episode(1, 0, (1,)), Episode(1, 1, (2,)), Episode(2, 2, (0,))]
@@ -97,6 +97,16 @@ CORRUPT = {
     "counts truncated": (COUNTS, lambda whole: whole[:-8]),
     "counts gone": (COUNTS, None),
 }
+
+
+def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    for read in (read_json, store._read):
+        with pytest.raises(PermissionError):
+            read(tmp_path / "counts.npz")
 
 
 @pytest.mark.parametrize("kind", CORRUPT)
