@@ -141,7 +141,7 @@ def test_the_command_line_writes_mask_overlay_and_probability(
     assert np.array_equal(coloured, np.asarray(checks.overlay(upside, expected)))
     before = Path("q.png").read_bytes()
     for changed, message in (
-        ({"checkpoint": "no"}, r"run\.json: missing"),
+        ({"checkpoint": "no"}, r"no: missing: give a folder of results"),
         ({"out": "q.png"}, "one of the images that are read"),
         ({"out": "o.jpg"}, r"name it o\.png"),
         ({"overlay": "o.png"}, r"--overlay .*o\.png: is what --out writes"),

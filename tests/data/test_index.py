@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from samples import SIZE, TRAIN, VAL, VOC, contents, fails, make_own, make_voc, prepare_folder
 
-from dpnet import data as benchmarks
 from dpnet.companion import presets
-from dpnet.config import Recipe
+from dpnet.config import BENCHMARKS, Recipe
 from dpnet.data import check, checks, index, known, load, prepare, shapes
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "voc"
@@ -171,7 +170,7 @@ def test_killed_in_the_middle_nothing_is_there_and_a_rerun_completes(data, tmp_p
 def test_what_is_unknown_or_not_prepared_says_how(tmp_path):
     for call in (prepare, load):
         fails("'cifar'", "shapes", "pascal-part", "folder", call=lambda call=call: call("cifar", tmp_path))
-    for name in benchmarks.NAMES:
+    for name in BENCHMARKS:
         fails(tmp_path, f"dpnet prepare {name}", call=lambda name=name: load(name, tmp_path))
     fails(tmp_path, "index.json", "dpnet prepare", call=lambda: index.read(tmp_path))
 
