@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     rectify: bool  # whether the network has a ReLU after the low channels, and would apply one to the high ones
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pretrained = True
+    pretrained = True  # else its weights were drawn, and its features are its own
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode whatever its parent does: its BatchNorm does not drift."""
@@ -45,10 +45,9 @@ class Backbone(nn.Module):
     @property
     def key(self) -> str:
         """What its features depend on besides the images; it starts with the name."""
-        drawn = "" if self.pretrained else f" {sum(p.double().sum().item() for p in self.parameters())}"
-        return f"{self.name} {torch.__version__}{drawn}" + (
-            "" if self.device.type == "cpu" else f" {self.device.type}"
-        )
+        parts = [self.name, torch.__version__]
+        parts += [] if self.pretrained else [str(sum(p.double().sum().item() for p in self.parameters()))]
+        return " ".join(parts if self.device.type == "cpu" else [*parts, self.device.type])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W], uint8 or float in 0..1 -> [N, low + high, ceil(H / 8), ceil(W / 8)]."""

@@ -33,13 +33,13 @@ TABLE3 = experiments.get("table3").rows
 CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they change in the preset's training
     ("shapes", "quick"): {
         **{f"{steps} steps": {"steps": steps} for steps in (800, 1200, 1600, 2400, 3600, 4800)},
-        "1600, rate 2e-3": {"learning_rate": 2e-3},
-        "1600, rate 5e-4": {"learning_rate": 5e-4},
-        "1600, warm-up 160": {"warmup": 160},
-        "1600, clip 1": {"clip": 1.0},
+        "1600, rate 2e-3": {"steps": 1600, "learning_rate": 2e-3},
+        "1600, rate 5e-4": {"steps": 1600, "learning_rate": 5e-4},
+        "1600, warm-up 160": {"steps": 1600, "warmup": 160},
+        "1600, clip 1": {"steps": 1600, "clip": 1.0},
         "800, batch 8": {"steps": 800, "batch": 8},
-        "1600, width 32": {"width": 32},
-        "1600, width 128": {"width": 128},
+        "1600, width 32": {"steps": 1600, "width": 32},
+        "1600, width 128": {"steps": 1600, "width": 128},
     },
     ("pascal-part", "quick"): {
         "plain": {},

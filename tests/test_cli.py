@@ -114,7 +114,7 @@ def test_importing_is_light() -> None:
     code = (
         "import sys, dpnet, dpnet.cli, dpnet.companion.paper; "
         "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'torch', 'timm'} & set(sys.modules); "
-        "assert not bad, bad; dpnet.DPNet; dpnet.results; "
+        "assert not bad, bad; assert {'segment', 'results'} <= {*dir(dpnet)}; dpnet.DPNet; dpnet.results; "
         "bad = {'papermill', 'nbformat', 'jupyter_client', 'distributed', 'pycocotools'} & set(sys.modules); "
         "assert not bad, bad"
     )

@@ -16,7 +16,7 @@ OUTSIDE |= {file.stem for folder in ("scripts", "notebooks") for file in (ROOT /
 BANNED = {"found", "kept", "shown", "held", "thing", "mine", "said"}
 # The aim for the package is 6,600: 8,205 is what is there. Labelling, the packaged head, intervals over trainings,
 # graphs on a GPU and comparison with published results came after that aim. It may only shrink.
-LINES = {"of a file": 320, "of a function": 45, "of the package": 8206, "of the paper's files": 1500}
+LINES = {"of a file": 320, "of a function": 45, "of the package": 8205, "of the paper's files": 1500}
 Finding = tuple[int, str]
 
 
