@@ -1,11 +1,13 @@
-"""Choose a schedule on classes that no table tests: Table 3's rows, by candidate, scenes and seed."""
+"""Choose a schedule on images that no table tests: Table 3's rows, by candidate, scenes and seed."""
 
 import argparse
 import hashlib
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,8 @@ from dpnet.train import SOURCES, train
 
 FILE, SCORES = "recipe.csv", "scores.json"
 KEYS = ("candidate", "scenes", "seed", "run")  # of a line; the id of its first row's run stands for its settings
-SEEDS = 2  # trainings per candidate and scenes
 PAIRS = ((0, 1), (2, 3))  # of photographs: a fold, and whose classes are scored for it
+NOTES = choose_plot.NOTES
 TABLE3 = experiments.get("table3").rows
 CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they change in the preset's training
     ("shapes", "quick"): {
@@ -52,6 +54,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they ch
         "geometric": {"augment": "geometric"},
         "width 128": {"width": 128},
         "absent 0.25": {"absent": 0.25},
+        "novel dropped": {"novel": "drop"},
     },
 }
 WRONG = "wrong support"  # of the full model: how much it marks whatever is asked for
@@ -125,7 +128,7 @@ def table3_runs(setting: Setting, benchmark: Benchmark, fold: int, seed: int) ->
 
 
 def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
-    """Train Table 3's rows by one candidate; store mIoU of each (and of a wrong support), and training's minutes."""
+    """Train Table 3's rows by one candidate; store mIoU of each, and of a wrong support, and a CPU's minutes."""
     runner.settle()
     benchmark, fold = scenes(setting, at)[where]
     runs, folder = table3_runs(setting, benchmark, fold, seed)
@@ -135,7 +138,7 @@ def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
     SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
     start = time.process_time()
     heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
-    minutes = (time.process_time() - start) / 60
+    minutes = (time.process_time() - start) / 60 if at.device == "cpu" else None
     best = experiments.get("table3").best
     ways = {row.label: (runs[row.variant], row.evaluation(setting.episodes)) for row in TABLE3}
     ways[WRONG] = runs[best.variant], best.evaluation(setting.episodes, "wrong")
@@ -145,31 +148,34 @@ def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
     for name, (run, way) in ways.items():
         classes = np.array([episode.class_id for episode in lists[way]])
         scores[name] = mean_iou(counts[run, way], classes, PAPER_METRIC)
-    write(folder / SCORES, to_json(scores | {"minutes": minutes}))
+    write(folder / SCORES, to_json(scores | {"device": at.device, "minutes": minutes}))
 
 
-def choose(setting: Setting, at: Places, only: str = "", jobs: int = 0) -> pd.DataFrame:
-    """Train and score candidates (all, or some), and write `recipe.csv` and its picture.
+def choose(
+    setting: Setting, at: Places, only: str = "", seeds: Sequence[int] = (0, 1), jobs: int = 0
+) -> pd.DataFrame:
+    """Train and score candidates (all, or some) from some seeds, and write `recipe.csv` and its picture.
 
     Lines that are there already, of the same settings, stay. A seed counts when it is finished on all scenes.
 
     Returns:
-        candidate, scenes, seed, run, minutes, a column per row of Table 3, and the full model's with a wrong support.
+        candidate, scenes, seed, run, device, minutes (of a CPU), a column per row of Table 3, and the full model's
+        with a wrong support.
     """
     candidates = trainings(setting)
     every, settings = scenes(setting, at), {name: replace(setting, training=t) for name, t in candidates.items()}
-    tasks = [(name, where, seed) for name in candidates for seed in range(SEEDS) for where in every]
-    asked = [task for task in tasks if not only or task[0] in only.split("; ")]
+    named = [name for name in candidates if not only or name in only.split("; ")]
+    asked = [(name, where, seed) for seed in seeds for name in named for where in every]
     with ProcessPoolExecutor(jobs or io.free_cores(), get_context("spawn"), index.end_with_parent) as pool:
         futures = [pool.submit(measure, settings[name], where, seed, at) for name, where, seed in asked]
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
             future.result()
     file = at.results / setting.name / FILE
-    columns = [*KEYS, "minutes", *(row.label for row in TABLE3), WRONG]
+    columns = [*KEYS, *NOTES, *(row.label for row in TABLE3), WRONG]
     lines = pd.read_csv(file).to_dict("records") if file.exists() else []  # of checkpoints that may be gone
     measured = {tuple(line[key] for key in KEYS): line for line in lines}
-    finished = []
-    for name, where, seed in tasks:
+    finished, known = [], sorted({*seeds, *(line["seed"] for line in lines)})
+    for name, seed, where in product(candidates, known, every):
         runs, folder = table3_runs(settings[name], *every[where], seed)
         key = name, where, seed, next(iter(runs.values())).id
         scores = io.read_json(folder / SCORES) if (folder / SCORES).exists() else measured.get(key)
@@ -191,13 +197,15 @@ def main() -> None:
     parser.add_argument("--benchmark", default="shapes", choices=BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
     parser.add_argument("--only", default="", help="train these, with '; ' between [all]")
+    parser.add_argument("--seeds", default="0 1", help="train from these, with spaces between [0 1]")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     options = parser.parse_args()
     at = Places(options.data, options.results, options.device)
-    table = choose(presets.resolve(options.benchmark, options.preset), at, options.only, options.jobs)
+    setting, seeds = presets.resolve(options.benchmark, options.preset), [int(seed) for seed in options.seeds.split()]
+    table = choose(setting, at, options.only, seeds, options.jobs)
     print(choose_plot.printed(table).to_string(index=False))
 
 

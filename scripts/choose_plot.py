@@ -12,14 +12,15 @@ from scipy.stats import t
 from dpnet.config import Training
 
 EFFECTS = {"PIM": (1, 0), "MSF": (2, 1), "CCM": (3, 2), "all three": (3, 0)}  # one row of Table 3 minus another
+NOTES = ("device", "minutes")  # of a training: where it ran, and how long one core of a CPU took
 MARKERS = "osD^v"
 
 
 def parts(table: pd.DataFrame) -> pd.DataFrame:
     """Table 3's rows and their effects in each training: the columns of the comparison, and one per effect."""
-    rows = [column for column in table.columns if column not in ("candidate", "scenes", "seed", "run", "minutes")]
+    rows = [column for column in table.columns if column not in ("candidate", "scenes", "seed", "run", *NOTES)]
     effects = {f"{name}, effect": table[rows[i]] - table[rows[j]] for name, (i, j) in EFFECTS.items()}
-    return table.assign(**effects).drop(columns="run").set_index(["candidate", "scenes", "seed"])
+    return table.assign(**effects).drop(columns=["run", "device"]).set_index(["candidate", "scenes", "seed"])
 
 
 def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -27,25 +28,28 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 
     The scenes are given and the trainings are drawn, so that only the spread within the same scenes counts.
     """
-    values = parts(table).dropna(axis=1, how="all")  # the first measurements had no wrong support
-    per_scene = values.groupby(["candidate", "scenes"], sort=False)
+    per_scene = parts(table).groupby(["candidate", "scenes"], sort=False)
     variance = per_scene.var().groupby("candidate", sort=False).mean()
-    counts = per_scene.size().groupby("candidate", sort=False)
-    n, df = counts.sum(), counts.sum() - counts.size()
-    half = np.sqrt(variance.div(n, axis=0)).mul(t.ppf(0.975, df.clip(lower=1)), axis=0)
+    counts = per_scene.count()  # by column: the first measurements had no wrong support, a GPU has no minutes
+    n, df = (some.groupby("candidate", sort=False).sum() for some in (counts, (counts - 1).clip(lower=0)))
+    half = np.sqrt(variance / n) * t.ppf(0.975, df.clip(lower=1))
     return per_scene.mean().groupby("candidate", sort=False).mean(), np.sqrt(variance), half
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """A line per candidate for people: trainings per row, minutes of one core, each row and effect.
 
-    With one training per scene there is no spread, and no interval.
+    With one training per scene there is no spread, and no interval. Minutes are those of the trainings on a CPU.
     """
     mean, _, half = moments(table)
     trainings = table.groupby("candidate", sort=False).size()
     named = {n: zip(mean[n], half[n], strict=True) for n in mean if n != "minutes"}
     cells = {n: [_cell(m, h) for m, h in each] for n, each in named.items()}
-    first = {"candidate": mean.index, "trainings": trainings.to_numpy(), "minutes": mean.minutes.round(1).to_numpy()}
+    first = {
+        "candidate": mean.index,
+        "trainings": trainings.to_numpy(),
+        "minutes": [_cell(m, np.nan) for m in mean.minutes],
+    }
     return pd.DataFrame({**first, **cells})
 
 

@@ -85,7 +85,7 @@ def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, mon
     assert table.groupby(["candidate", "scenes", "seed"]).size().to_dict() == {
         (candidate, f"fold {fold}", seed): 1 for candidate in candidates for fold in range(4) for seed in (0, 1)
     }
-    rows = [column for column in table if column not in (*choose.KEYS, "minutes")]
+    rows = [column for column in table if column not in (*choose.KEYS, *choose.NOTES)]
     assert rows == [*(row.label for row in choose.TABLE3), choose.WRONG]
     assert table[rows].notna().all(axis=None)
     assert not (table[choose.WRONG] == table["PIM + MSF + CCM"]).all()
@@ -121,13 +121,14 @@ def test_the_spread_is_that_of_trainings_on_the_same_scenes() -> None:
                 f"fold {fold}",
                 seed,
                 "run",
+                "cpu",
                 1.0,
                 *(20.0 * fold + row + 2 * rng.standard_normal() for row in range(4)),
             )
             for fold in range(4)
             for seed in range(2)
         ]
-        names = [*choose.KEYS, "minutes", "base", "PIM", "PIM + MSF", "PIM + MSF + CCM"]
+        names = [*choose.KEYS, *choose.NOTES, "base", "PIM", "PIM + MSF", "PIM + MSF + CCM"]
         mean, spread, half = choose_plot.moments(pd.DataFrame(lines, columns=names))
         inside += abs(mean.loc["c", "PIM"] - 31.0) <= half.loc["c", "PIM"]
     assert 0.92 <= inside / 300 <= 0.98

@@ -1,0 +1,99 @@
+"""What changes on photographs if training leaves out images that show novel classes: `dropped.csv`.
+
+Not a candidate of a recipe: these are the benchmark's test classes, and nothing is chosen by them.
+"""
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from dpnet import data, episodes, io
+from dpnet.companion import details, estimates, experiments, presets, results, runner
+from dpnet.companion.cohort import Cohort
+from dpnet.companion.experiments import PAPER_METRIC
+from dpnet.companion.presets import Setting
+from dpnet.companion.results import Scores
+from dpnet.data import index
+from dpnet.io import DPNetError, Places, progress, write
+
+FILE = "dropped.csv"
+SEEDS = 5
+VALUES = ["kept", "dropped", "kept, wrong support", "dropped, wrong support"]
+COLUMNS = ["fold", "class", *VALUES, "difference", "low", "high", "trainings"]
+SUPPORTS: tuple[Literal["right", "wrong"], ...] = "right", "wrong"
+TABLE3 = experiments.get("table3")
+
+
+@cache
+def settings() -> tuple[Setting, Setting]:
+    """The published setting, in which novel classes are background, and the same with such images left out."""
+    kept = presets.resolve("pascal-part", "quick")
+    return kept, replace(kept, training=replace(kept.training, novel="drop"))
+
+
+def train(fold: int, seed: int, at: Places) -> None:
+    """Table 3's rows of one fold and seed, with images left out, beside the usual runs."""
+    runner.run_cohort(Cohort("table3", settings()[1], fold, seed, at.results), at)
+
+
+def table(kept: Scores, dropped: Scores) -> pd.DataFrame:
+    """mIoU of the full model by fold, and by class, with such images kept and dropped (%, CANet metric).
+
+    Returns:
+        fold (a number or mean), class (empty: the fold's mean), kept, dropped, both with a wrong support; of folds
+        the difference with its 95 % interval (same queries and seeds, right support), and the number of trainings.
+    """
+    lines: list[list[Any]] = []
+    for fold in kept.columns:
+        right, wrong = (
+            [s.samples([(1.0, s.of_row(TABLE3.best, support))], fold, PAPER_METRIC) for s in (kept, dropped)]
+            for support in SUPPORTS
+        )
+        change = estimates.estimate(right[1] - right[0])
+        values = [float(each[:, 0].mean()) for each in (*right, *wrong)]
+        lines.append([fold, "", *values, change.value, change.low, change.high, change.trainings])
+    before, after = (details.by_class(s, TABLE3).set_index(["fold", "class"]) for s in (kept, dropped))
+    for fold, name in before.index:
+        values = [one.loc[(fold, name), c] for c in (TABLE3.best.label, "wrong support") for one in (before, after)]
+        lines.append([str(fold), name, *values, np.nan, np.nan, np.nan, len(kept.seeds)])
+    return pd.DataFrame(lines, columns=COLUMNS).round(2)
+
+
+def main() -> None:
+    """Train what is missing, and write the table."""
+    here = io.places()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
+    parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
+    parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")
+    parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
+    options = parser.parse_args()
+    at = Places(options.data, options.results, options.device)
+    kept, dropped = settings()
+    benchmark = data.prepare(kept.benchmark, at.data, kept.recipe)
+    tasks = list(product(episodes.folds(benchmark), range(SEEDS)))
+    with ProcessPoolExecutor(options.jobs or io.free_cores(), get_context("spawn"), index.end_with_parent) as pool:
+        futures = [pool.submit(train, fold, seed, at) for fold, seed in tasks]
+        for future in progress(as_completed(futures), "images dropped", "cohort", len(futures)):
+            future.result()
+    published = io.ROOT / "results"
+    runner.describe(benchmark, Cohort("table3", dropped, 0, 0, at.results).store)
+    ours = table(results.load(kept, published, SEEDS), results.load(dropped, at.results, SEEDS))
+    write(published / kept.name / FILE, ours.to_csv(index=False, lineterminator="\n").encode())
+    print(ours.to_string(index=False))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DPNetError as error:
+        sys.exit(f"dropped: error: {error}")
