@@ -284,7 +284,7 @@ def speed(options: argparse.Namespace) -> int:
 
 
 def choose(options: argparse.Namespace) -> int:
-    """Compare recipes on training images of classes that no table tests."""
+    """Compare recipes on images that no table tests."""
     return _script("choose", _places(options), options)
 
 

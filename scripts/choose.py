@@ -44,8 +44,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they ch
         "1600, width 128": {"steps": 1600, "width": 128},
     },
     ("pascal-part", "quick"): {
-        "plain": {},
-        **{f"{steps} steps": {"steps": steps} for steps in (1200, 3600)},
+        **{f"{steps} steps": {"steps": steps} for steps in (1200, 2400, 3600)},
         "161²": {"size": 161, "dilations": (2, 4, 6)},
         "321²": {"size": 321, "dilations": (4, 8, 12)},
         "rate 3e-4": {"learning_rate": 3e-4},

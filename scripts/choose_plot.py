@@ -80,7 +80,7 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     noise.set(xlabel="steps", ylabel="standard deviation of a training (points)", title="Spread", ylim=(0, None))
     for axis in (score, noise):
         axis.set_xticks(steps, [f"{number:,}" for number in steps], rotation=45)
-    figure.legend(*score.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9)
+    figure.legend(*score.get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=9)
     height = np.arange(len(mean))
     for i, (effect, colour, marker) in enumerate(
         zip(effects, sns.color_palette("colorblind")[4:], MARKERS, strict=False)

@@ -96,7 +96,7 @@ def _expect(scores: Scores) -> str:
     ]
     return (
         f"{' and '.join(same)} for the full model, to the digit on the same kind of processor. "
-        f"Another kind is another training: {_range(scores)}"
+        f"On any other kind expect {_range(scores)}"
     )
 
 
@@ -123,7 +123,8 @@ def _ablation(scores: Scores) -> str:
         f"All three over none: {whole}; in the paper {papers_whole}. "
         f"Trainings: {sentences.trainings(scores, TABLE_3)}. Without training a prototype of "
         f"frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, "
-        f"and marking every object of the query, whatever its class, {untrained[results.BASELINES['objects']]:.1f}."
+        f"and marking every labelled object of the query, whatever its class, "
+        f"{untrained[results.BASELINES['objects']]:.1f}."
     )
     return f"\n{tables.markdown(short)}\n\n{last}\n"
 
@@ -176,6 +177,24 @@ def _explained(scores: Scores) -> str:
     return f"\n{tables.markdown(table.round(1).assign(**{'wrong of right': share}))}\n"
 
 
+def _dropped(scores: Scores) -> str:
+    """What `scripts/dropped.py` measured: means of folds, and the classes of the fold that changes most."""
+    every = pd.read_csv(scores.store.root / "dropped.csv")
+    of_folds = every["class"].isna()
+    some = every[of_folds | (every.fold == every.fold[every.difference.idxmax()])]
+    names = some["class"].fillna("fold " + some.fold).str.replace("fold mean", "mean of folds")
+    texts = {
+        "kept": some.kept,
+        "left out": some.dropped,
+        "difference": [tables.difference(row) for row in some.to_dict("records")],
+        "wrong support: kept": some["kept, wrong support"],
+        "left out ": some["dropped, wrong support"],
+        "prototype": some.prototype,
+    }
+    cells = {k: v if k == "difference" else v.map(tables.decimal) for k, v in texts.items()}
+    return f"\n{tables.markdown(pd.DataFrame({'': names, **cells}))}\n"
+
+
 def _measured(what: str, device: str) -> str:
     """What was measured on a device, as Markdown."""
     suffix, command = OF_DEVICE[what]
@@ -190,7 +209,7 @@ KINDS = {  # classes of VOC that look alike
     "vehicles": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
 }
 LACKING = {  # candidates of `dpnet choose`
-    "plain": "base classes left out of training, every training query shows its class",
+    "2400 steps": "base classes left out of training, every training query shows its class",
     "absent 0.25": "the same, a quarter of the training queries lack it",
 }
 OF_SCORES = {
@@ -199,6 +218,7 @@ OF_SCORES = {
     "whole": _whole,
     "baselines": _baselines,
     "explained": _explained,
+    "dropped": _dropped,
     "ablation": _ablation,
     "support": lambda scores: sentences.support_verdict(scores, TABLE_3),
     "protocol": lambda scores: sentences.protocol(scores, TABLE_3),
@@ -213,6 +233,8 @@ OF_DEVICE = {  # kind of file, what writes it
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit("documents: takes no arguments: it fills README and docs from results/")
     try:
         write_documents()
     except DPNetError as error:

@@ -27,7 +27,7 @@ from dpnet.io import DPNetError, Places, progress, write
 
 FILE = "dropped.csv"
 SEEDS = 5
-VALUES = ["kept", "dropped", "kept, wrong support", "dropped, wrong support"]
+VALUES = ["kept", "dropped", "kept, wrong support", "dropped, wrong support", "prototype"]
 COLUMNS = ["fold", "class", *VALUES, "difference", "low", "high", "trainings"]
 SUPPORTS: tuple[Literal["right", "wrong"], ...] = "right", "wrong"
 TABLE3 = experiments.get("table3")
@@ -46,11 +46,12 @@ def train(fold: int, seed: int, at: Places) -> None:
 
 
 def table(kept: Scores, dropped: Scores) -> pd.DataFrame:
-    """mIoU of the full model by fold, and by class, with such images kept and dropped (%, CANet metric).
+    """mIoU (%, CANet metric) of the full model, images kept and dropped, and of the prototype, by fold and class.
 
     Returns:
-        fold (a number or mean), class (empty: the fold's mean), kept, dropped, both with a wrong support; of folds
-        the difference with its 95 % interval (same queries and seeds, right support), and the number of trainings.
+        fold (a number or mean), class (empty: the fold's mean), kept, dropped, both with a wrong support, the
+        training-free prototype; of folds the difference with its 95 % interval (same queries and seeds, right
+        support); the number of trainings.
     """
     lines: list[list[Any]] = []
     for fold in kept.columns:
@@ -59,12 +60,15 @@ def table(kept: Scores, dropped: Scores) -> pd.DataFrame:
             for support in SUPPORTS
         )
         change = estimates.estimate(right[1] - right[0])
-        values = [float(each[:, 0].mean()) for each in (*right, *wrong)]
+        untrained = kept.samples([(1.0, kept.baseline("prototype"))], fold, PAPER_METRIC)
+        values = [float(each[:, 0].mean()) for each in (*right, *wrong, untrained)]
         lines.append([fold, "", *values, change.value, change.low, change.high, change.trainings])
     before, after = (details.by_class(s, TABLE3).set_index(["fold", "class"]) for s in (kept, dropped))
     for fold, name in before.index:
         values = [one.loc[(fold, name), c] for c in (TABLE3.best.label, "wrong support") for one in (before, after)]
-        lines.append([str(fold), name, *values, np.nan, np.nan, np.nan, len(kept.seeds)])
+        lines.append(
+            [str(fold), name, *values, before.loc[(fold, name), "prototype"], np.nan, np.nan, np.nan, len(kept.seeds)]
+        )
     return pd.DataFrame(lines, columns=COLUMNS).round(2)
 
 

@@ -22,6 +22,8 @@ def main() -> None:
     """`environment.py FOLDER`; an error is one line after what uv or pip said."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         sys.exit(f"Python 3.11 to 3.13 is needed, and this is {sys.version.split()[0]}: make setup PYTHON=python3.12")
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(f"usage: {sys.argv[0]} FOLDER")
     os.chdir(ROOT)
     folder = Path(sys.argv[1]).resolve()
     ready, unfinished = folder / ".ready", folder / ".unfinished"

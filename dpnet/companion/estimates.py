@@ -56,9 +56,9 @@ def _half_width(of_images: float, of_trainings: Any, trainings: Any, among: int 
 
 
 def cell(samples: np.ndarray, name: str = "miou", among: int = 1) -> dict[str, Any]:
-    """A mean over trainings with its interval, two decimals; how many trainings, and the value of each."""
+    """A mean over trainings with its interval, three decimals; how many trainings, and the value of each."""
     ours, each = estimate(samples, among), " ".join(f"{value:.2f}" for value in samples[:, 0])
-    of_mean = {name: round(ours.value, 2), "low": round(ours.low, 2), "high": round(ours.high, 2)}
+    of_mean = {name: round(ours.value, 3), "low": round(ours.low, 3), "high": round(ours.high, 3)}
     return of_mean | {"trainings": ours.trainings, "by_training": each}
 
 

@@ -162,8 +162,8 @@ def _earlier(scores: Scores) -> str:
         for then in paper.words("earlier", experiment.name):
             if (then["benchmark"], then["preset"]) == (scores.setting.benchmark, scores.setting.preset):
                 row, before = now[then["effect"]], tables.difference({k: float(then[k]) for k in SPAN})
-                why = WHY.get(row["status"], "one training told too little")
-                why = "holds" if row["status"] == then["status"] else why
+                why = WHY.get(row["status"], "one training, another schedule")
+                why = "" if row["status"] == then["status"] else why
                 words = [verdicts.SYMBOLS[of["status"]] for of in (then, row)]
                 about = [f"{experiment.heading}, {then['effect']}", before, then["trainings"], words[0]]
                 lines.append([*about, tables.difference(row), str(row["trainings"]), words[1], why])
@@ -195,15 +195,15 @@ def _classes(scores: Scores, experiment: Experiment) -> str:
 
 
 def _recipe(scores: Scores) -> str:
-    """How the schedule was chosen, where it was: what `dpnet choose` measured."""
+    """How the schedule was chosen, where it was: what `scripts/choose.py` measured."""
     file = scores.store.root / "recipe_printed.csv"
     if not file.exists():
         return ""
     return (
-        "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on classes that "
-        "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean and half of its 95 % interval over "
-        "trainings; minutes of one core for one training of the three heads). Rule: the fewest steps of those that "
-        "half as many again changed, in every row, by no more than the noise; and what raises the last row by more."
+        "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on images that "
+        "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean over trainings and half of its 95 % "
+        "interval; minutes of one CPU core for one training of the three heads). Asked: what do half as many steps "
+        "again change, and what raises the last row? [The answers](../../docs/protocol.md#training)."
         "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
         f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )

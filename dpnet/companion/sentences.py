@@ -58,7 +58,7 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
     *shares, share = wrong / np.maximum(right, 1e-9)
     by_fold = [f"fold {fold} {share:.0%}" for fold, share in zip(scores.folds, shares, strict=True)]
     near = [name for name, share in zip(by_fold, shares, strict=True) if share >= HARDLY]
-    reads = f"It reads its support, least on fold {scores.folds[int(np.argmax(shares))]}."
+    reads = f"It reads its support in part, least on fold {scores.folds[int(np.argmax(shares))]}."
     if near:
         reads = f"Where that is near 100 % ({', '.join(near)}), it hardly reads which class is asked for."
     return f"{both}: {share:.0%} of it ({', '.join(by_fold)}). {reads}"
@@ -89,13 +89,12 @@ def rests(scores: Scores, experiment: Experiment) -> list[str]:
     texts, excluded, may_be = [text], list[str](), list[str]()
     for row in tables.headline(scores, experiment).dropna(subset="needed").itertuples():
         inside, name = row.low <= row.paper <= row.high, f"{row.effect} ({row.paper:+.1f})"
-        (may_be if inside else excluded).append(f"{name}: {needed(row.needed, row.trainings)}" if inside else name)
+        if (number := needed(row.needed, row.trainings)) != tables.NOTHING or not inside:
+            (may_be if inside else excluded).append(f"{name}: {number}" if inside else name)
     if excluded:
         texts.append(f"Undecided, but an effect as large as the paper's is excluded: {'; '.join(excluded)}.")
     if may_be:
-        texts.append(
-            f"Trainings in all that would tell an effect of the paper's size from none: {'; '.join(may_be)}."
-        )
+        texts.append(f"Trainings in all that would tell one of the paper's size from none: {'; '.join(may_be)}.")
     return texts + _other_metric(scores, experiment)
 
 

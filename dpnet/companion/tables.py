@@ -22,12 +22,13 @@ HEADS |= {"multiscale": "scales", "pseudo_prototype": "pseudo-prototype"}
 
 def decimal(value: float, sign: str = "") -> str:
     """One decimal, or "—"."""
-    return NOTHING if np.isnan(value) else f"{round(value, 1) + 0.0:{sign}.1f}"  # + 0.0: no "-0.0"
+    return NOTHING if np.isnan(value) else f"{value:{sign}z.1f}"  # z: no "-0.0"
 
 
 def spanned(value: float, low: float, high: float, sign: str = "") -> str:
-    """One decimal with its interval, or "—"."""
-    return NOTHING if np.isnan(value) else f"{decimal(value, sign)} [{low:.1f}, {high:.1f}]"
+    """One decimal with its interval (two, where an effect's bound would read 0.0), or "—"."""
+    digits = 2 if sign and min(abs(low), abs(high)) < 0.05 else 1
+    return NOTHING if np.isnan(value) else f"{value:{sign}z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def difference(row: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ def prepare(
 ) -> Benchmark:
     """Make a benchmark of the data folder (or of the copy of VOC or COCO in it) ready; returns at once if it is.
 
-    `workers` processes render or paint; None: one per core; the result does not depend on it. What is absent of VOC
-    or COCO: `fetch` True fetches it, gigabytes; False unpacks archives that lie in `data`; None takes it as it is.
+    `workers` processes render or paint (None: one per free core); the result does not depend on them. What is absent
+    of VOC or COCO: `fetch` True fetches it, gigabytes; False unpacks archives in `data`; None takes it as it is.
     """
     data = Path(data).expanduser()
     noted, places = _look_up(name, data, recipe)

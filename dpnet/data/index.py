@@ -19,7 +19,7 @@ from PIL import Image
 from dpnet import io
 from dpnet.config import VOID
 from dpnet.data import images
-from dpnet.io import DPNetError, progress
+from dpnet.io import DPNetError, free_cores, progress
 
 INDEX = "index.json"
 SPLITS = ("train", "val")
@@ -271,8 +271,8 @@ def png(mask: np.ndarray, **more: Any) -> bytes:
 def in_processes(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None, what: str
 ) -> list[Result]:
-    """The results of tasks, each an image, in several processes (None: one per core; 1: in this one)."""
-    processes = min(workers or os.cpu_count() or 1, -(-len(tasks) // CHUNK))
+    """The results of tasks, each an image, in several processes (None: one per free core; 1: in this one)."""
+    processes = min(workers or free_cores(), -(-len(tasks) // CHUNK))
     if processes <= 1:
         return list(progress(map(work, tasks), what, "image", len(tasks)))
     # spawn, because a fork of a process with threads (torch's, a notebook's) may hang

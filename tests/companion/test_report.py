@@ -12,7 +12,18 @@ import pytest
 from invented import TINY, scores_in
 
 from dpnet import io
-from dpnet.companion import details, experiments, figures, notebooks, paper, report, results, sentences, verdicts
+from dpnet.companion import (
+    details,
+    experiments,
+    figures,
+    notebooks,
+    paper,
+    report,
+    results,
+    sentences,
+    tables,
+    verdicts,
+)
 from dpnet.companion.results import Scores
 from dpnet.io import DPNetError, write
 
@@ -55,6 +66,27 @@ def test_undecided_effects_say_how_many_trainings_would_tell_them(invented: Scor
     assert [sentences.needed(n, 8) for n in (np.nan, 5, np.inf, 14.0)] == ["—", "—", "not with these images", "14"]
 
 
+def test_what_these_trainings_would_tell_is_not_listed(invented: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    effects = results.effects(invented, TABLE_3).assign(paper=0.0)  # inside each interval that contains zero
+    for number, listed in ((3.0, False), (9.0, True)):
+        monkeypatch.setattr(results, "effects", lambda *_, n=number: effects.assign(needed=n))
+        assert ("from none: " in " ".join(sentences.rests(invented, TABLE_3))) == listed
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        ((0.45, 0.03, 0.87), "+0.45 [0.03, 0.87]"),
+        ((0.43, -0.01, 0.86), "+0.43 [-0.01, 0.86]"),
+        ((-0.2, -1.04, 0.6), "-0.2 [-1.0, 0.6]"),
+        ((-0.04, -1.0, 0.9), "0.0 [-1.0, 0.9]"),
+        ((np.nan, np.nan, np.nan), "—"),
+    ],
+)
+def test_a_bound_beside_zero_keeps_its_sign(cells: tuple[float, float, float], text: str) -> None:
+    assert tables.spanned(*cells, "+").removeprefix("+") == text.removeprefix("+")
+
+
 def test_the_report_lists_what_was_said_before_and_what_holds(
     invented: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,9 +100,9 @@ def test_the_report_lists_what_was_said_before_and_what_holds(
     page = report.as_markdown(invented)
     lines = [text for text in page[page.index("What we said before") :].splitlines() if "| Table 3, " in text]
     assert [text.split(" | ")[-1] for text in lines] == [
-        "one training told too little |",
-        "one training told too little |",
-        "holds |",
+        "one training, another schedule |",
+        "one training, another schedule |",
+        " |",
     ]
     few = report.as_markdown(results.load(TINY, invented.store.root.parent, 2))
     assert few.count("| too few trainings |") == 3
@@ -111,7 +143,7 @@ def test_targets_are_not_run_incomplete_or_have_an_outcome(invented: Scores, tmp
 def test_a_notebook_opens_with_what_is_asked_and_what_came_out(invented: Scores) -> None:
     text = verdicts.opening(invented, TABLE_3)
     assert text.startswith("# Table 3: Effect of each component\n\nThe paper adds")
-    assert "**On `shapes` at `tiny`: ± mixed.** PIM +0.0 [0.0, 0.0]; MSF" in text
+    assert "**On `shapes` at `tiny`: ± mixed.** PIM +0.00 [0.00, 0.00]; MSF" in text
     assert sentences.support_verdict(invented, TABLE_3) in text
     fig3 = verdicts.opening(invented, experiments.get("fig3"))
     assert "The way back adds +0.0" in fig3
@@ -149,11 +181,11 @@ def test_what_a_wrong_support_keeps_is_told_by_queries_pairs_and_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores, table3 = scores_in(tmp_path), experiments.get("table3")
-    lines = ["candidate,PIM + MSF + CCM,wrong support", "plain,60,30", "plain,40,20", "absent 0.25,40,10"]
+    lines = ["candidate,PIM + MSF + CCM,wrong support", "2400 steps,60,30", "2400 steps,40,20", "absent 0.25,40,10"]
     write(scores.store.root / "recipe.csv", "\n".join(lines).encode())
     monkeypatch.setattr(documents, "KINDS", {"letters": ("a", "c")})
     told = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[1:] for line in documents._explained(scores).split("\n")}
-    assert told[documents.LACKING["plain"]] == ["50.0", "25.0", "50%"]
+    assert told[documents.LACKING["2400 steps"]] == ["50.0", "25.0", "50%"]
     assert told[documents.LACKING["absent 0.25"]] == ["40.0", "10.0", "25%"]
     below = results.of_metric(results.baselines(scores, table3), table3).query("fold == 'mean'")
     assert told["all queries"][0] == f"{below.set_index('yardstick').miou[table3.best.label]:.1f}"

@@ -1,0 +1,39 @@
+"""What images of novel classes change: the same queries, with such images kept and dropped."""
+
+from pathlib import Path
+
+import dropped
+import numpy as np
+import pandas as pd
+from invented import scores_in
+
+from dpnet.companion import results
+from dpnet.companion.experiments import PAPER_METRIC
+from dpnet.companion.results import MEAN
+from dpnet.io import ROOT
+
+
+def test_only_what_differs_is_a_difference(tmp_path: Path) -> None:
+    one, other = scores_in(tmp_path / "a", seeds=3), scores_in(tmp_path / "b", seeds=3, lost=0.6)
+    table = dropped.table(one, other)
+    assert (table["class"] == "").tolist() == [True] * 5 + [False] * 4  # folds and mean, then tested classes
+    assert (table.kept == table.dropped).all()
+    assert (table["kept, wrong support"] > table["dropped, wrong support"]).all()
+    assert (table.kept > table.prototype).all()
+    assert (table.loc[:4, ["difference", "low", "high"]] == 0).all(axis=None)
+    assert table.loc[5:, ["difference", "low", "high"]].isna().all(axis=None)
+    # Their queries differ from the second benchmark's, but the sign of a difference is that of dropped over kept.
+    last = dropped.table(one, scores_in(tmp_path / "c", seeds=3, seed_of_counts=1)).iloc[4]
+    assert np.isclose(last.difference, last.dropped - last.kept, atol=0.02)
+    assert last.low < last.difference < last.high
+
+
+def test_the_committed_table_is_about_the_published_runs() -> None:
+    kept = dropped.settings()[0]
+    table = pd.read_csv(ROOT / "results" / kept.name / dropped.FILE)
+    published = results.load(kept, ROOT / "results", dropped.SEEDS)
+    for fold in (*map(str, published.folds), MEAN):
+        (line,) = table[table["class"].isna() & (table.fold == fold)].to_dict("records")
+        for column, support in (("kept", "right"), ("kept, wrong support", "wrong")):
+            selection = published.of_row(dropped.TABLE3.best, "right" if support == "right" else "wrong")
+            assert abs(line[column] - published.estimate([(1.0, selection)], fold, PAPER_METRIC).value) < 0.006
