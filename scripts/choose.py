@@ -18,7 +18,7 @@ import pandas as pd
 
 from dpnet import data, episodes, evaluate, io
 from dpnet.companion import experiments, presets, runner
-from dpnet.companion.experiments import PAPER_METRIC
+from dpnet.companion.experiments import PAPER_METRIC, Row
 from dpnet.companion.presets import Setting
 from dpnet.config import BENCHMARKS, Run, Training, Variant, fingerprint
 from dpnet.data import index, shapes
@@ -69,8 +69,8 @@ OTHERS = tuple(
 )
 
 
-def scenes(setting: Setting, at: Places) -> dict[str, tuple[Benchmark, int]]:
-    """What candidates are trained and scored on, by name: benchmark and fold."""
+def scenes(setting: Setting, at: Places, shown: bool = False) -> dict[str, tuple[Benchmark, int]]:
+    """What candidates are trained and scored on, by name: benchmark and fold; `shown`: see `validation`."""
     if setting.benchmark == "shapes":
         recipe, version = setting.recipe, shapes.RECIPE_VERSION
         root = at.data / "shapes" / f"others-v{version}-{fingerprint(recipe)}"
@@ -79,30 +79,36 @@ def scenes(setting: Setting, at: Places) -> dict[str, tuple[Benchmark, int]]:
         other = index.read(root) if ready else shapes.prepare(root, recipe, noted, None, OTHERS)
         return {f"fold {fold}": (other, fold) for fold in episodes.folds(other)}
     whole = data.prepare(setting.benchmark, at.data, setting.recipe)
-    return {f"fold {fold}, classes of fold {other}": (validation(whole, fold, other), fold) for fold, other in PAIRS}
+    return {
+        f"fold {fold}, classes of fold {other}": (validation(whole, fold, other, shown), fold)
+        for fold, other in PAIRS
+    }
 
 
-def validation(whole: Benchmark, fold: int, other: int) -> Benchmark:
+def validation(whole: Benchmark, fold: int, other: int, shown: bool = False) -> Benchmark:
     """A fold's training images as a benchmark in which the base classes of another fold are novel, and are scored.
 
     The images that show one of these are its test images, and the others its training images. No test image of the
-    tables is in it, and no class that the fold tests is trained on or scored.
+    tables is in it, and no class that the fold tests is trained on or scored. `shown`: every second image that shows
+    one is a training image too, so that these classes are in training's backgrounds, as novel classes are.
     """
     scored, unseen = set(whole.folds[other]), {*whole.folds[fold], *whole.folds[other]}
+    with_scored = [e.id for e in whole.entries if e.split == "train" and scored & e.pixels.keys()]
+    tested, name = {*with_scored[:: 2 if shown else 1]}, f"fold{fold}-{other}{'-shown' * shown}"
     entries = tuple(
         replace(
             e,
-            split=("val" if scored & e.pixels.keys() else "train") if e.split == "train" else "unused",
+            split=("val" if e.id in tested else "train") if e.split == "train" else "unused",
             image=str(whole.path(e.image)),
             label=str(whole.path(e.label)),
         )
         for e in whole.entries
     )
-    digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}{' shown' * shown}".encode()).hexdigest()
     return replace(
         whole,
         # Runs are stored below it: those of other data are not taken for these.
-        root=whole.root / "validation" / f"fold{fold}-{other}-{digest[:8]}",
+        root=whole.root / "validation" / f"{name}-{digest[:8]}",
         folds=tuple(tuple(sorted(unseen)) if f == fold else () for f in range(len(whole.folds))),
         tested=tuple(tuple(sorted(scored)) if f == fold else () for f in range(len(whole.folds))),
         entries=entries,
@@ -120,26 +126,30 @@ def trainings(setting: Setting) -> dict[str, Training]:
     return {name: replace(setting.training, **changed) for name, changed in changes.items()}
 
 
-def table3_runs(setting: Setting, benchmark: Benchmark, fold: int, seed: int) -> tuple[dict[Variant, Run], Path]:
-    """The runs behind Table 3's rows, by variant, and their folder."""
-    runs = {row.variant: setting.run(row.variant, fold, seed) for row in TABLE3}
+def runs_of(
+    setting: Setting, benchmark: Benchmark, fold: int, seed: int, rows: Sequence[Row] = TABLE3
+) -> tuple[dict[Variant, Run], Path]:
+    """The runs behind rows (of Table 3), by variant, and their folder."""
+    runs = {row.variant: setting.run(row.variant, fold, seed) for row in rows}
     return runs, benchmark.root / "runs" / next(iter(runs.values())).id
 
 
-def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
-    """Train Table 3's rows by one candidate; store mIoU of each, and of a wrong support, and a CPU's minutes."""
+def measure(
+    setting: Setting, where: str, seed: int, at: Places, rows: Sequence[Row] = TABLE3, shown: bool = False
+) -> Path:
+    """Train rows by one candidate; store mIoU of each, and of a wrong support, and a CPU's minutes in the file."""
     runner.settle()
-    benchmark, fold = scenes(setting, at)[where]
-    runs, folder = table3_runs(setting, benchmark, fold, seed)
+    benchmark, fold = scenes(setting, at, shown)[where]
+    runs, folder = runs_of(setting, benchmark, fold, seed, rows)
     if (folder / SCORES).exists():
-        return
+        return folder / SCORES
     scene = evaluate.scene_of(next(iter(runs.values())), benchmark, at.device)
     SOURCES[setting.training.augment](benchmark, scene.backbone, setting.training, [])  # stored: not timed
     start = time.process_time()
     heads = train({run: folder / run.id for run in runs.values()}, benchmark, scene.backbone, at.device)
     minutes = (time.process_time() - start) / 60 if at.device == "cpu" else None
     best = experiments.get("table3").best
-    ways = {row.label: (runs[row.variant], row.evaluation(setting.episodes)) for row in TABLE3}
+    ways = {row.label: (runs[row.variant], row.evaluation(setting.episodes)) for row in rows}
     ways[WRONG] = runs[best.variant], best.evaluation(setting.episodes, "wrong")
     wanted = {run: [way for of, way in ways.values() if of == run] for run in runs.values()}
     counts, lists = evaluate.evaluate({run: head.to(at.device).eval() for run, head in heads.items()}, scene, wanted)
@@ -148,6 +158,7 @@ def measure(setting: Setting, where: str, seed: int, at: Places) -> None:
         classes = np.array([episode.class_id for episode in lists[way]])
         scores[name] = mean_iou(counts[run, way], classes, PAPER_METRIC)
     write(folder / SCORES, to_json(scores | {"device": at.device, "minutes": minutes}))
+    return folder / SCORES
 
 
 def choose(
@@ -175,7 +186,7 @@ def choose(
     measured = {tuple(line[key] for key in KEYS): line for line in lines}
     finished, known = [], sorted({*seeds, *(line["seed"] for line in lines)})
     for name, seed, where in product(candidates, known, every):
-        runs, folder = table3_runs(settings[name], *every[where], seed)
+        runs, folder = runs_of(settings[name], *every[where], seed)
         key = name, where, seed, next(iter(runs.values())).id
         scores = io.read_json(folder / SCORES) if (folder / SCORES).exists() else measured.get(key)
         if scores:
