@@ -123,8 +123,7 @@ def _ablation(scores: Scores) -> str:
         f"All three over none: {whole}; in the paper {papers_whole}. "
         f"Trainings: {sentences.trainings(scores, TABLE_3)}. Without training a prototype of "
         f"frozen features scores {untrained[results.BASELINES['prototype']]:.1f}, "
-        f"and marking every labelled object of the query, whatever its class, "
-        f"{untrained[results.BASELINES['objects']]:.1f}."
+        f"and marking all labelled objects of the query {untrained[results.BASELINES['objects']]:.1f}."
     )
     return f"\n{tables.markdown(short)}\n\n{last}\n"
 

@@ -71,7 +71,7 @@ def table(kept: Scores, dropped: Scores) -> pd.DataFrame:
         lines.append(
             [str(fold), name, *values, before.loc[(fold, name), "prototype"], np.nan, np.nan, np.nan, len(kept.seeds)]
         )
-    return pd.DataFrame(lines, columns=COLUMNS).round(2)
+    return pd.DataFrame(lines, columns=COLUMNS).round(3)
 
 
 def on_base_classes(at: Places, pool: Executor) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def on_base_classes(at: Places, pool: Executor) -> pd.DataFrame:
         [where, seed, *(one[name] for name in (TABLE3.best.label, choose.WRONG) for one in both)]
         for (where, seed, _), both in zip(tasks[::2], zip(scores[::2], scores[1::2], strict=True), strict=True)
     ]
-    return pd.DataFrame(lines, columns=["scenes", "seed", *VALUES[:-1]]).round(2)
+    return pd.DataFrame(lines, columns=["scenes", "seed", *VALUES[:-1]]).round(3)
 
 
 def main() -> None:
