@@ -56,7 +56,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 def _cell(mean: float, half: float) -> str:
     if np.isnan(mean):
         return "—"
-    return f"{mean:.1f}" if np.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:z.1f}" if np.isnan(half) else f"{mean:z.1f} ± {half:.1f}"
 
 
 def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
