@@ -69,8 +69,8 @@ OTHERS = tuple(
 )
 
 
-def scenes(setting: Setting, at: Places, shown: bool = False) -> dict[str, tuple[Benchmark, int]]:
-    """What candidates are trained and scored on, by name: benchmark and fold; `shown`: see `validation`."""
+def scenes(setting: Setting, at: Places, half_trained: bool = False) -> dict[str, tuple[Benchmark, int]]:
+    """What candidates are trained and scored on, by name: benchmark and fold; `half_trained`: see `validation`."""
     if setting.benchmark == "shapes":
         recipe, version = setting.recipe, shapes.RECIPE_VERSION
         root = at.data / "shapes" / f"others-v{version}-{fingerprint(recipe)}"
@@ -80,21 +80,21 @@ def scenes(setting: Setting, at: Places, shown: bool = False) -> dict[str, tuple
         return {f"fold {fold}": (other, fold) for fold in episodes.folds(other)}
     whole = data.prepare(setting.benchmark, at.data, setting.recipe)
     return {
-        f"fold {fold}, classes of fold {other}": (validation(whole, fold, other, shown), fold)
+        f"fold {fold}, classes of fold {other}": (validation(whole, fold, other, half_trained), fold)
         for fold, other in PAIRS
     }
 
 
-def validation(whole: Benchmark, fold: int, other: int, shown: bool = False) -> Benchmark:
+def validation(whole: Benchmark, fold: int, other: int, half_trained: bool = False) -> Benchmark:
     """A fold's training images as a benchmark in which the base classes of another fold are novel, and are scored.
 
     The images that show one of these are its test images, and the others its training images. No test image of the
-    tables is in it, and no class that the fold tests is trained on or scored. `shown`: every second image that shows
-    one is a training image too, so that these classes are in training's backgrounds, as novel classes are.
+    tables is in it, and no class that the fold tests is trained on or scored. `half_trained`: every second of these
+    test images is a training image instead, so that scored classes are in training's backgrounds, as novel ones are.
     """
     scored, unseen = set(whole.folds[other]), {*whole.folds[fold], *whole.folds[other]}
     with_scored = [e.id for e in whole.entries if e.split == "train" and scored & e.pixels.keys()]
-    tested, name = {*with_scored[:: 2 if shown else 1]}, f"fold{fold}-{other}{'-shown' * shown}"
+    tested, name = {*with_scored[:: 2 if half_trained else 1]}, f"fold{fold}-{other}{'-half' * half_trained}"
     entries = tuple(
         replace(
             e,
@@ -104,7 +104,7 @@ def validation(whole: Benchmark, fold: int, other: int, shown: bool = False) -> 
         )
         for e in whole.entries
     )
-    digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}{' shown' * shown}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{whole.digest} validation {fold} {other}{' half' * half_trained}".encode()).hexdigest()
     return replace(
         whole,
         # Runs are stored below it: those of other data are not taken for these.
@@ -135,11 +135,11 @@ def runs_of(
 
 
 def measure(
-    setting: Setting, where: str, seed: int, at: Places, rows: Sequence[Row] = TABLE3, shown: bool = False
+    setting: Setting, where: str, seed: int, at: Places, rows: Sequence[Row] = TABLE3, half_trained: bool = False
 ) -> Path:
-    """Train rows by one candidate; store mIoU of each, and of a wrong support, and a CPU's minutes in the file."""
+    """Train rows by one candidate; the file with each row's mIoU, a wrong support's, and a CPU's minutes."""
     runner.settle()
-    benchmark, fold = scenes(setting, at, shown)[where]
+    benchmark, fold = scenes(setting, at, half_trained)[where]
     runs, folder = runs_of(setting, benchmark, fold, seed, rows)
     if (folder / SCORES).exists():
         return folder / SCORES
@@ -166,7 +166,8 @@ def choose(
 ) -> pd.DataFrame:
     """Train and score candidates (all, or some) from some seeds, and write `recipe.csv` and its picture.
 
-    Lines that are there already, of the same settings, stay. A seed counts when it is finished on all scenes.
+    What has a line there already, of the same settings, is not trained. A seed counts when it is finished on all
+    scenes. `only` "none" trains nothing.
 
     Returns:
         candidate, scenes, seed, run, device, minutes (of a CPU), a column per row of Table 3, and the full model's
@@ -174,23 +175,29 @@ def choose(
     """
     candidates = trainings(setting)
     every, settings = scenes(setting, at), {name: replace(setting, training=t) for name, t in candidates.items()}
-    named = [name for name in candidates if not only or name in only.split("; ")]
+    named = {"": [*candidates], "none": []}.get(only, only.split("; "))
+    if unknown := [name for name in named if name not in candidates]:
+        raise DPNetError(f"unknown candidates {'; '.join(unknown)}: choose from {'; '.join(candidates)}, or none")
+    file = at.results / setting.name / FILE
+    columns = [*KEYS, *NOTES, *(row.label for row in TABLE3), WRONG]
+    lines = pd.read_csv(file).to_dict("records") if file.exists() else []
+    measured = {tuple(line[key] for key in KEYS): line for line in lines}
+
+    def key_of(name: str, where: str, seed: int) -> tuple[tuple[Any, ...], Path]:
+        runs, folder = runs_of(settings[name], *every[where], seed)
+        return (name, where, seed, next(iter(runs.values())).id), folder / SCORES
+
     asked = [(name, where, seed) for seed in seeds for name in named for where in every]
+    asked = [task for task in asked if key_of(*task)[0] not in measured]
     with ProcessPoolExecutor(jobs or io.free_cores(), get_context("spawn"), index.end_with_parent) as pool:
         futures = [pool.submit(measure, settings[name], where, seed, at) for name, where, seed in asked]
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
             future.result()
-    file = at.results / setting.name / FILE
-    columns = [*KEYS, *NOTES, *(row.label for row in TABLE3), WRONG]
-    lines = pd.read_csv(file).to_dict("records") if file.exists() else []  # of checkpoints that may be gone
-    measured = {tuple(line[key] for key in KEYS): line for line in lines}
     finished, known = [], sorted({*seeds, *(line["seed"] for line in lines)})
     for name, seed, where in product(candidates, known, every):
-        runs, folder = runs_of(settings[name], *every[where], seed)
-        key = name, where, seed, next(iter(runs.values())).id
-        scores = io.read_json(folder / SCORES) if (folder / SCORES).exists() else measured.get(key)
-        if scores:
-            finished.append({**scores, **dict(zip(KEYS, key, strict=True))})
+        key, scored = key_of(name, where, seed)
+        if key in measured or scored.exists():
+            finished.append({**(measured.get(key) or io.read_json(scored)), **dict(zip(KEYS, key, strict=True))})
     table = pd.DataFrame(finished, columns=columns).round(3)
     whole = table.groupby(["candidate", "seed"]).scenes.transform("size") == len(every)
     table = table[whole]
@@ -206,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--benchmark", default="shapes", choices=BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
-    parser.add_argument("--only", default="", help="train these, with '; ' between [all]")
+    parser.add_argument("--only", default="", help="train these, with '; ' between, or none [all]")
     parser.add_argument("--seeds", default="0 1", help="train from these, with spaces between [0 1]")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")

@@ -37,17 +37,18 @@ def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per candidate for people: trainings per row, minutes of one core, each row and effect.
+    """A line per candidate for people: seeds × scenes, minutes of one core, each row and effect.
 
     With one training per scene there is no spread, and no interval. Minutes are those of the trainings on a CPU.
     """
     mean, _, half = moments(table)
-    trainings = table.groupby("candidate", sort=False).size()
+    of_candidates = table.groupby("candidate", sort=False)
+    trainings = [f"{len(set(one.seed))} × {len(set(one.scenes))}" for _, one in of_candidates]
     named = {n: zip(mean[n], half[n], strict=True) for n in mean if n != "minutes"}
     cells = {n: [_cell(m, h) for m, h in each] for n, each in named.items()}
     first = {
         "candidate": mean.index,
-        "trainings": trainings.to_numpy(),
+        "seeds × scenes": trainings,
         "minutes": [_cell(m, np.nan) for m in mean.minutes],
     }
     return pd.DataFrame({**first, **cells})
@@ -66,7 +67,7 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     rows, effects = [n for n in names if not n.endswith("effect")], [n for n in names if n.endswith("effect")]
     first = next(iter(candidates.values()))
     usual = [c for c in mean.index if {**vars(candidates[c]), "steps": 0} == {**vars(first), "steps": 0}]
-    usual.sort(key=lambda c: candidates[c].steps)  # the plain one, of any number of steps, is first in the list
+    usual.sort(key=lambda c: candidates[c].steps)  # those that differ from the first in steps alone
     steps = [candidates[c].steps for c in usual]
     figure, (score, noise, last) = plt.subplots(
         1, 3, figsize=(14, 4.6), layout="constrained", width_ratios=(1, 1, 1.3)
@@ -83,7 +84,7 @@ def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     figure.legend(*score.get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=9)
     height = np.arange(len(mean))
     for i, (effect, colour, marker) in enumerate(
-        zip(effects, sns.color_palette("colorblind")[4:], MARKERS, strict=False)
+        zip(effects, sns.color_palette("colorblind")[5:], MARKERS, strict=False)
     ):
         last.errorbar(
             mean[effect], height + 0.16 * (i - 1.5), xerr=half[effect], color=colour, marker=marker, linestyle="",

@@ -168,9 +168,11 @@ def _explained(scores: Scores) -> str:
     alike = {f"pairs of two {kind}": (query == kind) & (support == kind) for kind in KINDS}
     for name, chosen in {**alike, "other pairs of classes": query != support}.items():
         lines.append([name, *pairs[chosen][["right", "wrong"]].mean()])
-    recipe = pd.read_csv(scores.store.root / "recipe.csv").groupby("candidate")
+    recipe = pd.read_csv(scores.store.root / "recipe.csv").query("candidate in @LACKING")
+    of_both = recipe.groupby("seed").candidate.transform("nunique") == len(LACKING)
+    means = recipe[of_both].groupby("candidate")[[TABLE_3.best.label, "wrong support"]].mean()
     for candidate, name in LACKING.items():
-        lines.append([name, *recipe[[TABLE_3.best.label, "wrong support"]].mean().loc[candidate]])
+        lines.append([name, *means.loc[candidate]])
     table = pd.DataFrame(lines, columns=["", "right support", "wrong support"])
     share = (100 * table["wrong support"] / table["right support"]).map("{:.0f}%".format)
     return f"\n{tables.markdown(table.round(1).assign(**{'wrong of right': share}))}\n"
@@ -180,17 +182,18 @@ def _dropped(scores: Scores) -> str:
     """What `scripts/dropped.py` measured: means of folds, and the classes of the fold that changes most."""
     every = pd.read_csv(scores.store.root / "dropped.csv")
     of_folds = every["class"].isna()
-    some = every[of_folds | (every.fold == every.fold[every.difference.idxmax()])]
+    some = every[of_folds | (every.fold == every.fold[every.difference.abs().idxmax()])]
     names = some["class"].fillna("fold " + some.fold).str.replace("fold mean", "mean of folds")
     texts = {
+        "images left out": (100 * some["images left out"]).map("{:.0f}%".format).replace("nan%", tables.NOTHING),
         "kept": some.kept,
         "left out": some.dropped,
         "difference": [tables.difference(row) for row in some.to_dict("records")],
-        "wrong support: kept": some["kept, wrong support"],
-        "left out ": some["dropped, wrong support"],
+        "kept, wrong support": some["kept, wrong support"],
+        "left out, wrong support": some["dropped, wrong support"],
         "prototype": some.prototype,
     }
-    cells = {k: v if k == "difference" else v.map(tables.decimal) for k, v in texts.items()}
+    cells = {k: v if k in ("images left out", "difference") else v.map(tables.decimal) for k, v in texts.items()}
     return f"\n{tables.markdown(pd.DataFrame({'': names, **cells}))}\n"
 
 

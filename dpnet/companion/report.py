@@ -162,7 +162,7 @@ def _earlier(scores: Scores) -> str:
         for then in paper.words("earlier", experiment.name):
             if (then["benchmark"], then["preset"]) == (scores.setting.benchmark, scores.setting.preset):
                 row, before = now[then["effect"]], tables.difference({k: float(then[k]) for k in SPAN})
-                why = WHY.get(row["status"], "one training, another schedule")
+                why = WHY.get(row["status"], "before: one training of another schedule")
                 why = "" if row["status"] == then["status"] else why
                 words = [verdicts.SYMBOLS[of["status"]] for of in (then, row)]
                 about = [f"{experiment.heading}, {then['effect']}", before, then["trainings"], words[0]]
@@ -201,9 +201,9 @@ def _recipe(scores: Scores) -> str:
         return ""
     return (
         "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on images that "
-        "no table tests, by candidate (`dpnet choose`; mIoU, CANet metric, mean over trainings and half of its 95 % "
-        "interval; minutes of one CPU core for one training of the three heads). Asked: what do half as many steps "
-        "again change, and what raises the last row? [The answers](../../docs/protocol.md#training)."
+        "no table tests, by candidate (`scripts/choose.py`; mIoU, CANet metric, mean and half of its 95 % interval). "
+        "Seeds differ in their test episodes too. Minutes: one CPU core, three heads, measured at different times: "
+        "compare them roughly. [What was chosen, and why](../../docs/protocol.md#training)."
         "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
         f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )

@@ -58,7 +58,7 @@ def support_verdict(scores: Scores, experiment: Experiment) -> str:
     *shares, share = wrong / np.maximum(right, 1e-9)
     by_fold = [f"fold {fold} {share:.0%}" for fold, share in zip(scores.folds, shares, strict=True)]
     near = [name for name, share in zip(by_fold, shares, strict=True) if share >= HARDLY]
-    reads = f"It reads its support in part, least on fold {scores.folds[int(np.argmax(shares))]}."
+    reads = f"It reads its support least on fold {scores.folds[int(np.argmax(shares))]}."
     if near:
         reads = f"Where that is near 100 % ({', '.join(near)}), it hardly reads which class is asked for."
     return f"{both}: {share:.0%} of it ({', '.join(by_fold)}). {reads}"
@@ -94,7 +94,7 @@ def rests(scores: Scores, experiment: Experiment) -> list[str]:
     if excluded:
         texts.append(f"Undecided, but an effect as large as the paper's is excluded: {'; '.join(excluded)}.")
     if may_be:
-        texts.append(f"Trainings in all that would tell one of the paper's size from none: {'; '.join(may_be)}.")
+        texts.append(f"Trainings in all that would tell an effect of the paper's size: {'; '.join(may_be)}.")
     return texts + _other_metric(scores, experiment)
 
 

@@ -70,7 +70,7 @@ def test_what_these_trainings_would_tell_is_not_listed(invented: Scores, monkeyp
     effects = results.effects(invented, TABLE_3).assign(paper=0.0)  # inside each interval that contains zero
     for number, listed in ((3.0, False), (9.0, True)):
         monkeypatch.setattr(results, "effects", lambda *_, n=number: effects.assign(needed=n))
-        assert ("from none: " in " ".join(sentences.rests(invented, TABLE_3))) == listed
+        assert ("the paper's size: " in " ".join(sentences.rests(invented, TABLE_3))) == listed
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_the_report_lists_what_was_said_before_and_what_holds(
     page = report.as_markdown(invented)
     lines = [text for text in page[page.index("What we said before") :].splitlines() if "| Table 3, " in text]
     assert [text.split(" | ")[-1] for text in lines] == [
-        "one training, another schedule |",
-        "one training, another schedule |",
+        "before: one training of another schedule |",
+        "before: one training of another schedule |",
         " |",
     ]
     few = report.as_markdown(results.load(TINY, invented.store.root.parent, 2))
@@ -181,7 +181,8 @@ def test_what_a_wrong_support_keeps_is_told_by_queries_pairs_and_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores, table3 = scores_in(tmp_path), experiments.get("table3")
-    lines = ["candidate,PIM + MSF + CCM,wrong support", "2400 steps,60,30", "2400 steps,40,20", "absent 0.25,40,10"]
+    lines = ["candidate,seed,PIM + MSF + CCM,wrong support", "2400 steps,0,60,30", "2400 steps,0,40,20"]
+    lines += ["2400 steps,1,90,90", "absent 0.25,0,40,10"]  # what has a seed of its own is not compared
     write(scores.store.root / "recipe.csv", "\n".join(lines).encode())
     monkeypatch.setattr(documents, "KINDS", {"letters": ("a", "c")})
     told = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[1:] for line in documents._explained(scores).split("\n")}

@@ -55,6 +55,17 @@ def test_nothing_that_a_table_tests_is_scored(fold: int, other: int) -> None:
         assert episode.class_id in scored
         assert {apart.entries[i].split for i in (episode.query, *episode.supports)} == {"val"}
     assert apart.digest != whole.digest  # stored features are not mixed up
+    # Half of them in training: what is scored is in its backgrounds, and never a target.
+    half = choose.validation(whole, fold, other, half_trained=True)
+    trained = {i for pool in episodes.training_pools(half, fold, "background").values() for i in pool}
+    tested = {n for n, e in enumerate(half.entries) if e.split == "val"}
+    assert len(tested) == (sum(e.split == "val" for e in apart.entries) + 1) // 2
+    assert not tested & trained
+    assert {c for n in tested for c in half.entries[n].pixels} >= scored
+    assert not set(episodes.training_pools(half, fold, "background")) & (scored | set(FOLDS[fold]))
+    dropped = {i for pool in episodes.training_pools(half, fold, "drop").values() for i in pool}
+    assert not [i for i in dropped if (scored | set(FOLDS[fold])) & half.entries[i].pixels.keys()]
+    assert len({half.root, half.digest, apart.root, apart.digest}) == 4
     changed = choose.validation(dataclasses.replace(whole, digest="another"), fold, other)
     assert changed.root != apart.root  # nor are runs, where images were changed
 
@@ -74,6 +85,13 @@ def test_only_what_has_candidates_is_chosen_for() -> None:
         DPNetError, match=r"no candidates for shapes at mini: choose\.py has them for shapes at quick"
     ):
         choose.choose(presets.resolve("shapes", "mini"), Places(Path("data"), Path("results"), "cpu"))
+
+
+def test_a_candidate_that_is_not_known_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(choose.CANDIDATES, ("shapes", "tiny"), {"plain": {}})
+    at = Places(tmp_path / "data", tmp_path / "results", "cpu")
+    with pytest.raises(DPNetError, match="unknown candidates fast: choose from plain, or none"):
+        choose.choose(presets.resolve("shapes", "tiny"), at, only="plain; fast")
 
 
 def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +122,7 @@ def test_candidates_are_trained_once_and_scored_on_each_fold(tmp_path: Path, mon
     lines = pd.read_csv(file)
     lines.loc[(lines.candidate == "faster") & (lines.seed == 1) & (lines.scenes == "fold 2"), "run"] = "another"
     lines.to_csv(file, index=False)
-    kept = choose.choose(setting, at, only="none of them")
+    kept = choose.choose(setting, at, only="none")
     assert kept.to_csv() == table[(table.candidate == "plain") | (table.seed == 0)].to_csv()
     of_one = choose_plot.printed(kept).set_index("candidate").base
     assert "±" in of_one["plain"]
