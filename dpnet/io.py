@@ -127,8 +127,7 @@ def terminal() -> str:
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
     """The same items, while a bar, or lines without a terminal, say how many are done and how long the rest takes."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if not (screen := terminal()):
         yield from _in_lines(items, what, unit, total)
         return
@@ -140,7 +139,7 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
 
 def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:
     """A line when it has taken a second, then every `EVERY` seconds, however long an item takes, and at the end."""
-    start, done, ended = time.monotonic(), 0, Event()
+    start, done, reached, ended = time.monotonic(), 0, 0.0, Event()
     of, units = "" if total is None else f" of {total}", f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
     def say(text: str) -> None:
@@ -152,7 +151,8 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
         pause = 1.0
         while not ended.wait(pause):
             pause, taken = EVERY, time.monotonic() - start
-            left = f", about {tqdm.format_interval(taken / done * (total - done))} left" if total and done else ""
+            rest = reached * total / done - taken if total and done else 0  # as fast as up to the last that was done
+            left = f", about {tqdm.format_interval(rest)} left" if rest > 0 else ""
             say(f"{done}{of} {units}, {tqdm.format_interval(taken)} so far{left}")
 
     speaker = Thread(target=speak, daemon=True)
@@ -160,7 +160,7 @@ def _in_lines(items: Iterable[T], what: str, unit: str, total: int | None) -> It
     try:
         for item in items:
             yield item
-            done += 1
+            done, reached = done + 1, time.monotonic() - start
     finally:
         ended.set()
         speaker.join()

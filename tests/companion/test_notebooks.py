@@ -238,6 +238,8 @@ def test_without_a_terminal_there_is_a_line_at_the_start_in_time_and_at_the_end(
     assert first == "dpnet: slow ones: 0 of 2 letters, 00:01 so far"
     assert len(others) >= 3
     assert "dpnet: slow ones: 1 of 2 letters, 00:01 so far, about 00:01 left" in others
+    lefts = [text.rpartition(", about ")[2] for text in others if "about" in text]
+    assert lefts == sorted(lefts, reverse=True)  # while an item takes long, the time left does not grow
     assert last == "dpnet: slow ones: done, 2 of 2 letters in 00:02"
     monkeypatch.setattr(sys, "stderr", None)
     assert len([time.sleep(1.1) for _ in io.progress("a", "nobody listens")]) == 1
