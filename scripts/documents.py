@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from dpnet import io
 from dpnet.companion import (
@@ -179,21 +180,24 @@ def _explained(scores: Scores) -> str:
 
 
 def _dropped(scores: Scores) -> str:
-    """What `scripts/dropped.py` measured: means of folds, and the classes of the fold that changes most."""
-    every = pd.read_csv(scores.store.root / "dropped.csv")
-    of_folds = every["class"].isna()
-    some = every[of_folds | (every.fold == every.fold[every.difference.abs().idxmax()])]
+    """What `scripts/dropped.py` measured: means of folds, the classes of the fold that changes most, base classes."""
+    every, base = (pd.read_csv(scores.store.root / f"dropped{of}.csv") for of in ("", "_base"))
+    some = every[every["class"].isna() | (every.fold == every.fold[every.difference.abs().idxmax()])]
+    change = (base.dropped - base.kept).groupby(base.scenes)
+    value, free = change.mean().mean(), len(base) - change.ngroups
+    half = stdtrit(free, 0.975) * (change.var().mean() / len(base)) ** 0.5  # scenes are given, trainings are drawn
+    last = base.mean(numeric_only=True).to_dict() | {"difference": value, "low": value - half, "high": value + half}
+    some = pd.concat([some, pd.DataFrame([last | {"class": "base classes"}])])
     names = some["class"].fillna("fold " + some.fold).str.replace("fold mean", "mean of folds")
-    texts = {
+    cells = {
         "images left out": (100 * some["images left out"]).map("{:.0f}%".format).replace("nan%", tables.NOTHING),
-        "kept": some.kept,
-        "left out": some.dropped,
+        "kept": some.kept.map(tables.decimal),
+        "left out": some.dropped.map(tables.decimal),
         "difference": [tables.difference(row) for row in some.to_dict("records")],
-        "kept, wrong support": some["kept, wrong support"],
-        "left out, wrong support": some["dropped, wrong support"],
-        "prototype": some.prototype,
+        "kept, wrong support": some["kept, wrong support"].map(tables.decimal),
+        "left out, wrong support": some["dropped, wrong support"].map(tables.decimal),
+        "prototype": some.prototype.map(tables.decimal),
     }
-    cells = {k: v if k in ("images left out", "difference") else v.map(tables.decimal) for k, v in texts.items()}
     return f"\n{tables.markdown(pd.DataFrame({'': names, **cells}))}\n"
 
 

@@ -30,7 +30,7 @@ from dpnet.data.index import Benchmark
 from dpnet.io import DPNetError, Places, progress, write
 
 FILE, BASE_FILE = "dropped.csv", "dropped_base.csv"
-SEEDS, BASE_SEEDS = 5, 3
+SEEDS, BASE_SEEDS = 5, 2
 VALUES = ["kept", "dropped", "kept, wrong support", "dropped, wrong support", "prototype"]
 COLUMNS = ["fold", "class", *VALUES, "difference", "low", "high", "trainings", "images left out"]
 SUPPORTS: tuple[Literal["right", "wrong"], ...] = "right", "wrong"
