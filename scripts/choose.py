@@ -183,19 +183,20 @@ def choose(
     lines = pd.read_csv(file).to_dict("records") if file.exists() else []
     measured = {tuple(line[key] for key in KEYS): line for line in lines}
 
-    def key_of(name: str, where: str, seed: int) -> tuple[tuple[Any, ...], Path]:
+    def line_of(name: str, where: str, seed: int) -> tuple[tuple[Any, ...], Path]:
+        """Its `KEYS`, and the file of its scores."""
         runs, folder = runs_of(settings[name], *every[where], seed)
         return (name, where, seed, next(iter(runs.values())).id), folder / SCORES
 
     asked = [(name, where, seed) for seed in seeds for name in named for where in every]
-    asked = [task for task in asked if key_of(*task)[0] not in measured]
+    asked = [task for task in asked if line_of(*task)[0] not in measured]
     with ProcessPoolExecutor(jobs or io.free_cores(), get_context("spawn"), index.end_with_parent) as pool:
         futures = [pool.submit(measure, settings[name], where, seed, at) for name, where, seed in asked]
         for future in progress(as_completed(futures), f"candidates of {setting.name}", "cohort", len(futures)):
             future.result()
     finished, known = [], sorted({*seeds, *(line["seed"] for line in lines)})
     for name, seed, where in product(candidates, known, every):
-        key, scored = key_of(name, where, seed)
+        key, scored = line_of(name, where, seed)
         if key in measured or scored.exists():
             finished.append({**(measured.get(key) or io.read_json(scored)), **dict(zip(KEYS, key, strict=True))})
     table = pd.DataFrame(finished, columns=columns).round(3)
@@ -214,15 +215,14 @@ def main() -> None:
     parser.add_argument("--benchmark", default="shapes", choices=BENCHMARKS, help="whose [shapes]")
     parser.add_argument("--preset", default="quick", choices=presets.PRESETS, help="its preset [quick]")
     parser.add_argument("--only", default="", help="train these, with '; ' between, or none [all]")
-    parser.add_argument("--seeds", default="0 1", help="train from these, with spaces between [0 1]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="train from these [0 1]")
     parser.add_argument("--jobs", type=int, default=0, help="trainings at a time [one per free core]")
     parser.add_argument("--data", type=Path, default=here.data, help="the data folder [data]")
     parser.add_argument("--results", type=Path, default=here.results, help="the folder of your results")
     parser.add_argument("--device", default=here.device, choices=("cpu", "cuda"), help="[cpu]")
     options = parser.parse_args()
     at = Places(options.data, options.results, options.device)
-    setting, seeds = presets.resolve(options.benchmark, options.preset), [int(seed) for seed in options.seeds.split()]
-    table = choose(setting, at, options.only, seeds, options.jobs)
+    table = choose(presets.resolve(options.benchmark, options.preset), at, options.only, options.seeds, options.jobs)
     print(choose_plot.printed(table).to_string(index=False))
 
 

@@ -23,12 +23,13 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**effects).drop(columns=["run", "device"]).set_index(["candidate", "scenes", "seed"])
 
 
-def moments(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def moments(values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """By candidate: means; standard deviations of a training; and half the 95 % interval of a mean of trainings.
 
-    The scenes are given and the trainings are drawn, so that only the spread within the same scenes counts.
+    The scenes are given and the trainings are drawn, so that only the spread within the same scenes counts. The index
+    is candidate, scenes, seed.
     """
-    per_scene = parts(table).groupby(["candidate", "scenes"], sort=False)
+    per_scene = values.groupby(["candidate", "scenes"], sort=False)
     variance = per_scene.var().groupby("candidate", sort=False).mean()
     counts = per_scene.count()  # by column: the first measurements had no wrong support, a GPU has no minutes
     n, df = (some.groupby("candidate", sort=False).sum() for some in (counts, (counts - 1).clip(lower=0)))
@@ -41,7 +42,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
     With one training per scene there is no spread, and no interval. Minutes are those of the trainings on a CPU.
     """
-    mean, _, half = moments(table)
+    mean, _, half = moments(parts(table))
     of_candidates = table.groupby("candidate", sort=False)
     trainings = [f"{len(set(one.seed))} × {len(set(one.scenes))}" for _, one in of_candidates]
     named = {n: zip(mean[n], half[n], strict=True) for n in mean if n != "minutes"}
@@ -62,7 +63,7 @@ def _cell(mean: float, half: float) -> str:
 
 def plot(table: pd.DataFrame, candidates: Mapping[str, Training]) -> Figure:
     """Score and spread against steps, by row of Table 3; then the effects of every candidate."""
-    mean, spread, half = moments(table)
+    mean, spread, half = moments(parts(table))
     names = [name for name in mean.columns if name != "minutes"]
     rows, effects = [n for n in names if not n.endswith("effect")], [n for n in names if n.endswith("effect")]
     first = next(iter(candidates.values()))

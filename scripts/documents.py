@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import choose_plot
 import pandas as pd
-from scipy.special import stdtrit
 
 from dpnet import io
 from dpnet.companion import (
@@ -183,11 +183,10 @@ def _dropped(scores: Scores) -> str:
     """What `scripts/dropped.py` measured: means of folds, the classes of the fold that changes most, base classes."""
     every, base = (pd.read_csv(scores.store.root / f"dropped{of}.csv") for of in ("", "_base"))
     some = every[every["class"].isna() | (every.fold == every.fold[every.difference.abs().idxmax()])]
-    change = (base.dropped - base.kept).groupby(base.scenes)
-    value, free = change.mean().mean(), len(base) - change.ngroups
-    half = stdtrit(free, 0.975) * (change.var().mean() / len(base)) ** 0.5  # scenes are given, trainings are drawn
-    last = base.mean(numeric_only=True).to_dict() | {"difference": value, "low": value - half, "high": value + half}
-    some = pd.concat([some, pd.DataFrame([last | {"class": "base classes"}])])
+    base = base.assign(candidate="base classes", difference=base.dropped - base.kept)
+    mean, _, half = choose_plot.moments(base.set_index(["candidate", "scenes", "seed"]))
+    mean = mean.assign(low=mean.difference - half.difference, high=mean.difference + half.difference)
+    some = pd.concat([some, mean.rename_axis("class").reset_index()])
     names = some["class"].fillna("fold " + some.fold).str.replace("fold mean", "mean of folds")
     cells = {
         "images left out": (100 * some["images left out"]).map("{:.0f}%".format).replace("nan%", tables.NOTHING),

@@ -1,6 +1,7 @@
 """Set-up as far as it goes without installing gigabytes: odd folders, moved checkouts, what was left unfinished."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,3 +144,12 @@ def test_both_locks_pin_the_same() -> None:
     assert {p.lower().replace("_", "-").replace(".", "-") for p in pinned[0]} == {
         p.lower().replace("_", "-").replace(".", "-") for p in pinned[1]
     }
+
+
+@pytest.mark.parametrize(("name", "words"), [("environment", "usage: .*FOLDER"), ("documents", "takes no arguments")])
+def test_a_script_without_options_says_so(name: str, words: str, tmp_path: Path) -> None:
+    call = [sys.executable, ROOT / "scripts" / f"{name}.py", "--help"]
+    ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.search(words, ended.stderr)
+    assert not (ROOT / "--help").exists()

@@ -147,7 +147,7 @@ def test_the_spread_is_that_of_trainings_on_the_same_scenes() -> None:
             for seed in range(2)
         ]
         names = [*choose.KEYS, *choose.NOTES, "base", "PIM", "PIM + MSF", "PIM + MSF + CCM"]
-        mean, spread, half = choose_plot.moments(pd.DataFrame(lines, columns=names))
+        mean, spread, half = choose_plot.moments(choose_plot.parts(pd.DataFrame(lines, columns=names)))
         inside += abs(mean.loc["c", "PIM"] - 31.0) <= half.loc["c", "PIM"]
     assert 0.92 <= inside / 300 <= 0.98
     assert spread.loc["c", "PIM"] < 6
