@@ -106,7 +106,7 @@ def file_lock(file: Path, what: str, option: str = "RESULTS=…") -> Iterator[No
     # of life. One that was only suspended does no harm beside its successor: both write the same bytes.
     lease = SoftFileLease(file, lease_duration=LEASE)
     with _writable(file, option):
-        for seconds in chain([0], progress(repeat(2), f"waiting for another process: {what}", "look")):
+        for seconds in chain([0], progress(repeat(2), f"waiting for another process: {what}", "check")):
             with suppress(Timeout):
                 lease.acquire(timeout=seconds)
                 break

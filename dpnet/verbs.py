@@ -225,8 +225,8 @@ def label(options: argparse.Namespace) -> None:
 
     runner.settle()
     table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
-    print(table.to_string(index=False))
-    print(f"{options.out}: labels, instances.json, table.csv, contact_sheet.png")
+    advice = "look at contact_sheet.png: where a class is absent, something else is marked (docs/head.md)"
+    print(table.to_string(index=False), f"{options.out}: labels, instances.json, table.csv; {advice}", sep="\n")
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":

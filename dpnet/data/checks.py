@@ -102,7 +102,7 @@ def contact_sheet(benchmark: Benchmark, per_class: int = 5, cell: tuple[int, int
     for row, name in enumerate(benchmark.classes):
         positions = [position for split in SPLITS for position in benchmark.images_of(row + 1, split)]
         top = row * (head + height)
-        canvas.text((4, top + 4), f"{row + 1}  {name}: {len(positions)} images", "black", font)
+        canvas.text((4, top + 4), f"{row + 1}  {name}: large enough in {len(positions)} images", "black", font)
         chosen = np.linspace(0, len(positions) - 1, min(per_class, len(positions))).round().astype(int)
         for column, i in enumerate(chosen.tolist()):
             entry = benchmark.entries[positions[i]]
