@@ -52,6 +52,7 @@ CANDIDATES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {  # what they ch
         "dropout 0.5": {"dropout": 0.5},
         "geometric": {"augment": "geometric"},
         "width 128": {"width": 128},
+        "1200, width 256": {"steps": 1200, "width": 256},  # a core needs 40 minutes for these
         "absent 0.25": {"absent": 0.25},
         "novel dropped": {"novel": "drop"},
     },

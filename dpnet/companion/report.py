@@ -201,9 +201,9 @@ def _recipe(scores: Scores) -> str:
         return ""
     return (
         "<details><summary>How the schedule was chosen</summary>\n\nTable 3's rows and their effects on images that "
-        "no table tests, by candidate (`scripts/choose.py`; mIoU, CANet metric, mean and half of its 95 % interval). "
-        "Seeds differ in their test episodes too. Minutes: one CPU core, three heads, measured at different times: "
-        "compare them roughly. [What was chosen, and why](../../docs/protocol.md#training)."
+        "no table tests, by candidate (`scripts/choose.py`; mIoU, CANet metric, mean and half of its 95 % interval, "
+        "which one seed lacks). Seeds differ in their test episodes too. Minutes: one CPU core, three heads, "
+        "at different times: compare them roughly. [What was chosen, and why](../../docs/protocol.md#training)."
         "\n\n![Score and spread by number of steps, and effects by candidate](recipe.png)\n\n"
         f"{tables.markdown(pd.read_csv(file))}\n\n</details>"
     )
