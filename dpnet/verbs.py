@@ -225,7 +225,7 @@ def label(options: argparse.Namespace) -> None:
 
     runner.settle()
     table = label.label(options.photos, options.supports, options.out, _segmenter(options), options.threshold)
-    advice = "look at contact_sheet.png: where a class is absent, something else is marked (docs/head.md)"
+    advice = "look at contact_sheet.png: where a class is absent, something else may be marked (docs/head.md)"
     print(table.to_string(index=False), f"{options.out}: labels, instances.json, table.csv; {advice}", sep="\n")
 
 
